@@ -1,0 +1,30 @@
+"""Every key that STORM writes into an object, in one place (tabulated for users in ``docs/outputs.md``)."""
+
+from __future__ import annotations
+
+#: ``uns[UNS][key]`` holds the provenance of everything that STORM wrote under ``key``.
+UNS = "storm"
+
+#: Default ``obsm`` key of :func:`storm.tl.embed`.
+X_STORM = "X_storm"
+
+#: Default ``obs`` key of :func:`storm.tl.domains`.
+DOMAIN = "storm_domain"
+
+#: Default ``layers`` key of :func:`storm.tl.predict_expression`, and suffix of the table it may create.
+EXPRESSION = "storm"
+
+#: ``var`` column with a predicted gene's held-out Pearson correlation.
+RELIABILITY = "storm_r"
+
+#: Shapes and table of the tile grid made for an image without spots.
+TILES = "storm_tiles"
+TILES_TABLE = "storm_tiles_table"
+
+#: Names under which a coordinate system is taken to be in micrometres.
+UM_SYSTEMS = ("um", "µm", "μm", "micron", "microns", "micrometer", "micrometers", "micrometre", "micrometres")
+
+
+def predicted_table(table_key: str) -> str:
+    """Name of the table that holds genes which ``table_key`` does not measure."""
+    return f"{table_key}_{EXPRESSION}"

@@ -1,0 +1,174 @@
+"""Neighbourhood windows: the 5 × 5 block on a lattice, the nearest cells elsewhere (paper, Methods: *Spatial encoder*).
+
+Slot 0 of a window is always its centre. A position that holds no spot is missing (index -1), never replaced by a spot
+from further away: a window at the edge of the tissue has fewer members, not other ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from storm._checks import check_choice, check_positive
+from storm.data.lattice import Lattice, find_lattice
+
+#: Members of a window of cells: the cell itself and its 8 nearest neighbours (paper, Methods: *single-cell ST*).
+N_CELLS = 9
+#: Members of a lattice window: 5 × 5.
+N_LATTICE = 25
+#: Without a radius of the user's, a neighbouring cell further than this many typical distances is missing.
+DEFAULT_REACH = 5.0
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows around the spots of one section.
+
+    Attributes
+    ----------
+    index
+        Rows of the members, shape (n, L), int32; -1 where there is none. ``index[:, 0]`` is the spot itself, -1 for a
+        spot without a geometry.
+    offsets
+        Position of every member relative to the centre in units of ``pitch``: shape (L, 2) where all windows share one
+        lattice block, (n, L, 2) otherwise; float32.
+    pitch
+        Distance of neighbours in the units of the centres.
+    kind
+        ``"square"``, ``"hex"`` or ``"knn"``.
+    """
+
+    index: np.ndarray
+    offsets: np.ndarray
+    pitch: float
+    kind: str
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def offsets_of(self, rows: np.ndarray) -> np.ndarray:
+        """Offsets of some windows: (L, 2) when shared, (len(rows), L, 2) otherwise."""
+        return self.offsets if self.offsets.ndim == 2 else self.offsets[rows]
+
+
+def make_windows(
+    centres: np.ndarray, *, kind: str = "auto", size: int | None = None, radius: float | None = None
+) -> Windows:
+    """Windows around each centre.
+
+    Parameters
+    ----------
+    centres
+        x and y, shape (n, 2); a row of NaN has no window and is nobody's neighbour.
+    kind
+        ``"lattice"`` (5 × 5 block of a square lattice, the 25 nearest positions of a hexagonal one), ``"knn"`` (cells),
+        or ``"auto"``: lattice where the centres lie on one.
+    size
+        Members of a window with the centre; 25 on a lattice and 9 for cells by default, 1 for no context.
+    radius
+        Reach of a ``"knn"`` window in the units of ``centres``; neighbours beyond it are missing. Default: five times
+        the median distance to the nearest neighbour.
+
+    Returns
+    -------
+    Windows
+
+    Raises
+    ------
+    ValueError
+        If ``kind="lattice"`` and the centres do not lie on a lattice, or ``size`` is no window of one.
+    """
+    check_choice(kind, ("auto", "lattice", "knn"), name="kind")
+    if size is not None and (int(size) != size or size < 1):
+        msg = f"size={size!r} must be a whole number of at least 1"
+        raise ValueError(msg)
+    centres = np.asarray(centres, dtype=np.float64)
+    placed = np.flatnonzero(np.isfinite(centres).all(axis=1))
+    if size == 1 or len(placed) < 2:
+        index = np.full((len(centres), 1), -1, dtype=np.int32)
+        index[placed, 0] = placed
+        return Windows(index, np.zeros((1, 2), np.float32), 1.0, "knn")
+    lattice = None if kind == "knn" else find_lattice(centres[placed])
+    if lattice is None and kind == "lattice":
+        msg = "the centres lie neither on a square nor on a hexagonal lattice; use kind='knn' for cells"
+        raise ValueError(msg)
+    if lattice is not None:
+        return _lattice_windows(lattice, placed, len(centres), size or N_LATTICE)
+    return _knn_windows(centres, placed, size or N_CELLS, radius)
+
+
+@cache
+def _block(kind: str, size: int) -> np.ndarray:
+    """Lattice steps (i, j) of a window's members, centre first, shape (size, 2)."""
+    reach = int(np.ceil(np.sqrt(size))) + 2
+    steps = np.array([(i, j) for j in range(-reach, reach + 1) for i in range(-reach, reach + 1)])
+    x, y = steps[:, 0], steps[:, 1]
+    if kind == "square":
+        side = int(round(np.sqrt(size)))
+        if side * side != size or side % 2 == 0:
+            msg = f"size={size} is no window of a square lattice; choose 1, 9, 25, 49, …"
+            raise ValueError(msg)
+        inside = steps[np.maximum(abs(x), abs(y)) <= side // 2]
+        order = np.lexsort((inside[:, 0], inside[:, 1], (inside**2).sum(axis=1)))
+        return inside[order]
+    square_distance = x * x + x * y + y * y
+    # 25 cuts through the shell of twelve positions at √7: those whose bearing is just past one of the six axes go
+    # first, so that the window keeps its six-fold symmetry and never depends on the order of the spots.
+    bearing = np.arctan2(y * np.sqrt(3) / 2, x + y / 2)
+    past_axis = np.round(np.mod(bearing, np.pi / 3), 6)
+    order = np.lexsort((np.round(bearing, 6), past_axis, square_distance))
+    return steps[order[:size]]
+
+
+def _lattice_windows(lattice: Lattice, placed: np.ndarray, n: int, size: int) -> Windows:
+    steps = _block(lattice.kind, size)
+    ij = lattice.ij - lattice.ij.min(axis=0)
+    reach = int(abs(steps).max())
+    height, width = ij.max(axis=0) + 1 + 2 * reach
+    # A dense table of the lattice answers every neighbour query by arithmetic; a sparse section keeps a sorted index.
+    flat = (ij[:, 0] + reach) * width + ij[:, 1] + reach
+    delta = steps[:, 0] * width + steps[:, 1]
+    wanted = flat[:, None] + delta[None, :]
+    if height * width <= max(50 * len(placed), 1_000_000):
+        table = np.full(height * width, -1, dtype=np.int32)
+        table[flat] = placed
+        members = table[wanted]
+    else:
+        order = np.argsort(flat)
+        at = np.minimum(np.searchsorted(flat[order], wanted), len(flat) - 1)
+        members = np.where(flat[order][at] == wanted, placed[order][at], -1).astype(np.int32)
+    index = np.full((n, size), -1, dtype=np.int32)
+    index[placed] = members
+    axes = np.array([[1.0, 0.0], [0.0, 1.0]]) if lattice.kind == "square" else np.array([[1, 0], [0.5, np.sqrt(3) / 2]])
+    return Windows(index, (steps @ axes).astype(np.float32), lattice.pitch, lattice.kind)
+
+
+def _knn_windows(centres: np.ndarray, placed: np.ndarray, size: int, radius: float | None) -> Windows:
+    points = centres[placed]
+    k = min(size, len(points))
+    distance, neighbour = cKDTree(points).query(points, k=k)
+    pitch = float(np.median(distance[:, 1]))
+    if pitch == 0:
+        msg = "more than half of the centres coincide with another one; check the coordinates"
+        raise ValueError(msg)
+    if radius is None:
+        radius = DEFAULT_REACH * pitch
+    check_positive(radius, name="radius", unit="units of the centres")
+    # Coincident cells could push a cell out of its own first place.
+    me = np.arange(len(points))
+    elsewhere = neighbour[:, 0] != me
+    if elsewhere.any():
+        rows = np.flatnonzero(elsewhere)
+        at = np.argmax(neighbour[rows] == rows[:, None], axis=1)
+        neighbour[rows, at], distance[rows, at] = neighbour[rows, 0], distance[rows, 0]
+        neighbour[rows, 0], distance[rows, 0] = rows, 0.0
+    near = distance <= radius
+    index = np.full((len(centres), size), -1, dtype=np.int32)
+    offsets = np.zeros((len(centres), size, 2), dtype=np.float32)
+    index[placed[:, None], np.arange(k)] = np.where(near, placed[neighbour], -1)
+    relative = (points[neighbour] - points[:, None]) / pitch
+    offsets[placed[:, None], np.arange(k)] = np.where(near[..., None], relative, 0)
+    return Windows(index, offsets, pitch, "knn")

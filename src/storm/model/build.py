@@ -1,0 +1,47 @@
+"""Named sizes of the network."""
+
+from __future__ import annotations
+
+from storm.model.config import StormConfig
+from storm.model.storm import Storm
+
+#: ``tiny`` is for tests, ``mini`` is the packaged one, ``base`` has the paper's encoders (H0-mini and Novae).
+SIZES: dict[str, dict] = {
+    "tiny": {
+        "he_dim": 16, "st_dim": 8, "width": 32, "depth": 2, "heads": 4,
+        "decoder_width": 32, "decoder_depth": 2, "decoder_heads": 4,
+    },
+    "mini": {
+        "he_dim": 128, "st_dim": 64, "width": 192, "depth": 3, "heads": 6,
+        "decoder_width": 128, "decoder_depth": 2, "decoder_heads": 4,
+    },
+    "base": {
+        "he_dim": 768, "st_dim": 64, "width": 768, "depth": 6, "heads": 12,
+        "decoder_width": 512, "decoder_depth": 2, "decoder_heads": 8,
+    },
+}  # fmt: skip
+
+
+def build_storm(size: str = "base", **changes) -> Storm:
+    """A network of a named size with random weights.
+
+    Parameters
+    ----------
+    size
+        ``"tiny"``, ``"mini"`` or ``"base"``.
+    **changes
+        Fields of :class:`~storm.model.StormConfig` to set differently.
+
+    Returns
+    -------
+    Storm
+
+    Raises
+    ------
+    ValueError
+        If there is no such size, or a field does not fit.
+    """
+    if size not in SIZES:
+        msg = f"size={size!r} is not an option; choose one of {list(SIZES)}"
+        raise ValueError(msg)
+    return Storm(StormConfig(**{**SIZES[size], **changes}))

@@ -1,0 +1,129 @@
+"""The STORM network: spot tokens of two modalities in, contextual spot tokens out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from storm.model.batch import StormOutput, WindowBatch
+from storm.model.config import StormConfig
+from storm.model.decoder import SpotDecoder
+from storm.model.fusion import MoMEBlock
+from storm.model.positions import alibi_slopes, distance_bias
+
+
+class Storm(nn.Module):
+    """Spatial encoder over a window of spots, with decoders where the configuration asks for them.
+
+    Tokens of H&E come first, tokens of ST second. Either modality may be absent from a batch, or masked out spot by
+    spot; nothing is ever filled in for it (paper, Methods: *Spatial encoder*, eqs. 1 and 2).
+
+    Parameters
+    ----------
+    config
+        Shape of the network.
+    """
+
+    def __init__(self, config: StormConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.project = nn.ModuleDict(
+            {"he": nn.Linear(config.he_dim, config.width), "st": nn.Linear(config.st_dim, config.width)}
+        )
+        self.modality = nn.ParameterDict({name: nn.Parameter(torch.empty(config.width)) for name in ("he", "st")})
+        for embedding in self.modality.values():
+            nn.init.normal_(embedding, std=0.02)
+        self.blocks = nn.ModuleList(
+            MoMEBlock(config.width, config.heads, mlp_ratio=config.mlp_ratio, dropout=config.dropout)
+            for _ in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(config.width)
+        self.register_buffer("slopes", alibi_slopes(config.heads) * config.slope_scale, persistent=False)
+        self.decoders = nn.ModuleDict()
+        if config.decoder_depth:
+            self.decoders["he"] = SpotDecoder(config, config.he_dim)
+            if config.n_genes:
+                self.decoders["st"] = SpotDecoder(config, config.n_genes)
+        if config.st_likelihood == "nb" and config.n_genes:
+            self.log_dispersion = nn.Parameter(torch.zeros(config.n_genes))
+
+    def tokens(self, name: str, values: Tensor, mask: Tensor) -> Tensor:
+        """Input tokens of one modality (eq. 1), shape (B, L, width).
+
+        Absent tokens are cleared *before* the projection: whatever they held, NaN included, is gone.
+        """
+        values = torch.where(mask.unsqueeze(-1), values, torch.zeros((), dtype=values.dtype, device=values.device))
+        return self.project[name](values) + self.modality[name]
+
+    def encode(
+        self, tokens: Tensor, mask: Tensor, positions: Tensor, lengths: tuple[int, int]
+    ) -> Tensor:
+        """Run the blocks (eq. 2).
+
+        Parameters
+        ----------
+        tokens
+            Projected tokens, H&E first, shape (B, T, width).
+        mask
+            Which exist, shape (B, T).
+        positions
+            In pitches, shape (T, 2) or (B, T, 2).
+        lengths
+            How many tokens are H&E and how many ST.
+
+        Returns
+        -------
+        Tensor
+            Shape (B, T, width); zero where a token does not exist.
+        """
+        bias = distance_bias(positions, self.slopes)
+        for block in self.blocks:
+            tokens = block(tokens, bias, mask, lengths)
+        return self.norm(tokens) * mask.unsqueeze(-1)
+
+    def forward(self, batch: WindowBatch) -> StormOutput:
+        """Contextual tokens of every position of every window."""
+        parts, masks, positions, lengths = [], [], [], [0, 0]
+        for slot, name in enumerate(("he", "st")):
+            values, mask = getattr(batch, name), getattr(batch, f"{name}_mask")
+            if values is None:
+                continue
+            parts.append(self.tokens(name, values, mask))
+            masks.append(mask)
+            positions.append(batch.offsets)
+            lengths[slot] = values.shape[1]
+        out = self.encode(torch.cat(parts, 1), torch.cat(masks, 1), torch.cat(positions, -2), tuple(lengths))
+        he, st = torch.split(out, lengths, dim=1)
+        return StormOutput(
+            he if batch.he is not None else None, batch.he_mask, st if batch.st is not None else None, batch.st_mask
+        )
+
+    def reconstruct(
+        self, visible: dict[str, tuple[Tensor, Tensor, Tensor]], queries: Tensor, *, hidden: bool = False
+    ) -> dict[str, Tensor]:
+        """Encode visible spots only and reconstruct both modalities at the queried positions (eq. 3).
+
+        Parameters
+        ----------
+        visible
+            Per modality: tokens (B, K, dim) of the visible spots, their mask (B, K) and positions (B, K, 2).
+        queries
+            Positions to reconstruct, shape (Q, 2) or (B, Q, 2).
+        hidden
+            Return the decoders' last hidden states instead of their read-outs.
+
+        Returns
+        -------
+        dict of str to Tensor
+            ``"he"``: shape (B, Q, he_dim); ``"st"``: (B, Q, n_genes), for the decoders that the network has.
+        """
+        names = [name for name in ("he", "st") if name in visible]
+        parts = [self.tokens(name, visible[name][0], visible[name][1]) for name in names]
+        mask = torch.cat([visible[name][1] for name in names], dim=1)
+        positions = torch.cat([visible[name][2] for name in names], dim=1)
+        lengths = tuple(visible[name][0].shape[1] if name in visible else 0 for name in ("he", "st"))
+        encoded = self.encode(torch.cat(parts, 1), mask, positions, lengths)
+        return {
+            name: (decoder.hidden if hidden else decoder)(encoded, mask, positions, queries)
+            for name, decoder in self.decoders.items()
+        }

@@ -1,1 +1,11 @@
-"""STORM."""
+"""STORM: spatial transcriptomics and H&E histology with one multimodal foundation model.
+
+Everything is loaded on first use: ``import storm`` alone imports neither torch nor spatialdata. The names are declared
+once, in the type stub beside this file.
+"""
+
+import lazy_loader
+
+__version__ = "0.1.0"
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

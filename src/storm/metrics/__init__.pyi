@@ -1,0 +1,16 @@
+from .agreement import ari as ari
+from .agreement import completeness as completeness
+from .agreement import fmi as fmi
+from .agreement import homogeneity as homogeneity
+from .agreement import nmi as nmi
+from .coherence import asw as asw
+from .coherence import chaos as chaos
+from .coherence import fide as fide
+from .coherence import jsd as jsd
+from .coherence import pas as pas
+from .domains import score_domains as score_domains
+from .expression import pearson_per_gene as pearson_per_gene
+from .expression import score_expression as score_expression
+from .expression import top_n_curve as top_n_curve
+from .silhouette import Silhouette as Silhouette
+from .silhouette import silhouette as silhouette

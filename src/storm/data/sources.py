@@ -1,0 +1,246 @@
+"""Where pixels come from: one small interface over arrays in memory, zarr arrays and dask graphs.
+
+A source is one pyramid level of an image with three channels. It is cut into a grid of chunks, the smallest pieces that
+can be decoded, and hands out one chunk at a time. It never starts a thread and can be pickled: a zarr source travels as
+the address of its array and opens it again on the other side.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import dask.array as da
+    import zarr
+
+#: Chunks with more pixels than this are reported: decoded they take over 192 MB each, and a reader has to hold several.
+HUGE_CHUNK_PX = 64_000_000
+
+
+class Source(ABC):
+    """One pyramid level of an image: uint8, three channels, cut into chunks.
+
+    Parameters
+    ----------
+    shape
+        Channels, height and width of the array behind the source.
+    edges
+        Where chunks begin and end along y and along x, each from 0 to the length of the axis.
+    channels
+        Which three channels are red, green and blue.
+    dtype
+        Type of the pixels; anything but uint8 is refused.
+    """
+
+    #: Whether a chunk costs nothing to decode.
+    in_memory = False
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        *,
+        edges: tuple[np.ndarray, np.ndarray],
+        channels: tuple[int, ...] = (0, 1, 2),
+        dtype: Any = np.uint8,
+    ) -> None:
+        if len(shape) != 3 or len(channels) != 3 or not all(0 <= c < shape[0] for c in channels):
+            msg = f"a source is an image (c, y, x) with three channels; got shape {shape} and channels {channels}"
+            raise ValueError(msg)
+        if np.dtype(dtype) != np.uint8:
+            msg = f"a source holds uint8 pixels, not {np.dtype(dtype)}"
+            raise TypeError(msg)
+        self.shape = tuple(int(s) for s in shape)
+        self.y_edges, self.x_edges = (np.asarray(e, dtype=np.int64) for e in edges)
+        self.channels = tuple(int(c) for c in channels)
+
+    @property
+    def height(self) -> int:
+        """Pixels along y."""
+        return self.shape[1]
+
+    @property
+    def width(self) -> int:
+        """Pixels along x."""
+        return self.shape[2]
+
+    @property
+    def chunks_yx(self) -> tuple[int, int]:
+        """Height and width of the largest chunk, in pixels."""
+        return int(np.diff(self.y_edges).max()), int(np.diff(self.x_edges).max())
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Number of chunks along y and along x."""
+        return len(self.y_edges) - 1, len(self.x_edges) - 1
+
+    def read_chunk(self, i: int, j: int) -> np.ndarray:
+        """Decode chunk ``(i, j)``: uint8, shape (h, w, 3), contiguous, rows along y."""
+        box = (
+            slice(int(self.y_edges[i]), int(self.y_edges[i + 1])),
+            slice(int(self.x_edges[j]), int(self.x_edges[j + 1])),
+        )
+        planes = self._decode(i, j, box)
+        out = np.empty((*planes.shape[1:], 3), dtype=np.uint8)
+        for c, channel in enumerate(self.channels):
+            out[..., c] = planes[channel]
+        return out
+
+    @abstractmethod
+    def _decode(self, i: int, j: int, box: tuple[slice, slice]) -> np.ndarray:
+        """Return all channels of one chunk, shape (c, h, w)."""
+
+
+def regular_edges(length: int, step: int) -> np.ndarray:
+    """Edges of chunks of ``step`` pixels over ``length`` pixels; the last one may be shorter."""
+    return np.append(np.arange(0, length, step), length)
+
+
+class ArraySource(Source):
+    """Pixels that lie in memory.
+
+    Parameters
+    ----------
+    array
+        Image (c, y, x), uint8.
+    chunks_yx
+        Size of the pieces in which it is handed out; only their copies take memory.
+    channels
+        Which three channels are red, green and blue.
+    """
+
+    in_memory = True
+
+    def __init__(
+        self, array: np.ndarray, *, chunks_yx: tuple[int, int] = (512, 512), channels: tuple[int, ...] = (0, 1, 2)
+    ) -> None:
+        edges = tuple(regular_edges(n, step) for n, step in zip(array.shape[1:], chunks_yx, strict=True))
+        super().__init__(array.shape, edges=edges, channels=channels, dtype=array.dtype)
+        self._array = array
+
+    def _decode(self, i: int, j: int, box: tuple[slice, slice]) -> np.ndarray:
+        return self._array[:, *box]
+
+
+class ZarrSource(Source):
+    """A zarr array, read without dask; pickled as the address of the array.
+
+    Parameters
+    ----------
+    store
+        A path, URL or zarr store. What is given must itself be picklable if the source is to be pickled (paths, URLs
+        and every store but a dictionary in memory are).
+    component
+        Path of the array inside the store.
+    channels
+        Which three channels are red, green and blue.
+
+    Notes
+    -----
+    In a sharded array the inner chunks, which can be decoded one by one, are the chunks.
+    """
+
+    def __init__(self, store: Any, component: str = "", *, channels: tuple[int, ...] = (0, 1, 2)) -> None:
+        self._store, self._component = store, component
+        self._array: zarr.Array | None = self._open()
+        _, step_y, step_x = self._array.chunks if self._array.ndim == 3 else (0, 1, 1)
+        shape = self._array.shape
+        edges = (regular_edges(shape[-2], step_y), regular_edges(shape[-1], step_x))
+        super().__init__(shape, edges=edges, channels=channels, dtype=self._array.dtype)
+
+    @classmethod
+    def from_array(cls, array: zarr.Array, *, channels: tuple[int, ...] = (0, 1, 2)) -> ZarrSource:
+        """Make a source that opens the same array on its own."""
+        return cls(array.store, array.path, channels=channels)
+
+    def _open(self) -> zarr.Array:
+        import zarr
+
+        return zarr.open_array(store=self._store, path=self._component or None, mode="r")
+
+    def _decode(self, i: int, j: int, box: tuple[slice, slice]) -> np.ndarray:
+        if self._array is None:
+            self._array = self._open()
+        return np.asarray(self._array[:, *box])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_array": None}
+
+
+class DaskSource(Source):
+    """Any dask graph, computed block by block in the calling thread.
+
+    The synchronous scheduler is slower than dask's threads, but a thread pool that was started before a process forks
+    is dead in the child, and the child waits for it for ever.
+
+    Parameters
+    ----------
+    array
+        Image (c, y, x), uint8.
+    channels
+        Which three channels are red, green and blue.
+    """
+
+    def __init__(self, array: da.Array, *, channels: tuple[int, ...] = (0, 1, 2)) -> None:
+        edges = tuple(np.cumsum((0, *sizes)) for sizes in array.chunks[1:])
+        super().__init__(array.shape, edges=edges, channels=channels, dtype=array.dtype)
+        self._array = array
+        leaves = _leaves(array)
+        self.in_memory = all(isinstance(leaf, np.ndarray) for leaf in leaves)
+        self._n_tasks = sum(not hasattr(leaf, "shape") for leaf in leaves)
+
+    def _decode(self, i: int, j: int, box: tuple[slice, slice]) -> np.ndarray:
+        return np.asarray(self._array.blocks[:, i, j].compute(scheduler="synchronous"))
+
+    @property
+    def shared_leaves(self) -> bool:
+        """Whether many blocks are cut from few pieces, so that each piece is decoded again for block after block."""
+        return 0 < 4 * self._n_tasks <= self.grid[0] * self.grid[1]
+
+
+def as_source(data: np.ndarray | zarr.Array | da.Array, *, channels: tuple[int, ...] = (0, 1, 2)) -> Source:
+    """Wrap an image (c, y, x) in the fastest source that fits it.
+
+    A dask array that does nothing but read a zarr array becomes a :class:`ZarrSource`.
+    """
+    if isinstance(data, np.ndarray):
+        return ArraySource(data, channels=channels)
+    if not hasattr(data, "dask"):
+        return ZarrSource.from_array(data, channels=channels)
+    stored = zarr_behind(data)
+    if stored is not None:
+        return ZarrSource.from_array(stored, channels=channels)
+    return DaskSource(data, channels=channels)
+
+
+def zarr_behind(array: da.Array) -> zarr.Array | None:
+    """Return the zarr array that a dask array reads as a whole and unchanged, or ``None``."""
+    import zarr
+    from dask.array.core import getter, getter_nofancy
+    from dask.blockwise import Blockwise
+
+    layers = list(array.dask.layers.values())
+    if len(layers) != 2:
+        return None
+    reads = [layer for layer in layers if isinstance(layer, Blockwise) and layer.output == array.name]
+    if len(reads) != 1 or getattr(reads[0].task, "func", None) not in (getter, getter_nofancy):
+        return None
+    values = [_held(v) for layer in layers if layer is not reads[0] for v in dict(layer).values()]
+    if len(values) != 1 or not isinstance(values[0], zarr.Array):
+        return None
+    stored = values[0]
+    return stored if stored.shape == array.shape and stored.dtype == array.dtype else None
+
+
+def _leaves(array: da.Array) -> list[Any]:
+    """What the graph starts from: arrays that it holds, or the tasks that read or decode something."""
+    graph = dict(array.dask)
+    starts = [graph[key] for key, needs in array.dask.get_all_dependencies().items() if not needs]
+    return [_held(node) for node in starts]
+
+
+def _held(node: Any) -> Any:
+    """The value of a graph's node if it is one (some versions of dask wrap it), else the node."""
+    return getattr(node, "value", node) if type(node).__name__ == "DataNode" else node

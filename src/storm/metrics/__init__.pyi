@@ -1,3 +1,5 @@
+from ._silhouette import Silhouette as Silhouette
+from ._silhouette import silhouette as silhouette
 from .agreement import ari as ari
 from .agreement import completeness as completeness
 from .agreement import fmi as fmi
@@ -12,5 +14,3 @@ from .domains import score_domains as score_domains
 from .expression import pearson_per_gene as pearson_per_gene
 from .expression import score_expression as score_expression
 from .expression import top_n_curve as top_n_curve
-from .silhouette import Silhouette as Silhouette
-from .silhouette import silhouette as silhouette

@@ -1,0 +1,148 @@
+"""How well two labellings of the same spots agree; the scores are scikit-learn's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from storm.metrics._arrays import codes
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike
+
+__all__ = ["ari", "completeness", "fmi", "homogeneity", "nmi"]
+
+
+def _pair(labels_true: ArrayLike, labels_pred: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    true, _ = codes(labels_true, name="labels_true")
+    pred, _ = codes(labels_pred, name="labels_pred")
+    if len(true) != len(pred):
+        msg = f"labels_true has {len(true)} labels and labels_pred {len(pred)}; they describe the same spots"
+        raise ValueError(msg)
+    return true, pred
+
+
+def ari(labels_true: ArrayLike, labels_pred: ArrayLike) -> float:
+    """Adjusted Rand index.
+
+    Parameters
+    ----------
+    labels_true, labels_pred
+        One label per spot, shape (n,), of any type; none missing.
+
+    Returns
+    -------
+    At most 1 (the same partition); 0 is expected of random labels.
+
+    Raises
+    ------
+    ValueError
+        If a label is missing or the lengths differ.
+
+    References
+    ----------
+    Hubert and Arabie, Comparing partitions, J. Classif. 1985.
+    """
+    from sklearn.metrics import adjusted_rand_score
+
+    return float(adjusted_rand_score(*_pair(labels_true, labels_pred)))
+
+
+def nmi(labels_true: ArrayLike, labels_pred: ArrayLike) -> float:
+    """Normalised mutual information, normalised by the arithmetic mean of the two entropies.
+
+    Parameters
+    ----------
+    labels_true, labels_pred
+        One label per spot, shape (n,), of any type; none missing.
+
+    Returns
+    -------
+    Between 0 and 1 (the same partition).
+
+    Raises
+    ------
+    ValueError
+        If a label is missing or the lengths differ.
+    """
+    from sklearn.metrics import normalized_mutual_info_score
+
+    return float(normalized_mutual_info_score(*_pair(labels_true, labels_pred)))
+
+
+def fmi(labels_true: ArrayLike, labels_pred: ArrayLike) -> float:
+    """Fowlkes-Mallows index: geometric mean of pairwise precision and recall.
+
+    Parameters
+    ----------
+    labels_true, labels_pred
+        One label per spot, shape (n,), of any type; none missing.
+
+    Returns
+    -------
+    Between 0 and 1 (the same partition).
+
+    Raises
+    ------
+    ValueError
+        If a label is missing or the lengths differ.
+
+    References
+    ----------
+    Fowlkes and Mallows, A method for comparing two hierarchical clusterings, JASA 1983.
+    """
+    from sklearn.metrics import fowlkes_mallows_score
+
+    return float(fowlkes_mallows_score(*_pair(labels_true, labels_pred)))
+
+
+def homogeneity(labels_true: ArrayLike, labels_pred: ArrayLike) -> float:
+    """Homogeneity: 1 if each predicted domain holds spots of one true domain only.
+
+    Parameters
+    ----------
+    labels_true, labels_pred
+        One label per spot, shape (n,), of any type; none missing.
+
+    Returns
+    -------
+    1 - H(true | pred) / H(true), between 0 and 1.
+
+    Raises
+    ------
+    ValueError
+        If a label is missing or the lengths differ.
+
+    References
+    ----------
+    Rosenberg and Hirschberg, V-measure, EMNLP 2007.
+    """
+    from sklearn.metrics import homogeneity_score
+
+    return float(homogeneity_score(*_pair(labels_true, labels_pred)))
+
+
+def completeness(labels_true: ArrayLike, labels_pred: ArrayLike) -> float:
+    """Completeness: 1 if each true domain lies in one predicted domain.
+
+    Parameters
+    ----------
+    labels_true, labels_pred
+        One label per spot, shape (n,), of any type; none missing.
+
+    Returns
+    -------
+    1 - H(pred | true) / H(pred), between 0 and 1.
+
+    Raises
+    ------
+    ValueError
+        If a label is missing or the lengths differ.
+
+    References
+    ----------
+    Rosenberg and Hirschberg, V-measure, EMNLP 2007.
+    """
+    from sklearn.metrics import completeness_score
+
+    return float(completeness_score(*_pair(labels_true, labels_pred)))

@@ -1,0 +1,250 @@
+"""How well domains hang together in space. Nothing here builds an n × n matrix: it runs on 700,000 bins."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from storm._checks import check_choice, check_positive
+from storm.metrics._arrays import codes, coordinates
+from storm.metrics._silhouette import silhouette
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+__all__ = ["asw", "chaos", "fide", "jsd", "pas"]
+
+#: Distances closer than this, relatively, are a tie: far above rounding, far below any jitter of real coordinates.
+_TIE = 1e-9
+
+#: Neighbours held at once while searching: bounds the memory at any number of spots.
+_BLOCK = 4_000_000
+
+
+def chaos(coords: ArrayLike, labels: ArrayLike, *, convention: Literal["sdmbench", "spatialpca"] = "sdmbench") -> float:
+    """CHAOS: mean distance of a spot to the nearest other spot of its own domain; low is continuous.
+
+    Coordinates are standardised per axis, the distances to the nearest neighbour *within the domain* are summed over
+    all domains, and the sum is divided by the number of spots.
+
+    Parameters
+    ----------
+    coords
+        Positions, shape (n, 2), any unit.
+    labels
+        Domains, shape (n,), none missing.
+    convention
+        ``"sdmbench"`` standardises by the population standard deviation, and a domain of two spots or one adds
+        nothing; ``"spatialpca"`` standardises by the sample standard deviation, and only a single spot adds nothing.
+
+    Returns
+    -------
+    A number ≥ 0, without a unit.
+
+    Raises
+    ------
+    ValueError
+        If a label is missing, a coordinate is not finite, lengths differ or the convention is unknown.
+
+    References
+    ----------
+    Shang and Zhou, SpatialPCA, Nat. Commun. 2022 (definition); Yuan et al., SDMBench, Nat. Methods 2024.
+    """
+    from scipy.spatial import cKDTree
+
+    check_choice(convention, ("sdmbench", "spatialpca"), name="convention")
+    domain, n_domains = codes(labels, name="labels")
+    xy = coordinates(coords, n=len(domain))
+    if len(xy) == 1:
+        return 0.0
+    ddof, smallest = (0, 3) if convention == "sdmbench" else (1, 2)
+    spread = xy.std(axis=0, ddof=ddof)
+    xy = (xy - xy.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+
+    total = 0.0
+    ends = np.cumsum(np.bincount(domain, minlength=n_domains))
+    for members in np.split(np.argsort(domain, kind="stable"), ends[:-1]):
+        if len(members) >= smallest:
+            distance, _ = cKDTree(xy[members]).query(xy[members], k=2)
+            total += float(distance[:, 1].sum())
+    return total / len(xy)
+
+
+def pas(coords: ArrayLike, labels: ArrayLike, *, k: int = 10) -> float:
+    """PAS: share of abnormal spots, those that differ from more than half of their k nearest neighbours.
+
+    Where several neighbours tie for the last of the k places (on a lattice they do), the places left are shared
+    equally among them. So the score depends on the positions alone: neither on the order of the spots nor on the
+    search. Without ties it is the usual definition.
+
+    Parameters
+    ----------
+    coords
+        Positions, shape (n, 2), any unit, not standardised.
+    labels
+        Domains, shape (n,), none missing.
+    k
+        Neighbours, the spot itself not counted.
+
+    Returns
+    -------
+    Between 0 and 1; low is smooth.
+
+    Raises
+    ------
+    ValueError
+        If a label is missing, a coordinate is not finite, lengths differ, or there are not more than k spots.
+
+    References
+    ----------
+    Shang and Zhou, SpatialPCA, Nat. Commun. 2022.
+    """
+    from scipy.spatial import cKDTree
+
+    domain, _ = codes(labels, name="labels")
+    xy = coordinates(coords, n=len(domain))
+    check_positive(k, name="k")
+    if len(xy) <= k:
+        msg = f"k={k} neighbours need at least {k + 1} spots, there are {len(xy)}; give a smaller k"
+        raise ValueError(msg)
+    tree = cKDTree(xy)
+    pending, width, abnormal = np.arange(len(xy)), min(k + 16, len(xy)), 0
+    while pending.size:
+        unsettled = []
+        for start in range(0, pending.size, max(1, _BLOCK // width)):
+            rows = pending[start : start + max(1, _BLOCK // width)]
+            distance, index = tree.query(xy[rows], k=width)
+            differing, settled = _differing(distance, index, rows, domain=domain, k=k)
+            settled |= width == len(xy)
+            abnormal += int((differing[settled] > k / 2 + 1e-9).sum())
+            unsettled.append(rows[~settled])
+        pending, width = np.concatenate(unsettled), min(2 * width, len(xy))
+    return abnormal / len(xy)
+
+
+def _differing(
+    distance: np.ndarray, index: np.ndarray, rows: np.ndarray, *, domain: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """How many of the k nearest differ from their spot (ties shared), and whether all ties were seen; each (m,)."""
+    is_self = index == rows[:, None]
+    # Among many spots on one point the search may not return the spot itself: then all it returned are others.
+    kth = np.sort(np.where(is_self, np.inf, distance), axis=1)[:, k - 1]
+    edge = kth * (1 + _TIE)
+    nearer = (distance < (kth * (1 - _TIE))[:, None]) & ~is_self
+    tied = (distance <= edge[:, None]) & ~nearer & ~is_self
+    other = domain[index] != domain[rows][:, None]
+    places = k - nearer.sum(axis=1)
+    share = places / np.maximum(tied.sum(axis=1), 1)
+    return (nearer & other).sum(axis=1) + share * (tied & other).sum(axis=1), distance[:, -1] > edge
+
+
+def asw(coords: ArrayLike, labels: ArrayLike, *, max_n: int = 20_000, seed: int = 0) -> float:
+    """Average silhouette width of the domains on the coordinates; the value of :func:`silhouette`.
+
+    Parameters
+    ----------
+    coords
+        Positions, shape (n, 2), any unit.
+    labels
+        Domains, shape (n,), none missing.
+    max_n
+        Up to this many spots the score is exact; beyond, it is an unbiased estimate from seeded spots.
+    seed
+        Seed of the estimate.
+
+    Returns
+    -------
+    Between -1 and 1.
+
+    Raises
+    ------
+    ValueError
+        If a label is missing, a coordinate is not finite, lengths differ, or there are fewer than two domains.
+    """
+    return silhouette(coords, labels, max_n=max_n, seed=seed).value
+
+
+def fide(edges: ArrayLike, labels: ArrayLike, *, n_domains: int | None = None) -> float:
+    """FIDE: F1 score of intra-domain edges, macro-averaged over domains; high is continuous.
+
+    Per domain, the F1 score of predicting the domain of an edge's one end by that of its other end.
+
+    Parameters
+    ----------
+    edges
+        Pairs of spots, shape (e, 2), integers; an undirected graph lists each edge in both directions.
+    labels
+        Domains, shape (n,), none missing.
+    n_domains
+        Average over this many domains, those that do not occur counting as 0; ``None`` takes those that occur.
+
+    Returns
+    -------
+    Between 0 and 1.
+
+    Raises
+    ------
+    ValueError
+        If there is no edge, an edge names a spot that is not there, or more than ``n_domains`` domains occur.
+
+    References
+    ----------
+    Blampey et al., Novae, Nat. Methods 2025.
+    """
+    domain, _ = codes(labels, name="labels")
+    ends = np.asarray(edges)
+    if ends.ndim != 2 or ends.shape[1] != 2 or len(ends) == 0:
+        msg = f"edges have shape {ends.shape}, expected (e, 2) with e > 0: pairs of spots"
+        raise ValueError(msg)
+    if ends.min() < 0 or ends.max() >= len(domain):
+        msg = f"edges name spots {ends.min()}…{ends.max()}, but there are {len(domain)} (numbered from 0)"
+        raise ValueError(msg)
+    one, two = domain[ends[:, 0]], domain[ends[:, 1]]
+    size = int(domain.max()) + 1
+    degree = np.bincount(one, minlength=size) + np.bincount(two, minlength=size)
+    inside = np.bincount(one[one == two], minlength=size)
+    f1 = 2 * inside[degree > 0] / degree[degree > 0]
+    if n_domains is not None and n_domains < len(f1):
+        msg = f"n_domains={n_domains}, but the edges touch {len(f1)} domains; give at least that many"
+        raise ValueError(msg)
+    return float(f1.sum() / (n_domains or len(f1)))
+
+
+def jsd(labels: ArrayLike, slides: ArrayLike) -> float:
+    """Jensen-Shannon divergence of the domain proportions between slides; 0 where all slides hold the same mixture.
+
+    Parameters
+    ----------
+    labels
+        Domains, shape (n,), none missing.
+    slides
+        The slide of each spot, shape (n,), none missing. Slides weigh the same, whatever their size.
+
+    Returns
+    -------
+    In bits, between 0 and log2 of the number of slides (as Novae gives it).
+
+    Raises
+    ------
+    ValueError
+        If a label or slide is missing or the lengths differ.
+
+    References
+    ----------
+    Lin, IEEE Trans. Inf. Theory 1991; used between slides by Blampey et al., Novae, Nat. Methods 2025.
+    """
+    domain, n_domains = codes(labels, name="labels")
+    slide, n_slides = codes(slides, name="slides")
+    if len(domain) != len(slide):
+        msg = f"labels has {len(domain)} entries and slides {len(slide)}; they describe the same spots"
+        raise ValueError(msg)
+    counts = np.bincount(slide * n_domains + domain, minlength=n_slides * n_domains).reshape(n_slides, n_domains)
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    # Above 0 by definition; rounding alone can take equal mixtures just below.
+    return max(0.0, float(_entropy(shares.mean(axis=0)) - np.mean([_entropy(row) for row in shares])))
+
+
+def _entropy(shares: np.ndarray) -> float:
+    present = shares[shares > 0]
+    return float(-(present * np.log2(present)).sum())

@@ -77,18 +77,19 @@ class Resampler:
         -------
         uint8 (out_px, out_px, 3), rows along y and columns along x of the µm frame.
         """
-        image = Image.fromarray(crop)
         size = (self.out_px, self.out_px)
         if self.straight:
             height, width = crop.shape[:2]
             inner = (max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height))
-            patch = np.asarray(image.resize(size, Image.Resampling.BICUBIC, box=inner))
+            patch = np.asarray(Image.fromarray(crop).resize(size, Image.Resampling.BICUBIC, box=inner))
             patch = patch[:: -1 if self._flip_y else 1, :: -1 if self._flip_x else 1]
             return patch.swapaxes(0, 1) if self.turned else patch
         step = self.linear * (self.field_um / np.asarray(self._samples))
         corner = (box[:2] + box[2:]) / 2 - self.linear.sum(axis=1) * self.field_um / 2
         matrix = (*step[0], corner[0], *step[1], corner[1])
-        image = image.transform(self._samples, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
+        # in float, because on uint8 this transform of Pillow cuts decimals off instead of rounding
+        planes = [Image.fromarray(plane) for plane in np.moveaxis(crop, 2, 0).astype(np.float32)]
+        planes = [p.transform(self._samples, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC) for p in planes]
         if self._samples != size:
-            image = image.resize(size, Image.Resampling.BICUBIC)
-        return np.asarray(image)
+            planes = [p.resize(size, Image.Resampling.BICUBIC) for p in planes]
+        return np.stack(planes, axis=2).round().clip(0, 255).astype(np.uint8)

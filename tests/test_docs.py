@@ -1,0 +1,50 @@
+"""The documentation keeps up: every public name has an API entry, every written key a row in ``outputs.md``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import storm
+from storm import _keys
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="the tests run outside of the repository: no docs here")
+
+
+def api_entries() -> set[str]:
+    """Dotted names in the autosummary lists below ``docs/api``."""
+    entries = set()
+    for page in (DOCS / "api").glob("*.md"):
+        module = "storm"
+        for line in page.read_text().splitlines():
+            if match := re.match(r"\.\. currentmodule:: (\S+)", line):
+                module = match.group(1)
+            elif match := re.fullmatch(r"   ([A-Za-z_]\w*)", line):
+                entries.add(f"{module}.{match.group(1)}")
+    return entries
+
+
+def test_every_public_name_has_an_api_entry() -> None:
+    public = set()
+    for room in (storm, *(getattr(storm, name) for name in storm.__all__)):
+        if isinstance(room, ModuleType):
+            public |= {f"{room.__name__}.{name}" for name in room.__all__ if callable(getattr(room, name))}
+    assert public == api_entries() - {"storm.settings"}
+
+
+def test_every_key_is_in_outputs() -> None:
+    page = (DOCS / "outputs.md").read_text()
+    keys = {name: value for name, value in vars(_keys).items() if name.isupper() and isinstance(value, str)}
+    assert keys
+    assert [name for name, value in keys.items() if f'"{value}"' not in page] == []
+
+
+def test_tutorials_are_stored_without_outputs() -> None:
+    for notebook in (DOCS.parent / "tutorials").glob("*.ipynb"):
+        text = notebook.read_text()
+        assert '"outputs": []' in text
+        assert '"output_type"' not in text, f"{notebook.name}: clear its outputs, the build runs it"

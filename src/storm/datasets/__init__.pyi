@@ -1,0 +1,1 @@
+from ._toy import toy as toy

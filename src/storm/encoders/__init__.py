@@ -1,5 +1,8 @@
 """Tile encoders: networks from RGB tiles to vectors, each with its own normalisation, scale and licence."""
 
-import lazy_loader
+# Importing a maker's file registers its encoders, so that every name is known however this room is entered.
+from storm.encoders.packaged import STAIN_TEXTURE
+from storm.encoders.registry import EncoderInfo, get_encoder, list_encoders, register
+from storm.encoders.stain import StainTexture
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__all__ = ["STAIN_TEXTURE", "EncoderInfo", "StainTexture", "get_encoder", "list_encoders", "register"]

@@ -1,0 +1,27 @@
+"""The tile encoder of the packaged model."""
+
+from __future__ import annotations
+
+from storm.encoders.registry import EncoderInfo, register
+from storm.encoders.stain import StainTexture
+
+FIELD_UM, TILE_PX = 112.0, 112
+
+
+def _build() -> StainTexture:
+    return StainTexture(FIELD_UM / TILE_PX)
+
+
+STAIN_TEXTURE = register(
+    EncoderInfo(
+        name="stain-texture",
+        dim=89,
+        tile_px=TILE_PX,
+        field_um=FIELD_UM,
+        mean=None,
+        std=None,
+        licence="BSD-3-Clause",
+        gated=False,
+        build=_build,
+    )
+)

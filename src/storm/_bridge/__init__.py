@@ -1,0 +1,21 @@
+"""The one place where SpatialData and AnnData meet arrays: reading spots, writing results."""
+
+from storm._bridge.persist import persist
+from storm._bridge.read import read_spots
+from storm._bridge.scale import ScaleSources, resolve_scale
+from storm._bridge.select import select_table
+from storm._bridge.tiles import make_tile_table
+from storm._bridge.write import add_elements, annotate_like, check_writable, write_results
+
+__all__ = [
+    "ScaleSources",
+    "add_elements",
+    "annotate_like",
+    "check_writable",
+    "make_tile_table",
+    "persist",
+    "read_spots",
+    "resolve_scale",
+    "select_table",
+    "write_results",
+]

@@ -1,0 +1,176 @@
+"""Where elements are: coordinate systems, affine maps, centres of instances."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from storm._keys import UM_SYSTEMS
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+
+def systems_of(element: Any) -> list[str]:
+    """Coordinate systems in which an element has a place."""
+    from spatialdata.transformations import get_transformation
+
+    return sorted(get_transformation(element, get_all=True))
+
+
+def affine_of(element: Any, coordinate_system: str) -> np.ndarray:
+    """Affine map (2, 3) of x and y from an element's own coordinates into a coordinate system."""
+    from spatialdata.transformations import get_transformation
+
+    matrix = get_transformation(element, coordinate_system).to_affine_matrix(("x", "y"), ("x", "y"))
+    return np.asarray(matrix, dtype=np.float64)[:2]
+
+
+def um_system(systems: list[str]) -> str | None:
+    """The first of ``systems`` whose name says micrometres, in the order of ``storm._keys.UM_SYSTEMS``."""
+    by_name = {s.casefold(): s for s in systems}
+    return next((by_name[name] for name in UM_SYSTEMS if name in by_name), None)
+
+
+def apply(affine: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Map points (n, 2)."""
+    return points @ affine[:, :2].T + affine[:, 2]
+
+
+def length_scale(affine: np.ndarray) -> float:
+    """Factor by which an affine map stretches lengths (square root of the factor for areas)."""
+    return float(np.sqrt(abs(np.linalg.det(affine[:, :2]))))
+
+
+def inverse(affine: np.ndarray) -> np.ndarray:
+    """The inverse affine map (2, 3)."""
+    linear = np.linalg.inv(affine[:, :2])
+    return np.column_stack([linear, -linear @ affine[:, 2]])
+
+
+def compose(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The affine map (2, 3) that applies ``first``, then ``second``."""
+    return np.column_stack([second[:, :2] @ first[:, :2], apply(second, first[None, :, 2])[0]])
+
+
+def common_system(elements: Mapping[str, Any], *, wanted: str | None = None) -> str:
+    """Choose the coordinate system in which elements meet.
+
+    A system in µm is preferred, then ``"global"``, then the only one in common, or any of several if it makes no
+    difference to how the elements lie to each other.
+
+    Parameters
+    ----------
+    elements
+        Elements by the words that name them in errors.
+    wanted
+        The system the user asks for.
+
+    Raises
+    ------
+    ValueError
+        If an element is not in ``wanted``, the elements have no system in common, or have several that disagree.
+    """
+    systems = {name: systems_of(element) for name, element in elements.items()}
+    listed = "; ".join(f"{name}: {there}" for name, there in systems.items())
+    if wanted is not None:
+        missing = [name for name, there in systems.items() if wanted not in there]
+        if missing:
+            msg = f"coordinate_system={wanted!r} is unknown to {', '.join(missing)}; known are: {listed}"
+            raise ValueError(msg)
+        return wanted
+    first, *others = systems.values()
+    common = [s for s in first if all(s in other for other in others)]
+    if not common:
+        msg = (
+            f"{' and '.join(elements)} have no coordinate system in common ({listed}); align them and record it with "
+            f"spatialdata.transformations.set_transformation(element, transformation, to_coordinate_system)"
+        )
+        raise ValueError(msg)
+    best = um_system(common) or ("global" if "global" in common else None)
+    if best is None and not _same_arrangement(list(elements.values()), common):
+        msg = f"{' and '.join(elements)} lie differently to each other in {common}; choose one with coordinate_system="
+        raise ValueError(msg)
+    return best or common[0]
+
+
+def _same_arrangement(elements: list[Any], systems: list[str]) -> bool:
+    """Whether the elements lie to each other in the same way in all the systems."""
+    if len(elements) < 2:
+        return True
+    first, *others = elements
+    between = [[compose(affine_of(other, s), inverse(affine_of(first, s))) for other in others] for s in systems]
+    return all(np.allclose(b, between[0], rtol=1e-3, atol=1e-3) for b in between)
+
+
+def find_element(sdata: SpatialData, key: str) -> Any:
+    """Return the shapes, points or labels of that name."""
+    for group in (sdata.shapes, sdata.points, sdata.labels):
+        if key in group:
+            return group[key]
+    there = [*sdata.shapes, *sdata.points, *sdata.labels]
+    msg = f"shapes_key={key!r} is not in the object, which holds: {there or 'no shapes'}"
+    raise KeyError(msg)
+
+
+def centres_of(element: Any, coordinate_system: str) -> tuple[pd.Index, np.ndarray]:
+    """Centre of each instance of an element, in a coordinate system.
+
+    Circles and points stand for themselves, polygons for their centroids, labels for the means of their pixels.
+
+    Returns
+    -------
+    The element's index (n,) and x, y (n, 2).
+    """
+    from geopandas import GeoDataFrame
+
+    if isinstance(element, GeoDataFrame):
+        geometry = element.geometry
+        if not (geometry.geom_type == "Point").all():
+            geometry = geometry.centroid
+        own = np.column_stack([geometry.x.to_numpy(), geometry.y.to_numpy()]).astype(np.float64)
+        return element.index, apply(affine_of(element, coordinate_system), own)
+    if hasattr(element, "map_partitions"):
+        frame = element[["x", "y"]].compute(scheduler="synchronous")
+        return frame.index, apply(affine_of(element, coordinate_system), frame.to_numpy(dtype=np.float64))
+    import dask
+    from spatialdata import get_centroids
+
+    with dask.config.set(scheduler="synchronous"):
+        frame = get_centroids(element, coordinate_system)[["x", "y"]].compute()
+    return frame.index, frame.to_numpy(dtype=np.float64)
+
+
+def check_centres(centres: np.ndarray, ids: np.ndarray, *, where: str) -> None:
+    """Raise if a coordinate is not finite or two instances lie at the very same place.
+
+    Parameters
+    ----------
+    centres
+        x, y of the instances that should have a place, shape (n, 2).
+    ids
+        Their names.
+    where
+        Where the coordinates come from, in words.
+    """
+    bad = ~np.isfinite(centres).all(axis=1)
+    if bad.any():
+        msg = (
+            f"{int(bad.sum())} of {len(bad)} coordinates in {where} are NaN or infinite, e.g. of {_some(ids[bad])}; "
+            f"remove these rows, or give them a place"
+        )
+        raise ValueError(msg)
+    twice = pd.DataFrame(centres).duplicated(keep=False).to_numpy()
+    if twice.any():
+        msg = (
+            f"{int(twice.sum())} of {len(twice)} rows share their coordinates in {where} with another row, e.g. "
+            f"{_some(ids[twice])}; keep one row per place (several sections in one table: one region for each)"
+        )
+        raise ValueError(msg)
+
+
+def _some(ids: np.ndarray, n: int = 3) -> str:
+    return ", ".join(repr(str(i)) for i in ids[:n]) + (", …" if len(ids) > n else "")

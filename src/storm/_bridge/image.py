@@ -1,0 +1,117 @@
+"""From an image element to a detached patch reader."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from typing import Any
+
+import numpy as np
+
+from storm._bridge.geometry import affine_of, compose, inverse
+from storm.data.patches import ImageLevel, PatchReader
+from storm.data.sources import HUGE_CHUNK_PX, DaskSource, Source, as_source
+
+_RGB = ("r", "g", "b")
+
+
+def levels_of(element: Any) -> list[Any]:
+    """Levels of an image element as DataArrays, the finest first."""
+    from spatialdata import get_pyramid_levels
+    from xarray import DataTree
+
+    return list(get_pyramid_levels(element)) if isinstance(element, DataTree) else [element]
+
+
+def check_image(element: Any, image_key: str) -> tuple[int, int, int]:
+    """Raise unless an image is 8-bit RGB, and return where its red, green and blue channels are.
+
+    Raises
+    ------
+    ValueError
+        If it is three-dimensional, has other than three channels, or channels with other names.
+    TypeError
+        If its pixels are not uint8.
+    """
+    full = levels_of(element)[0]
+    here = f"sdata.images[{image_key!r}]"
+    parse = "spatialdata.models.Image2DModel.parse"
+    if "z" in full.dims:
+        msg = f"image {image_key!r} has a z axis; STORM reads flat H&E images: select one plane"
+        raise ValueError(msg)
+    names = [str(c) for c in full.coords["c"].to_numpy()] if "c" in full.coords else [""] * full.sizes["c"]
+    if len(names) != 3:
+        msg = (
+            f"image {image_key!r} has {len(names)} channels {names}, and H&E has three; select them, e.g. "
+            f"{parse}({here}.sel(c=['r', 'g', 'b']), c_coords=['r', 'g', 'b'], transformations="
+            f"get_transformation({here}, get_all=True)), or name the H&E image with image_key="
+        )
+        raise ValueError(msg)
+    if full.dtype != np.uint8:
+        convert = {
+            "u": ".astype('uint8') for values up to 255, or (image // 257).astype('uint8') for 16-bit values",
+            "f": "(image * 255).round().astype('uint8') for values in [0, 1]",
+        }.get(full.dtype.kind, ".astype('uint8')")
+        msg = f"image {image_key!r} holds {full.dtype}, and H&E is read as uint8; convert it: {convert}"
+        raise TypeError(msg)
+    short = [name.casefold()[:1] if name.casefold() in (*_RGB, "red", "green", "blue") else name for name in names]
+    if sorted(short) == sorted(_RGB):
+        return tuple(short.index(c) for c in _RGB)
+    if all(re.fullmatch(r"(channel|c)?[ _-]?\d*", name.casefold()) for name in names):
+        return (0, 1, 2)
+    msg = (
+        f"image {image_key!r} has the channels {names}, which are not r, g, b: if it is H&E, name them with "
+        f"sdata.set_channel_names({image_key!r}, ['r', 'g', 'b']); else name the H&E image with image_key="
+    )
+    raise ValueError(msg)
+
+
+def make_reader(element: Any, *, image_key: str, coordinate_system: str, um_per_unit: float) -> PatchReader:
+    """Detach an image element into a patch reader in µm.
+
+    Parameters
+    ----------
+    element
+        Image, single- or multiscale. Each level brings its own transformation.
+    image_key
+        Its name, for messages.
+    coordinate_system
+        System in which positions are given.
+    um_per_unit
+        µm per unit of that system.
+
+    Warns
+    -----
+    UserWarning
+        If a chunk of the finest level is so large (over 64 Mpx, 192 MB decoded) that reading needs much memory, or if
+        its blocks are cut lazily from fewer, larger pieces, each of which would be decoded again and again.
+    """
+    channels = check_image(element, image_key)
+    units_to_um = np.array([[um_per_unit, 0.0, 0.0], [0.0, um_per_unit, 0.0]])
+    levels = []
+    for array in levels_of(element):
+        source = as_source(array.transpose("c", "y", "x").data, channels=channels)
+        px_to_um = compose(affine_of(array, coordinate_system), units_to_um)
+        levels.append(ImageLevel(source, inverse(px_to_um)))
+    _warn_if_slow(levels[0].source, image_key)
+    return PatchReader(levels)
+
+
+def _warn_if_slow(source: Source, image_key: str) -> None:
+    height, width = source.chunks_yx
+    fix = (
+        "write it once with chunks and read it back: sdata.images[key] = spatialdata.models.Image2DModel.parse(image, "
+        "chunks=(3, 512, 512), scale_factors=[2, 2, 2]); sdata.write(path); sdata = spatialdata.read_zarr(path)"
+    )
+    if height * width > HUGE_CHUNK_PX and not source.in_memory:
+        msg = (
+            f"image {image_key!r} is stored in chunks of {width} × {height} pixels, each of which takes "
+            f"{3 * height * width / 1e6:.0f} MB when it is decoded; {fix}"
+        )
+        warnings.warn(msg, UserWarning, stacklevel=2)
+    elif isinstance(source, DaskSource) and source.shared_leaves:
+        msg = (
+            f"the {source.grid[0]} × {source.grid[1]} blocks of image {image_key!r} are cut lazily from fewer pieces, "
+            f"each of which is decoded again for every block; {fix}"
+        )
+        warnings.warn(msg, UserWarning, stacklevel=2)

@@ -1,0 +1,232 @@
+"""How long a pixel is: µm from arguments, transformations, platform metadata or a declared pitch. Never guessed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from storm._bridge.geometry import affine_of, length_scale, um_system
+from storm._checks import check_positive
+from storm.data.spots import ScaleInfo
+
+#: Space Ranger's ``spot_diameter_fullres`` is the diameter of a theoretical spot of 65 µm, not of the 55 µm printed.
+VISIUM_SPOT_UM = 65.0
+#: Distance of neighbouring spots on a Visium slide.
+VISIUM_PITCH_UM = 100.0
+#: Sources that differ by more than this factor contradict each other.
+TOLERANCE = 1.05
+
+
+@dataclass(frozen=True)
+class ScaleSources:
+    """Everything that may say how long a pixel is.
+
+    Attributes
+    ----------
+    coordinate_system
+        System in which the elements meet; the scale is first found in µm per unit of it.
+    image
+        Full-resolution image element, or ``None``.
+    shapes
+        Element with the instances, or ``None``.
+    centres
+        Their centres in the coordinate system, (n, 2), or ``None``.
+    uns
+        ``uns`` of the table.
+    attrs
+        ``attrs`` of the SpatialData.
+    spatial
+        ``obsm["spatial"]`` of the same rows as ``centres``, or ``None``: by convention pixels of the full-resolution
+        image.
+    region
+        Name of the annotated element: ``uns["spatial"]`` may hold several libraries by name.
+    """
+
+    coordinate_system: str | None = None
+    image: Any = None
+    shapes: Any = None
+    centres: np.ndarray | None = None
+    uns: Mapping[str, Any] = field(default_factory=dict)
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    spatial: np.ndarray | None = None
+    region: str | None = None
+
+    @property
+    def px_size(self) -> float:
+        """Length of a pixel of the full-resolution image in units of the coordinate system; 1 without an image."""
+        return 1.0 if self.image is None else length_scale(affine_of(self.image, self.coordinate_system))
+
+
+def resolve_scale(
+    sources: ScaleSources, *, um_per_px: float | None = None, required: bool = True, name: str = "the image"
+) -> ScaleInfo | None:
+    """Find µm per pixel and say who says so.
+
+    In this order: the argument, a transformation into a coordinate system in µm, metadata of the platform, the pitch of
+    a declared platform. The first three must agree within 5 %; the last is asked only if they are silent.
+
+    Parameters
+    ----------
+    sources
+        What is known about the section.
+    um_per_px
+        What the user says: µm per pixel of the full-resolution image (without an image: per unit of the coordinates).
+    required
+        Whether an unknown scale is an error.
+    name
+        What the scale is needed for, for the error.
+
+    Returns
+    -------
+    The scale; ``None`` if it is unknown and not required.
+
+    Raises
+    ------
+    ValueError
+        If two sources disagree by more than 5 %, or none is there and one is required.
+    """
+    if um_per_px is not None:
+        check_positive(um_per_px, name="um_per_px", unit="µm per pixel of the full-resolution image")
+    found = [*_said(sources, um_per_px), *_transformed(sources), *_from_metadata(sources)]
+    if not found:
+        found = list(_from_pitch(sources))
+    if not found and required:
+        raise ValueError(_how_to_give(name))
+    if not found:
+        return None
+    px_size = sources.px_size
+    per_unit, source = found[0]
+    for other, other_source in found[1:]:
+        if not 1 / TOLERANCE < other / per_unit < TOLERANCE:
+            msg = (
+                f"two sources disagree about the µm per pixel of {name}: {per_unit * px_size:.4g} from {source}, "
+                f"{other * px_size:.4g} from {other_source}; correct or remove the wrong one"
+            )
+            raise ValueError(msg)
+    return ScaleInfo(
+        um_per_px=None if sources.image is None else per_unit * px_size, um_per_unit=per_unit, source=source
+    )
+
+
+def _said(sources: ScaleSources, um_per_px: float | None) -> Iterator[tuple[float, str]]:
+    if um_per_px is not None:
+        yield float(um_per_px) / sources.px_size, "the argument um_per_px"
+
+
+def _transformed(sources: ScaleSources) -> Iterator[tuple[float, str]]:
+    """µm per unit by way of an element that has a place in the coordinate system and in one in µm."""
+    from storm._bridge.geometry import systems_of
+
+    here = sources.coordinate_system
+    if here is None:
+        return
+    if um_system([here]):
+        yield 1.0, f"the coordinate system {here!r}"
+        return
+    for word, element in (("image", sources.image), ("shapes", sources.shapes)):
+        target = None if element is None else um_system(systems_of(element))
+        if target is not None:
+            ratio = length_scale(affine_of(element, target)) / length_scale(affine_of(element, here))
+            yield ratio, f"the transformation of the {word} into {target!r}"
+
+
+def _from_metadata(sources: ScaleSources) -> Iterator[tuple[float, str]]:
+    """µm per unit from what the platform's software wrote about the full-resolution image."""
+    for library, factors in _scalefactors(sources):
+        where = f"uns['spatial'][{library!r}]['scalefactors']"
+        px = _fullres_px(sources)
+        if px is None:
+            continue
+        if "microns_per_pixel" in factors:
+            yield float(factors["microns_per_pixel"]) / px, f"{where}['microns_per_pixel']"
+        elif "bin_size_um" in factors and "spot_diameter_fullres" in factors:
+            um = float(factors["bin_size_um"]) / float(factors["spot_diameter_fullres"])
+            yield um / px, f"{where}['bin_size_um'] / ['spot_diameter_fullres']"
+        elif "spot_diameter_fullres" in factors and (
+            "fiducial_diameter_fullres" in factors or declared_platform(sources) == "visium"
+        ):
+            um = VISIUM_SPOT_UM / float(factors["spot_diameter_fullres"])
+            yield um / px, f"{where}['spot_diameter_fullres'] (65 µm on Visium)"
+    if declared_platform(sources) == "xenium" and hasattr(sources.shapes, "geometry"):
+        um = 1 / length_scale(affine_of(sources.shapes, sources.coordinate_system))
+        yield um, "the platform: shapes of Xenium are stored in µm"
+
+
+def _scalefactors(sources: ScaleSources) -> list[tuple[str, Mapping[str, Any]]]:
+    spatial = sources.uns.get("spatial")
+    if not isinstance(spatial, Mapping):
+        return []
+    found = [
+        (str(key), library["scalefactors"])
+        for key, library in spatial.items()
+        if isinstance(library, Mapping) and isinstance(library.get("scalefactors"), Mapping)
+    ]
+    return [(key, factors) for key, factors in found if key == sources.region] or found
+
+
+def _fullres_px(sources: ScaleSources) -> float | None:
+    """Length of a full-resolution pixel in units of the coordinate system.
+
+    ``obsm["spatial"]`` holds the same centres in those pixels, so the ratio of the spreads tells; where it is missing,
+    the shapes' own coordinates are taken as pixels, which is how spatialdata-io stores them.
+    """
+    if sources.spatial is not None and sources.centres is not None:
+        here, px = (
+            np.sqrt(np.square(points - points.mean(axis=0)).sum()) for points in (sources.centres, sources.spatial)
+        )
+        return float(here / px) if here > 0 and px > 0 else None
+    if sources.shapes is not None:
+        return length_scale(affine_of(sources.shapes, sources.coordinate_system))
+    return None
+
+
+def declared_platform(sources: ScaleSources) -> str | None:
+    """``"visium"``, ``"visium_hd"`` or ``"xenium"`` if the object says that it comes from there."""
+    words = [sources.attrs.get(k) for k in ("spatialdata_io_reader", "platform")] + [sources.uns.get("platform")]
+    spatial = sources.uns.get("spatial")
+    for library in spatial.values() if isinstance(spatial, Mapping) else ():
+        metadata = library.get("metadata") if isinstance(library, Mapping) else None
+        words.append(metadata.get("chemistry_description") if isinstance(metadata, Mapping) else None)
+    for word in (w.casefold() for w in words if isinstance(w, str)):
+        if re.search(r"visium[ _-]?hd", word):
+            return "visium_hd"
+        if "visium" in word or word.startswith("spatial 3'"):
+            return "visium"
+        if "xenium" in word:
+            return "xenium"
+    return None
+
+
+def _from_pitch(sources: ScaleSources) -> Iterator[tuple[float, str]]:
+    platform = declared_platform(sources)
+    binned = re.search(r"square_(\d{3})um", sources.region or "")
+    if platform == "visium":
+        pitch_um = VISIUM_PITCH_UM
+    elif platform == "visium_hd" and binned:
+        pitch_um = float(binned.group(1))
+    else:
+        return
+    pitch = _pitch(sources.centres)
+    if pitch is not None:
+        yield pitch_um / pitch, f"the pitch of {pitch_um:g} µm on {platform}"
+
+
+def _pitch(centres: np.ndarray | None) -> float | None:
+    """Typical distance to the nearest neighbour, in units of the coordinates."""
+    from scipy.spatial import cKDTree
+
+    if centres is None or len(centres) < 7:
+        return None
+    return float(np.median(cKDTree(centres).query(centres, k=2)[0][:, 1]))
+
+
+def _how_to_give(name: str) -> str:
+    return (
+        f"no µm scale is known for {name}: pass um_per_px= (µm per pixel of the full-resolution image), or place the "
+        f"image in a coordinate system in µm with spatialdata.transformations.set_transformation(sdata.images[key], "
+        f"Scale([um_per_px, um_per_px], axes=('x', 'y')), 'um') and likewise the shapes"
+    )

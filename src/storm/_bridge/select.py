@@ -1,0 +1,199 @@
+"""Which table, image and shapes of an object are meant."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from storm._checks import check_key
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+
+def is_spatialdata(data: Any) -> bool:
+    """Whether ``data`` is a SpatialData (without importing the package for those who only use AnnData)."""
+    module = sys.modules.get("spatialdata")
+    return module is not None and isinstance(data, module.SpatialData)
+
+
+def check_container(data: Any) -> None:
+    """Raise unless ``data`` is a SpatialData or an AnnData."""
+    from anndata import AnnData
+
+    if not is_spatialdata(data) and not isinstance(data, AnnData):
+        msg = (
+            f"expected a SpatialData or an AnnData, got {type(data).__name__}; "
+            f"open a stored object with spatialdata.read_zarr(path) or anndata.read_h5ad(path)"
+        )
+        raise TypeError(msg)
+
+
+def select_table(data: SpatialData | AnnData, table_key: str | None = None) -> tuple[str | None, AnnData]:
+    """Return the table to work on and its key.
+
+    Parameters
+    ----------
+    data
+        Object with a table, or a table.
+    table_key
+        Which table; not needed if there is only one.
+
+    Returns
+    -------
+    The key (``None`` for an AnnData) and the table itself, not a copy.
+
+    Raises
+    ------
+    KeyError
+        If there is no table of that name.
+    ValueError
+        If there is none at all, or several and no key.
+    TypeError
+        If ``data`` is something else.
+    """
+    check_container(data)
+    if not is_spatialdata(data):
+        if table_key is not None:
+            msg = f"table_key={table_key!r} was given, but an AnnData is itself the table; leave table_key out"
+            raise ValueError(msg)
+        return None, data
+    if table_key is None:
+        if not data.tables:
+            msg = "the object holds no table; add one: sdata.tables[name] = spatialdata.models.TableModel.parse(...)"
+            raise ValueError(msg)
+        if len(data.tables) > 1:
+            msg = f"the object holds several tables; choose one with table_key= out of {sorted(data.tables)}"
+            raise ValueError(msg)
+        table_key = next(iter(data.tables))
+    check_key(table_key, data.tables, name="table_key", where="sdata.tables")
+    return table_key, data.tables[table_key]
+
+
+def select_image(data: SpatialData | AnnData, image_key: str | None, *, image: bool | str) -> str | None:
+    """Return the key of the image to read, or ``None``.
+
+    Parameters
+    ----------
+    data
+        Object that may hold images.
+    image_key
+        Which image; not needed if there is only one.
+    image
+        ``True``: there must be one; ``False``: none is wanted; ``"auto"``: the image if there is one.
+    """
+    if image is False:
+        return None
+    if not is_spatialdata(data):
+        if image is True or image_key is not None:
+            msg = "an AnnData holds no H&E image to read patches from; pass a SpatialData, or use modality='st'"
+            raise ValueError(msg)
+        return None
+    if image_key is not None:
+        check_key(image_key, data.images, name="image_key", where="sdata.images")
+        return image_key
+    if len(data.images) > 1:
+        listed = ", ".join(_describe(key, data.images[key]) for key in sorted(data.images))
+        msg = (
+            f"the object holds several images; choose the H&E image with image_key= out of {listed} "
+            f"(or use modality='st', which reads none)"
+        )
+        raise ValueError(msg)
+    if not data.images:
+        if image == "auto":
+            return None
+        msg = "the object holds no image; add one with sdata.images[name] = spatialdata.models.Image2DModel.parse(...)"
+        raise ValueError(msg)
+    return next(iter(data.images))
+
+
+def _describe(key: str, element: Any) -> str:
+    from spatialdata import get_pyramid_levels
+    from xarray import DataTree
+
+    full = get_pyramid_levels(element, n=0) if isinstance(element, DataTree) else element
+    return f"{key!r} ({' × '.join(f'{n} {d}' for d, n in full.sizes.items())}, {full.dtype})"
+
+
+def annotated_regions(table: AnnData) -> tuple[list[str], str, str] | None:
+    """Elements that a table annotates, with the names of its region and instance columns; ``None`` if it does not."""
+    attrs = table.uns.get("spatialdata_attrs")
+    if not attrs or not attrs.get("region_key") or not attrs.get("instance_key"):
+        return None
+    region = attrs.get("region")
+    regions = [region] if isinstance(region, str) else [str(r) for r in np.ravel(region if region is not None else [])]
+    return regions, attrs["region_key"], attrs["instance_key"]
+
+
+def select_region(
+    sdata: SpatialData, table: AnnData, *, table_key: str | None, shapes_key: str | None
+) -> tuple[str, np.ndarray, np.ndarray]:
+    """Find the element whose instances the rows of a table are.
+
+    Returns
+    -------
+    key
+        Name of the element.
+    rows
+        Which rows of the table belong to it, bool (n,).
+    instances
+        Their instance ids, in the order of the rows.
+    """
+    annotated = annotated_regions(table)
+    there = _annotatable(sdata)
+    if annotated is None:
+        msg = (
+            f"table {table_key!r} annotates no element, so its rows have no place; link it with "
+            f"sdata.set_table_annotates_spatialelement({table_key!r}, region=..., region_key=..., instance_key=...), "
+            f"region being one of {there or 'nothing (the object holds no shapes)'}"
+        )
+        raise ValueError(msg)
+    regions, region_key, instance_key = annotated
+    for column in (region_key, instance_key):
+        check_key(column, list(table.obs.columns), name="spatialdata_attrs", where=f"obs of table {table_key!r}")
+    if shapes_key is not None and shapes_key not in regions:
+        msg = f"table {table_key!r} does not annotate shapes_key={shapes_key!r}; it annotates {regions}"
+        raise ValueError(msg)
+    if shapes_key is None and len(regions) != 1:
+        msg = f"table {table_key!r} annotates several elements; choose one with shapes_key= out of {regions}"
+        raise ValueError(msg)
+    key = shapes_key if shapes_key is not None else regions[0]
+    if key not in there:
+        msg = f"table {table_key!r} annotates {key!r}, which is not in the object; it holds {there or 'no shapes'}"
+        raise ValueError(msg)
+    rows = (table.obs[region_key].astype(str) == key).to_numpy()
+    if not rows.any():
+        seen = sorted(set(table.obs[region_key].astype(str)))
+        msg = f"no row of table {table_key!r} has obs[{region_key!r}] == {key!r}; the column holds {seen[:10]}"
+        raise ValueError(msg)
+    return key, rows, table.obs[instance_key].to_numpy()[rows]
+
+
+def _annotatable(sdata: SpatialData) -> list[str]:
+    return [*sdata.shapes, *sdata.points, *sdata.labels]
+
+
+def match_instances(wanted: np.ndarray, index: pd.Index, *, table_key: str | None, shapes_key: str) -> np.ndarray:
+    """Position of each wanted instance in an element's index, -1 where it is not in there.
+
+    Raises
+    ------
+    ValueError
+        If the index holds an instance twice, or none of those wanted.
+    """
+    if not index.is_unique:
+        twice = list(index[index.duplicated()].unique()[:5])
+        msg = f"{shapes_key!r} holds the same instance more than once, e.g. {twice}; make its index unique"
+        raise ValueError(msg)
+    at = index.get_indexer(pd.Index(wanted))
+    if (at < 0).all():
+        msg = (
+            f"table {table_key!r} annotates other instances than {shapes_key!r} holds: the table's are like "
+            f"{list(wanted[:3])!r}, the index of {shapes_key!r} is like {list(index[:3])!r} (types count: 1 is not '1')"
+        )
+        raise ValueError(msg)
+    return at

@@ -1,0 +1,148 @@
+"""A grid of tiles over the tissue of an image that has no spots."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from storm._bridge.geometry import common_system
+from storm._bridge.image import levels_of, make_reader
+from storm._bridge.scale import ScaleSources, resolve_scale
+from storm._bridge.select import select_image
+from storm._checks import check_positive
+from storm._keys import TILES
+from storm.data.patches import PatchReader
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from geopandas import GeoDataFrame
+    from spatialdata import SpatialData
+
+#: Resolution at which tissue is told from glass, in µm per pixel.
+_MASK_UM = 8.0
+#: Saturation (0 to 1) above which a pixel is tissue: Otsu's threshold, kept within these limits so that an image that
+#: is all tissue, or all glass, is not split in two.
+_SATURATION = (0.05, 0.15)
+#: Share of a tile that must be tissue.
+_TISSUE_SHARE = 0.25
+
+
+def make_tile_table(
+    sdata: SpatialData,
+    *,
+    image_key: str | None = None,
+    field_um: float,
+    stride_um: float | None = None,
+    coordinate_system: str | None = None,
+    um_per_px: float | None = None,
+    tissue: bool = True,
+) -> tuple[GeoDataFrame, AnnData]:
+    """Lay square tiles over an image and keep those on tissue. Writes nothing.
+
+    Tissue is told from glass by colour: a pixel at 8 µm/px is tissue if its saturation (HSV) is above Otsu's threshold,
+    which is held between 0.05 and 0.15, and a tile is kept if a quarter of its pixels are tissue.
+
+    Parameters
+    ----------
+    sdata
+        Object with the image.
+    image_key
+        The H&E image; not needed if there is only one.
+    field_um
+        Edge of a tile, in µm.
+    stride_um
+        Distance between centres of neighbouring tiles, in µm; ``None`` for ``field_um``, so that tiles touch.
+    coordinate_system
+        Where the image lies; by default the system in µm, else ``"global"``.
+    um_per_px
+        µm per pixel of the full-resolution image, if nothing else says so.
+    tissue
+        Whether to leave out tiles on glass.
+
+    Returns
+    -------
+    shapes
+        Squares with coordinates in µm and a transformation into ``coordinate_system``, indexed 0 to n - 1; to be added
+        under ``storm._keys.TILES``.
+    table
+        n × 0 table that annotates them, row by row; ``obsm["spatial"]`` holds the centres in µm.
+
+    Raises
+    ------
+    KeyError, ValueError, TypeError
+        If image or scale are missing or no such thing (see :func:`storm._bridge.read_spots`), or no tissue is found.
+    """
+    check_positive(field_um, name="field_um", unit="µm")
+    stride_um = field_um if stride_um is None else stride_um
+    check_positive(stride_um, name="stride_um", unit="µm")
+    image_key = select_image(sdata, image_key, image=True)
+    element = sdata.images[image_key]
+    system = common_system({f"image {image_key!r}": element}, wanted=coordinate_system)
+    sources = ScaleSources(coordinate_system=system, image=levels_of(element)[0], attrs=sdata.attrs)
+    scale = resolve_scale(sources, um_per_px=um_per_px, name=f"image {image_key!r}")
+    reader = make_reader(element, image_key=image_key, coordinate_system=system, um_per_unit=scale.um_per_unit)
+
+    centres = tile_centres(reader, stride_um)
+    if tissue and len(centres):
+        centres = centres[tissue_share(reader, centres, field_um=field_um) >= _TISSUE_SHARE]
+    if not len(centres):
+        x0, y0, x1, y1 = reader.extent_um
+        msg = (
+            f"no tile of {field_um:g} µm lies on tissue of image {image_key!r} ({x1 - x0:.0f} × {y1 - y0:.0f} µm); "
+            f"check the µm scale ({scale.um_per_px:.4g} µm/px from {scale.source}), or keep all tiles: tissue=False"
+        )
+        raise ValueError(msg)
+    return _as_elements(centres, field_um=field_um, system=system, um_per_unit=scale.um_per_unit)
+
+
+def tile_centres(reader: PatchReader, stride_um: float) -> np.ndarray:
+    """Centres of a grid in the middle of an image, x and y in µm, row by row; shape (n, 2)."""
+    low, high = np.reshape(reader.extent_um, (2, 2))
+    counts = np.maximum(np.floor((high - low) / stride_um + 1e-9), 1).astype(int)
+    starts = (low + high - (counts - 1) * stride_um) / 2
+    x, y = (start + stride_um * np.arange(n) for start, n in zip(starts, counts, strict=True))
+    centres = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+    return centres[reader.inside(centres)]
+
+
+def tissue_share(reader: PatchReader, centres: np.ndarray, *, field_um: float) -> np.ndarray:
+    """Share of each tile that is tissue, shape (n,)."""
+    from skimage.filters import threshold_otsu
+
+    out_px = max(2, round(field_um / _MASK_UM))
+    saturation = np.zeros((len(centres), out_px, out_px), dtype=np.uint8)
+    for index, patches in reader.iter_patches(centres, field_um=field_um, out_px=out_px):
+        high, low = patches.max(axis=3).astype(np.int32), patches.min(axis=3).astype(np.int32)
+        saturation[index] = (255 * (high - low)) // np.maximum(high, 1)
+    flat = saturation.min() == saturation.max()
+    threshold = np.clip(0 if flat else threshold_otsu(saturation), 255 * _SATURATION[0], 255 * _SATURATION[1])
+    return (saturation > threshold).mean(axis=(1, 2))
+
+
+def _as_elements(
+    centres: np.ndarray, *, field_um: float, system: str, um_per_unit: float
+) -> tuple[GeoDataFrame, AnnData]:
+    import geopandas as gpd
+    import shapely
+    from anndata import AnnData
+    from spatialdata.models import ShapesModel, TableModel
+    from spatialdata.transformations import Identity, Scale
+
+    low, high = centres - field_um / 2, centres + field_um / 2
+    squares = gpd.GeoDataFrame(
+        geometry=shapely.box(low[:, 0], low[:, 1], high[:, 0], high[:, 1]), index=np.arange(len(centres))
+    )
+    to_system = Identity() if um_per_unit == 1 else Scale([1 / um_per_unit, 1 / um_per_unit], axes=("x", "y"))
+    shapes = ShapesModel.parse(squares, transformations={system: to_system})
+    names = pd.Index([f"tile_{k}" for k in range(len(centres))])
+    table = AnnData(
+        X=sparse.csr_matrix((len(centres), 0), dtype=np.float32),
+        obs=pd.DataFrame(
+            {"region": pd.Categorical([TILES] * len(centres)), "tile_id": np.arange(len(centres))}, index=names
+        ),
+        obsm={"spatial": centres.copy()},
+    )
+    return shapes, TableModel.parse(table, region=TILES, region_key="region", instance_key="tile_id")

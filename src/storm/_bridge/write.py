@@ -1,0 +1,229 @@
+"""Writing results into a table: everything is checked before the first assignment, and undone if one fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, MutableMapping
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from storm._bridge.select import annotated_regions, is_spatialdata, select_table
+from storm._keys import UNS
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from geopandas import GeoDataFrame
+    from spatialdata import SpatialData
+
+
+def check_writable(data: SpatialData | AnnData, table_key: str | None = None) -> None:
+    """Raise if results cannot be written into a table; for callers that want to know before they compute.
+
+    A view is refused: what is written to it lands in a copy, not in the object that it is a view of. Backed tables are
+    fine: results live in memory until the user writes the object.
+
+    Raises
+    ------
+    ValueError
+        If the table is a view.
+    """
+    key, table = select_table(data, table_key)
+    if table.is_view:
+        copy = "adata = adata.copy()" if key is None else f"sdata.tables[{key!r}] = sdata.tables[{key!r}].copy()"
+        msg = f"the table is a view of another AnnData, so results would go into a copy of it; first {copy}"
+        raise ValueError(msg)
+
+
+def write_results(
+    data: SpatialData | AnnData,
+    table_key: str | None = None,
+    *,
+    obs: Mapping[str, Any] | None = None,
+    obsm: Mapping[str, Any] | None = None,
+    layers: Mapping[str, Any] | None = None,
+    var: Mapping[str, Any] | None = None,
+    uns: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
+    """Write arrays into a table, all of them or none.
+
+    Parameters
+    ----------
+    data
+        A SpatialData or an AnnData.
+    table_key
+        The table; not needed if there is only one.
+    obs
+        Columns by name, each of length n_obs, in the order of the table.
+    obsm
+        Arrays by name, shape (n_obs, d); stored as float32.
+    layers
+        Matrices by name, shape (n_obs, n_vars); dense ones are stored as float32.
+    var
+        Columns by name, each of length n_vars.
+    uns
+        Provenance by key: ``uns={"X_storm": {...}}`` is stored as ``table.uns["storm"]["X_storm"]``, beside what is
+        there.
+
+    Raises
+    ------
+    KeyError, ValueError
+        If there is no such table, it is a view, or something does not fit it; then nothing has been written.
+    TypeError
+        If the provenance holds something that AnnData cannot store.
+    """
+    check_writable(data, table_key)
+    _, table = select_table(data, table_key)
+    n_obs, n_vars = table.shape
+    obs = {k: _column(v, table.obs_names, name=f"obs[{k!r}]") for k, v in (obs or {}).items()}
+    var = {k: _column(v, table.var_names, name=f"var[{k!r}]") for k, v in (var or {}).items()}
+    obsm = {k: _matrix(v, (n_obs, None), name=f"obsm[{k!r}]") for k, v in (obsm or {}).items()}
+    layers = {k: _matrix(v, (n_obs, n_vars), name=f"layers[{k!r}]") for k, v in (layers or {}).items()}
+    provenance = {k: storable(v, name=f"uns[{UNS!r}][{k!r}]") for k, v in (uns or {}).items()}
+
+    undo: list[Callable[[], None]] = []
+    try:
+        for target, new in ((table.obs, obs), (table.var, var), (table.obsm, obsm), (table.layers, layers)):
+            for key, value in new.items():
+                _assign(target, key, value, undo)
+        if provenance:
+            # a new dictionary, so that the old one is still whole when it has to come back
+            _assign(table.uns, UNS, {**table.uns.get(UNS, {}), **provenance}, undo)
+    except BaseException:
+        for step in reversed(undo):
+            step()
+        raise
+
+
+def _assign(target: Any, key: str, value: Any, undo: list[Callable[[], None]]) -> None:
+    """Set one entry after noting how to bring back what was there."""
+    if key in target:
+        old = target[key]
+        undo.append(lambda: target.__setitem__(key, old))
+    else:
+        undo.append(lambda: _discard(target, key))
+    target[key] = value
+
+
+def _discard(target: MutableMapping | pd.DataFrame, key: str) -> None:
+    if key in target:
+        del target[key]
+
+
+def _column(values: Any, names: pd.Index, *, name: str) -> Any:
+    """Check a column against the names of its axis and give it their index."""
+    if isinstance(values, pd.Series):
+        if not values.index.equals(names):
+            msg = f"{name} is a Series whose index is not the table's; give it in the table's order"
+            raise ValueError(msg)
+        values = values.array
+    if np.ndim(values) != 1 or len(values) != len(names):
+        msg = f"{name} has shape {np.shape(values)}, expected ({len(names)},)"
+        raise ValueError(msg)
+    return pd.Series(values, index=names)
+
+
+def _matrix(values: Any, shape: tuple[int, int | None], *, name: str) -> Any:
+    """Check the shape of a matrix and make it float32 (sparse ones stay as they are)."""
+    if not sparse.issparse(values):
+        values = np.ascontiguousarray(values, dtype=np.float32)
+    if values.ndim != 2 or any(want not in (None, got) for got, want in zip(values.shape, shape, strict=True)):
+        wanted = tuple("d" if s is None else s for s in shape)
+        msg = f"{name} has shape {values.shape}, expected {wanted}"
+        raise ValueError(msg)
+    return values
+
+
+def storable(value: Any, *, name: str) -> Any:
+    """Turn provenance into what AnnData can write to zarr and h5ad.
+
+    Raises
+    ------
+    TypeError
+        If there is something that cannot be written, naming where.
+    """
+    if isinstance(value, Mapping):
+        bad = [k for k in value if not isinstance(k, str) or "/" in k or not k]
+        if bad:
+            msg = f"{name} has the keys {bad}; keys are strings without '/'"
+            raise TypeError(msg)
+        return {k: storable(v, name=f"{name}[{k!r}]") for k, v in value.items()}
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, (list, tuple, set, frozenset)):
+        items = sorted(value) if isinstance(value, (set, frozenset)) else list(value)
+        value = np.asarray(items, dtype=object if not items else None)
+        value = value.astype(str) if not items else value
+    if value is None or isinstance(value, (str, bool, int, float, np.generic)):
+        return value
+    is_array = isinstance(value, np.ndarray) and value.dtype.kind in "biufUSO"
+    if is_array and (value.dtype.kind != "O" or all(isinstance(v, str) for v in value.ravel())):
+        return value
+    msg = f"{name} is {type(value).__name__} ({value!r:.60}), which AnnData cannot store; use text, numbers or arrays"
+    raise TypeError(msg)
+
+
+def annotate_like(table: AnnData, X: Any, *, var: pd.DataFrame) -> AnnData:
+    """Make a new table with the observations of another one, annotating the same elements.
+
+    Parameters
+    ----------
+    table
+        The table whose ``obs_names``, regions and instances are taken over.
+    X
+        Matrix of the new table, shape (n_obs, n_vars).
+    var
+        Its variables, with their names as index.
+    """
+    from anndata import AnnData
+
+    annotated = annotated_regions(table)
+    columns = [] if annotated is None else list(annotated[1:])
+    new = AnnData(X=X, obs=table.obs[columns].copy(), var=var)
+    if annotated is not None:
+        new.uns["spatialdata_attrs"] = {
+            key: list(value) if isinstance(value, (list, np.ndarray)) else value
+            for key, value in table.uns["spatialdata_attrs"].items()
+        }
+    if "spatial" in table.obsm:
+        new.obsm["spatial"] = np.array(table.obsm["spatial"])
+    return new
+
+
+def add_elements(
+    sdata: SpatialData,
+    *,
+    shapes: Mapping[str, GeoDataFrame] | None = None,
+    tables: Mapping[str, AnnData] | None = None,
+) -> None:
+    """Add shapes and tables to a SpatialData, all of them or none; those of the same name are replaced.
+
+    Raises
+    ------
+    TypeError
+        If ``sdata`` is no SpatialData.
+    ValueError
+        If a name belongs to an element of another kind (spatialdata's own error).
+    """
+    if not is_spatialdata(sdata):
+        msg = f"only a SpatialData can take elements, not {type(sdata).__name__}"
+        raise TypeError(msg)
+    undo: list[Callable[[], None]] = []
+    try:
+        for group, new in ((sdata.shapes, shapes or {}), (sdata.tables, tables or {})):
+            for key, element in new.items():
+                old = group.pop(key, None)
+                undo.append(lambda group=group, key=key, old=old: _put_back(group, key, old))
+                group[key] = element
+    except BaseException:
+        for step in reversed(undo):
+            step()
+        raise
+
+
+def _put_back(group: MutableMapping, key: str, old: Any) -> None:
+    group.pop(key, None)
+    if old is not None:
+        group[key] = old

@@ -26,7 +26,14 @@ def affine_of(element: Any, coordinate_system: str) -> np.ndarray:
     from spatialdata.transformations import get_transformation
 
     matrix = get_transformation(element, coordinate_system).to_affine_matrix(("x", "y"), ("x", "y"))
-    return np.asarray(matrix, dtype=np.float64)[:2]
+    affine = np.asarray(matrix, dtype=np.float64)[:2]
+    if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:, :2]) < 2:
+        msg = (
+            f"a transformation into {coordinate_system!r} cannot be inverted: {affine.tolist()} of x, y, 1; correct it "
+            f"with spatialdata.transformations.set_transformation"
+        )
+        raise ValueError(msg)
+    return affine
 
 
 def um_system(systems: list[str]) -> str | None:

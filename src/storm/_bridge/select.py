@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from storm._checks import check_key
+from storm._keys import predicted_table
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -41,7 +42,7 @@ def select_table(data: SpatialData | AnnData, table_key: str | None = None) -> t
     data
         Object with a table, or a table.
     table_key
-        Which table; not needed if there is only one.
+        Which table; not needed if there is only one, beside which its table of predicted genes does not count.
 
     Returns
     -------
@@ -66,10 +67,12 @@ def select_table(data: SpatialData | AnnData, table_key: str | None = None) -> t
         if not data.tables:
             msg = "the object holds no table; add one: sdata.tables[name] = spatialdata.models.TableModel.parse(...)"
             raise ValueError(msg)
-        if len(data.tables) > 1:
+        # A table of predicted genes stands beside the one it was predicted for, and does not compete with it.
+        mine = [key for key in data.tables if key not in {predicted_table(other) for other in data.tables}]
+        if len(mine) > 1:
             msg = f"the object holds several tables; choose one with table_key= out of {sorted(data.tables)}"
             raise ValueError(msg)
-        table_key = next(iter(data.tables))
+        table_key = mine[0]
     check_key(table_key, data.tables, name="table_key", where="sdata.tables")
     return table_key, data.tables[table_key]
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import pytest
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
 
 mpl.use("Agg")
 
@@ -38,3 +42,22 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real sections are not here: {folder} does not exist (set STORM_DATA_DIR to their folder)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def toy_once() -> SpatialData:
+    """A small Visium-like section with planted domains; for reading only, see ``toy``."""
+    import storm
+
+    return storm.datasets.toy("visium", n=150, seed=0)
+
+
+@pytest.fixture
+def toy(toy_once: SpatialData) -> SpatialData:
+    """The same section with a table of its own: a test may write into it."""
+    from spatialdata import SpatialData
+
+    tables = {name: table.copy() for name, table in toy_once.tables.items()}
+    return SpatialData(
+        images=dict(toy_once.images), shapes=dict(toy_once.shapes), tables=tables, attrs=dict(toy_once.attrs)
+    )

@@ -206,7 +206,7 @@ def test_docstrings_are_complete() -> None:
         doc = inspect.getdoc(function) or ""
         signature = inspect.signature(function)
         parameters = [p for p in signature.parameters if p not in ("self", "cls")]
-        is_method = name.count(".") > 2 and name.split(".")[-2][0].isupper()
+        is_method = name.split(".")[-2][0].isupper()
         if not doc:
             wrong.append(f"{name}: no docstring")
             continue

@@ -1,9 +1,13 @@
 from . import datasets as datasets
 from . import encoders as encoders
+from . import io as io
 from . import metrics as metrics
 from . import model as model
 from . import pl as pl
 from . import tl as tl
+from ._loading import ExpressionHead as ExpressionHead
+from ._loading import StormModel as StormModel
+from ._loading import load_model as load_model
 from ._settings import settings as settings
 
 __version__: str

@@ -1,0 +1,3 @@
+from ._domains import domains as domains
+from ._expression import expression as expression
+from ._he import he as he

@@ -1,0 +1,73 @@
+"""The section itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from storm._bridge import read_view
+from storm.pl import _draw
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+    from spatialdata import SpatialData
+
+__all__ = ["he"]
+
+
+def he(
+    data: SpatialData | AnnData,
+    *,
+    table_key: str | None = None,
+    image_key: str | None = None,
+    shapes_key: str | None = None,
+    coordinate_system: str | None = None,
+    um_per_px: float | None = None,
+    ax: Axes | None = None,
+    outlines: bool = False,
+    title: str | None = "H&E",
+    scale_bar: bool = True,
+) -> Axes:
+    """Draw the H&E image around the spots, in µm.
+
+    Parameters
+    ----------
+    data
+        The section.
+    table_key, image_key, shapes_key, coordinate_system, um_per_px
+        What to read, and the scale, as in :func:`storm.tl.embed`; needed only where there are several.
+    ax
+        Axes to draw into; ``None`` makes a figure.
+    outlines
+        Whether to draw the outlines of spots, bins or cells.
+    title
+        Title of the axes.
+    scale_bar
+        Whether to draw a scale bar (where µm are known).
+
+    Returns
+    -------
+    The axes, in µm with y down.
+
+    Raises
+    ------
+    ValueError
+        If there is no image, or several and no ``image_key``.
+    KeyError
+        If a key does not exist.
+    """
+    view = read_view(
+        data,
+        table_key=table_key,
+        image_key=image_key,
+        shapes_key=shapes_key,
+        coordinate_system=coordinate_system,
+        um_per_px=um_per_px,
+        image=True,
+    )
+    ax = _draw.new_axes(view)[0, 0] if ax is None else ax
+    _draw.histology(ax, view)
+    if outlines:
+        _draw.spots(ax, view, view.placed, size=1.0, facecolors="none", edgecolors="black", linewidths=0.4)
+    _draw.frame(ax, view, title=title, scale_bar=scale_bar)
+    return ax

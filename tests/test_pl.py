@@ -1,0 +1,317 @@
+"""Plots: what is drawn where, read back from the axes, and every error before a figure is made."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.collections import EllipseCollection, PolyCollection
+from matplotlib.colors import to_hex
+
+import storm
+from storm._bridge import read_view
+from storm._bridge.image import levels_of
+from storm.pl import _draw
+
+UM_PER_PX = 2.0
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return {p: storm.datasets.toy(p, n=60, seed=3, um_per_px=UM_PER_PX) for p in ("visium", "visium_hd", "xenium")}
+
+
+@pytest.fixture
+def visium(drawn):
+    """A section with domains (three of them missing) and a prediction, written by hand."""
+    from spatialdata import SpatialData
+
+    sdata = drawn["visium"]
+    table = sdata["table"].copy()
+    labels = pd.Series((np.arange(60) % 4).astype(str), index=table.obs_names, dtype="category")
+    labels.iloc[:3] = np.nan
+    table.obs["storm_domain"] = labels
+    table.layers["storm"] = np.tile(np.linspace(0.5, 2, 60, dtype=np.float32)[:, None], (1, table.n_vars))
+    table.layers["storm"][:, table.var_names.get_loc("COL1A1")] = np.nan
+    table.var["storm_r"] = 0.25
+    return SpatialData(images={"he": sdata["he"]}, shapes={"spots": sdata["spots"]}, tables={"table": table})
+
+
+def spots_of(ax):
+    return [c for c in ax.collections if isinstance(c, EllipseCollection | PolyCollection)]
+
+
+# ---------------------------------------------------------------------------------------------- the view
+
+
+def test_view_lies_in_um(drawn):
+    sdata = drawn["visium"]
+    view = read_view(sdata)
+    np.testing.assert_allclose(view.centres, sdata["table"].obsm["spatial"] * UM_PER_PX)
+    np.testing.assert_allclose(view.diameters, 55)
+    assert view.um_known
+    assert view.outlines is None
+    left, right, bottom, top = view.extent
+    assert left < view.centres[:, 0].min() < view.centres[:, 0].max() < right
+    assert top < view.centres[:, 1].min() < view.centres[:, 1].max() < bottom
+    assert view.image.dtype == np.uint8
+    assert max(view.image.shape) == pytest.approx(1600, abs=2)
+
+
+def test_view_shows_the_right_place(drawn):
+    """A red square painted on the image is red in the view, where it lies in µm, and nowhere else."""
+    from spatialdata import SpatialData
+    from spatialdata.models import Image2DModel
+    from spatialdata.transformations import get_transformation
+
+    sdata = drawn["visium"]
+    pixels = levels_of(sdata["he"])[0].to_numpy().copy()
+    pixels[:, 100:130, 150:200] = np.array([255, 0, 0])[:, None, None]
+    image = Image2DModel.parse(
+        pixels,
+        dims=("c", "y", "x"),
+        c_coords=["r", "g", "b"],
+        transformations=get_transformation(sdata["he"], get_all=True),
+    )
+    marked = SpatialData(images={"he": image}, shapes={"spots": sdata["spots"]}, tables={"table": sdata["table"]})
+    view = read_view(marked, max_px=800)
+    red = (view.image[..., 0] > 200) & (view.image[..., 1] < 80)
+    left, right, bottom, top = view.extent
+    rows, columns = np.nonzero(red)
+    x = left + (columns + 0.5) / red.shape[1] * (right - left)
+    y = top + (rows + 0.5) / red.shape[0] * (bottom - top)
+    px = (right - left) / red.shape[1]
+    assert x.min() == pytest.approx(150 * UM_PER_PX, abs=2 * px)
+    assert x.max() == pytest.approx(200 * UM_PER_PX, abs=2 * px)
+    assert y.min() == pytest.approx(100 * UM_PER_PX, abs=2 * px)
+    assert y.max() == pytest.approx(130 * UM_PER_PX, abs=2 * px)
+
+
+def test_view_in_pieces_is_the_same_picture(drawn, monkeypatch):
+    whole = read_view(drawn["visium"]).image.astype(float)
+    monkeypatch.setattr("storm._bridge.view._WHOLE_PX", 10)
+    monkeypatch.setattr("storm._bridge.view._PIECES", 4)
+    pieces = read_view(drawn["visium"]).image.astype(float)
+    rows, columns = (min(a, b) for a, b in zip(whole.shape[:2], pieces.shape[:2], strict=True))
+    assert abs(rows - len(whole)) <= 4
+    assert np.abs(whole[:rows, :columns] - pieces[:rows, :columns]).mean() < 4
+
+
+def test_view_of_bins_and_cells_has_outlines(drawn):
+    bins = read_view(drawn["visium_hd"])
+    assert bins.outlines.shape == (60, 5, 2)
+    np.testing.assert_allclose(bins.outlines[:, :4].mean(axis=1), bins.centres, atol=1e-9)
+    np.testing.assert_allclose(bins.diameters, 8)
+    cells = read_view(drawn["xenium"])
+    assert len(cells.outlines) == 60
+    assert (np.linalg.norm(cells.outlines[7] - cells.centres[7], axis=1) < 15).all()
+
+
+def test_view_follows_the_table_not_the_shapes(drawn):
+    from spatialdata import SpatialData
+
+    sdata = drawn["xenium"]
+    order = np.random.default_rng(0).permutation(60)
+    mixed = SpatialData(
+        images={"he": sdata["he"]}, shapes={"cells": sdata["cells"].iloc[order]}, tables={"table": sdata["table"]}
+    )
+    for one, two in zip(read_view(mixed).outlines, read_view(sdata).outlines, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_outlines_of_different_corners_and_parts(drawn):
+    import shapely
+    from spatialdata import SpatialData
+
+    sdata = drawn["xenium"]
+    cells = sdata["cells"].copy()
+    first = cells.geometry.iloc[0]
+    speck = shapely.box(0, 0, 0.1, 0.1)
+    cells.loc[cells.index[0], "geometry"] = shapely.MultiPolygon([speck, first])
+    cells.loc[cells.index[1], "geometry"] = cells.geometry.iloc[1].simplify(1.0)
+    changed = SpatialData(images={"he": sdata["he"]}, shapes={"cells": cells}, tables={"table": sdata["table"]})
+    view = read_view(changed)
+    assert isinstance(view.outlines, list)
+    np.testing.assert_array_equal(view.outlines[0], read_view(sdata).outlines[0])
+    ax = storm.pl.domains(changed, "domain")
+    assert sum(len(c.get_paths()) for c in spots_of(ax)) == 60
+
+
+# ---------------------------------------------------------------------------------------------- domains
+
+
+def test_domains(visium):
+    ax = storm.pl.domains(visium)
+    assert ax.get_aspect() == 1
+    low, high = ax.get_ylim()
+    assert low > high  # y down, as in images
+    assert ax.get_title() == "storm_domain"
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels == ["0", "1", "2", "3", "none"]
+    drawn = spots_of(ax)
+    codes = visium["table"].obs["storm_domain"].cat.codes.to_numpy()
+    assert [len(c.get_offsets()) for c in drawn] == [*(int((codes == k).sum()) for k in range(4)), 3]
+    expected = [to_hex(c) for c in [*_draw.OKABE_ITO[:4], _draw.MISSING]]
+    assert [to_hex(c.get_facecolor()[0]) for c in drawn] == expected
+    np.testing.assert_allclose(
+        drawn[2].get_offsets(), (visium["table"].obsm["spatial"] * UM_PER_PX)[codes == 2], atol=1e-6
+    )
+    assert len(ax.images) == 1
+    assert any("µm" in t.get_text() for t in ax.findobj(match=lambda a: hasattr(a, "get_text")))
+
+
+def test_domains_into_given_axes_with_given_colours(visium):
+    _, ax = plt.subplots()
+    colours = {"0": "red", "1": "lime", "2": "blue", "3": "#123456"}
+    assert storm.pl.domains(visium, ax=ax, palette=colours, legend=False, title="", image_alpha=0) is ax
+    assert [to_hex(c.get_facecolor()[0]) for c in spots_of(ax)[:4]] == ["#ff0000", "#00ff00", "#0000ff", "#123456"]
+    assert ax.get_legend() is None
+    assert not ax.images
+    visium["table"].uns["storm_domain_colors"] = ["#111111", "#222222", "#333333", "#444444"]
+    assert to_hex(spots_of(storm.pl.domains(visium))[1].get_facecolor()[0]) == "#222222"
+
+
+def test_domains_of_an_anndata(visium):
+    adata = visium["table"].copy()
+    ax = storm.pl.domains(adata)
+    assert not ax.images
+    assert sum(len(c.get_offsets()) for c in spots_of(ax)) == 60
+
+
+@pytest.mark.parametrize("platform", ["visium_hd", "xenium"])
+def test_bins_and_cells_are_drawn_as_they_are(drawn, platform):
+    ax = storm.pl.domains(drawn[platform], "domain")
+    paths = [path for c in spots_of(ax) for path in c.get_paths()]
+    assert len(paths) == 60
+    size = np.median([np.ptp(path.vertices[:, 0]) for path in paths])
+    assert size == pytest.approx(8, rel=1e-6) if platform == "visium_hd" else 4 < size < 30
+    smaller = storm.pl.domains(drawn[platform], "domain", size=0.5)
+    half = [np.ptp(path.vertices[:, 0]) for c in spots_of(smaller) for path in c.get_paths()]
+    assert np.median(half) == pytest.approx(size / 2, rel=0.01)
+
+
+def test_palette_has_no_colour_twice():
+    colours = _draw.palette(24)
+    assert len(set(colours)) == 24
+
+
+def test_domains_names_what_is_wrong(visium):
+    before = plt.get_fignums()
+    with pytest.raises(KeyError, match=r"key='nope' is not in obs .*storm.tl.domains.*'storm_domain'"):
+        storm.pl.domains(visium, "nope")
+    visium["table"].obs["depth"] = np.arange(60) + 0.5
+    with pytest.raises(ValueError, match=r"'depth'.* 60 different values.*numbers, not domains"):
+        storm.pl.domains(visium, "depth")
+    with pytest.raises(ValueError, match=r"no colour for \['1', '2', '3'\]"):
+        storm.pl.domains(visium, palette={"0": "red"})
+    with pytest.raises(ValueError, match="2 colours for 4 domains"):
+        storm.pl.domains(visium, palette=["red", "blue"])
+    with pytest.raises(KeyError, match="image_key='x'"):
+        storm.pl.domains(visium, image_key="x")
+    assert plt.get_fignums() == before
+
+
+# ---------------------------------------------------------------------------------------------- H&E, expression
+
+
+def test_he(visium):
+    ax = storm.pl.he(visium, outlines=True)
+    assert len(ax.images) == 1
+    assert len(spots_of(ax)[0].get_offsets()) == 60
+    with pytest.raises(ValueError, match="AnnData holds no H&E image"):
+        storm.pl.he(visium["table"])
+
+
+def test_expression(visium):
+    axes = storm.pl.expression(visium, ["EPCAM", "COL1A1"])
+    assert axes.shape == (2, 3)
+    assert [ax.get_title() for ax in axes[0]] == ["H&E", "measured", "predicted"]
+    assert [ax.get_ylabel() for ax in axes[:, 0]] == ["EPCAM", "COL1A1"]
+    assert len({ax.get_xlim() + ax.get_ylim() for ax in axes.ravel()}) == 1
+    table = visium["table"]
+    counts = table.X.toarray().astype(float)
+    scaled = np.log1p(counts / counts.sum(axis=1, keepdims=True) * 1e4)
+    shown = spots_of(axes[0, 1])[0].get_array()
+    np.testing.assert_allclose(shown, scaled[:, table.var_names.get_loc("EPCAM")], rtol=1e-6)
+    np.testing.assert_allclose(spots_of(axes[0, 2])[0].get_array(), np.linspace(0.5, 2, 60), rtol=1e-6)
+    assert axes[0, 2].get_title(loc="right") == "held-out r = 0.25"
+    # COL1A1 has no prediction: its column of the layer is NaN
+    assert not spots_of(axes[1, 2])
+    assert axes[1, 2].texts[0].get_text() == "not predicted"
+
+
+def test_expression_scales(visium):
+    own = storm.pl.expression(visium, "EPCAM")
+    norms = [spots_of(ax)[0].norm for ax in own[0, 1:]]
+    assert norms[0].vmax != norms[1].vmax
+    shared = storm.pl.expression(visium, "EPCAM", scale="shared")
+    norms = [spots_of(ax)[0].norm for ax in shared[0, 1:]]
+    assert (norms[0].vmin, norms[0].vmax) == (norms[1].vmin, norms[1].vmax)
+    bars = [ax for ax in own[0, 0].figure.axes if ax not in own]
+    assert [bar.get_ylabel() for bar in bars] == ["log1p(counts per 10k)"] * 2
+    raw = storm.pl.expression(visium, "EPCAM", log1p=False)
+    counts = visium["table"][:, "EPCAM"].X.toarray().ravel()
+    np.testing.assert_array_equal(spots_of(raw[0, 1])[0].get_array(), counts)
+    with pytest.raises(ValueError, match=r"scale='same'.*'shared', 'own'"):
+        storm.pl.expression(visium, "EPCAM", scale="same")
+
+
+def test_expression_of_genes_beside_the_table(visium):
+    from anndata import AnnData
+    from spatialdata.models import TableModel
+
+    table = visium["table"]
+    beside = AnnData(
+        np.arange(120, dtype=np.float32).reshape(60, 2),
+        obs=table.obs[["region", "spot_id"]].copy(),
+        var=pd.DataFrame({"storm_r": [0.5, 0.1]}, index=["NEW1", "NEW2"]),
+    )
+    visium["table_storm"] = TableModel.parse(beside, region="spots", region_key="region", instance_key="spot_id")
+    axes = storm.pl.expression(visium, "NEW1")
+    assert [ax.get_title() for ax in axes[0]] == ["H&E", "predicted"]
+    np.testing.assert_array_equal(spots_of(axes[0, 1])[0].get_array(), np.arange(0, 120, 2))
+    assert axes[0, 1].get_title(loc="right") == "held-out r = 0.50"
+    both = storm.pl.expression(visium, ["NEW2", "EPCAM"])
+    assert both[0, 1].texts[0].get_text() == "not measured"
+
+
+def test_expression_of_an_anndata_and_into_given_axes(visium):
+    adata = visium["table"].copy()
+    axes = storm.pl.expression(adata, "EPCAM")
+    assert [ax.get_title() for ax in axes[0]] == ["measured", "predicted"]
+    _, given = plt.subplots(1, 2)
+    assert storm.pl.expression(adata, "EPCAM", axes=given)[0, 1] is given[1]
+    with pytest.raises(ValueError, match=r"1 genes of 2 panels: give shape \(1, 2\)"):
+        storm.pl.expression(adata, "EPCAM", axes=plt.subplots(1, 3)[1])
+
+
+def test_expression_leaves_out_what_has_no_value(visium):
+    visium["table"].layers["storm"][5:9] = np.nan
+    axes = storm.pl.expression(visium, "EPCAM")
+    assert len(spots_of(axes[0, 2])[0].get_offsets()) == 56
+
+
+def test_expression_names_what_is_wrong(visium):
+    with pytest.raises(KeyError, match=r"'NOPE' is neither among the 306 genes .*predict_expression"):
+        storm.pl.expression(visium, ["EPCAM", "NOPE"])
+    with pytest.raises(KeyError, match=r"layer='nope' is not in layers.*'storm'"):
+        storm.pl.expression(visium, "EPCAM", layer="nope")
+    from anndata import AnnData
+
+    visium["table_storm"] = AnnData(np.ones((3, 1), dtype=np.float32), var=pd.DataFrame(index=["NEW"]))
+    with pytest.raises(ValueError, match=r"'table_storm' does not hold the same spots"):
+        storm.pl.expression(visium, "NEW")
+
+
+def test_a_figure_can_be_saved(visium, tmp_path):
+    for name in ("png", "pdf"):
+        storm.pl.domains(visium).figure.savefig(tmp_path / f"domains.{name}")
+        storm.pl.expression(visium, "EPCAM")[0, 0].figure.savefig(tmp_path / f"expression.{name}")
+    assert (tmp_path / "expression.pdf").stat().st_size > 10_000

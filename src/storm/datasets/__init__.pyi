@@ -1,1 +1,3 @@
+from ._her2st import her2st as her2st
+from ._mob import mob as mob
 from ._toy import toy as toy

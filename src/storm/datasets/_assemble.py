@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from storm.datasets._nuclei import Nuclei
 from storm.datasets._paint import Painter
 from storm.datasets._types import LOOKS
 from storm.io._pyramid import CHUNK, blank_levels, fill, image_element, pyramid, tiles
+from storm.io._st import in_pixels
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -25,13 +27,6 @@ if TYPE_CHECKING:
 TILE = 2 * CHUNK
 
 
-def to_um(um_per_px: float) -> dict[str, Any]:
-    """Transformations of something in pixels: to itself, and to µm."""
-    from spatialdata.transformations import Identity, Scale
-
-    return {"global": Identity(), "um": Scale([um_per_px, um_per_px], axes=("x", "y"))}
-
-
 def make_shapes(platform: str, layout: Layout, nuclei: Nuclei | None, ids: Any, *, um_per_px: float) -> GeoDataFrame:
     """Circles, squares or cell outlines; in pixels, but for Xenium, which keeps µm."""
     import geopandas as gpd
@@ -40,7 +35,7 @@ def make_shapes(platform: str, layout: Layout, nuclei: Nuclei | None, ids: Any, 
     from spatialdata.transformations import Identity, Scale
 
     spec = PLATFORMS[platform]
-    transformations = to_um(um_per_px)
+    transformations = in_pixels(um_per_px)
     centres = layout.centres / um_per_px
     index = pd.Index(ids)
     if spec.shapes == "spots":
@@ -83,7 +78,7 @@ def in_memory(painter: Painter, table: AnnData, shapes: GeoDataFrame, key: str, 
     image = np.empty((3, *painter.shape), dtype=np.uint8)
     for y, x, shape in tiles(painter.shape, TILE):
         image[:, y : y + shape[0], x : x + shape[1]] = painter.paint(y, x, shape)
-    element = image_element(pyramid(image), transformations=to_um(painter.um_per_px))
+    element = image_element(pyramid(image), transformations=in_pixels(painter.um_per_px))
     return SpatialData(images={"he": element}, shapes={key: shapes}, tables={"table": table}, attrs=attrs)
 
 
@@ -96,10 +91,13 @@ def on_disk(
     from tqdm.auto import tqdm
 
     levels = blank_levels(painter.shape)
-    element = image_element(levels, transformations=to_um(painter.um_per_px))
+    element = image_element(levels, transformations=in_pixels(painter.um_per_px))
     sdata = SpatialData(images={"he": element}, shapes={key: shapes}, tables={"table": table}, attrs=attrs)
     try:
-        sdata.write(path)
+        with warnings.catch_warnings():
+            # announces a default of the next anndata, once per array written
+            warnings.filterwarnings("ignore", message="zarr v3 autosharding", category=UserWarning)
+            sdata.write(path)
         group = zarr.open_group(path / "images" / "he", mode="r+")
         arrays = [group[f"s{k}"] if f"s{k}" in group else group[str(k)] for k in range(len(levels))]
 

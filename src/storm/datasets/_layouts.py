@@ -30,6 +30,8 @@ class Platform:
         Size of its panel, ``None`` for all.
     instance_key
         ``obs`` column that names the shape.
+    um_per_px
+        Resolution of the default image.
     """
 
     shapes: str
@@ -39,14 +41,15 @@ class Platform:
     depth: float
     genes: int | None
     instance_key: str
+    um_per_px: float
 
 
 PLATFORMS = {
-    "visium": Platform("spots", 1000, 100.0, 55.0, 2500.0, None, "spot_id"),
-    "visium_hd": Platform("bins", 20_000, 8.0, 8.0, 35.0, None, "location_id"),
-    "xenium": Platform("cells", 4000, 0.0, 0.0, 110.0, 220, "cell_id"),
-    "cosmx": Platform("cells", 4000, 0.0, 0.0, 80.0, 200, "cell_ID"),
-    "st": Platform("spots", 300, 200.0, 100.0, 5000.0, None, "spot_id"),
+    "visium": Platform("spots", 1000, 100.0, 55.0, 2500.0, None, "spot_id", 1.0),
+    "visium_hd": Platform("bins", 20_000, 8.0, 8.0, 35.0, None, "location_id", 0.5),
+    "xenium": Platform("cells", 4000, 0.0, 0.0, 110.0, 220, "cell_id", 0.5),
+    "cosmx": Platform("cells", 4000, 0.0, 0.0, 80.0, 200, "cell_ID", 0.5),
+    "st": Platform("spots", 300, 200.0, 100.0, 5000.0, None, "spot_id", 1.0),
 }
 
 #: Nuclei per µm² of tissue, a guess that sets the size of a section of cells.

@@ -94,24 +94,40 @@ class Field:
 class Texture:
     """A periodic texture in µm; its period is too long, and its use too small, for the eye to notice.
 
-    ``values`` are float32 in [0, 1], shape (p, p), ``step`` µm apart.
+    ``values`` are float32 in [0, 1], shape (p, p) with p a power of two, ``step`` µm apart.
     """
 
     values: np.ndarray
     step: float
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, *, grain: tuple[float, float], step: float, size: int = 512) -> Texture:
-        """Draw noise smoothed with standard deviations ``grain`` (x, y) µm, equalised to a uniform distribution."""
-        noise = rng.standard_normal((size, size), dtype=np.float32)
-        noise = ndimage.gaussian_filter(noise, (grain[1] / step, grain[0] / step), mode="wrap")
+    def draw(
+        cls,
+        rng: np.random.Generator,
+        *,
+        grain: tuple[float, float],
+        step: float,
+        coarse: float | None = None,
+        size: int = 512,
+    ) -> Texture:
+        """Draw noise smoothed with standard deviations ``grain`` (x, y) µm, equalised to a uniform distribution.
+
+        With ``coarse``, noise smoothed over that many µm in y is added in equal strength.
+        """
+        noise = np.zeros((size, size), dtype=np.float32)
+        for across in (grain[1], *([] if coarse is None else [coarse])):
+            layer = rng.standard_normal((size, size), dtype=np.float32)
+            layer = ndimage.gaussian_filter(layer, (across / step, grain[0] / step), mode="wrap")
+            noise += layer / layer.std()
         rank = np.empty(noise.size, dtype=np.float32)
         rank[np.argsort(noise, axis=None, kind="stable")] = np.linspace(0, 1, noise.size, dtype=np.float32)
         return cls(rank.reshape(noise.shape), step)
 
     def lookup(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Nearest texture value at µm positions of any (broadcastable) shape."""
+        """Nearest texture value at µm positions of one shape, or of a row ``x`` (1, w) and a column ``y`` (h, 1)."""
         size = self.values.shape[0]
-        ix = (np.asarray(x) / self.step).astype(np.int64) % size
-        iy = (np.asarray(y) / self.step).astype(np.int64) % size
-        return self.values[iy, ix]
+        ix, iy = (np.multiply(a, np.float32(1 / self.step)).astype(np.int32) & (size - 1) for a in (x, y))
+        if ix.ndim == 2 and ix.shape[0] == 1 == iy.shape[1]:
+            return np.take(self.values[iy[:, 0]], ix[0], axis=1)
+        iy *= size
+        return np.take(self.values, iy + ix)

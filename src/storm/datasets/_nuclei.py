@@ -216,7 +216,8 @@ def _sow_lymphocytes(section: Section, stage: int) -> Iterator[Nuclei]:
         w = section.weights(xy)
         infiltration = section.local("infiltration", xy) ** 2.5
         outside = 0.30 * (w[:, STROMA] + w[:, TUMOUR]) * (1.35 - section.nest(xy)) + 0.05 * w[:, GLANDS]
-        chance = 0.78 * w[:, IMMUNE] + infiltration * outside
+        crowd = 0.55 + 0.35 * section.local("cellularity", xy)
+        chance = crowd * w[:, IMMUNE] + infiltration * outside
         xy = _sow(section, rng, xy, chance)
         immune = section.weights(xy)[:, IMMUNE]
         follicle = section.local("follicle", xy) > 0.5
@@ -256,10 +257,10 @@ def fibre_direction(section: Section, xy: np.ndarray) -> np.ndarray:
 
 def _not_crowded(nuclei: Nuclei) -> np.ndarray:
     """Indices of nuclei that do not lie in an earlier one."""
-    pairs = cKDTree(nuclei.xy).query_pairs(6.5, output_type="ndarray")
+    pairs = cKDTree(nuclei.xy).query_pairs(9.0, output_type="ndarray")
     radius = np.sqrt(nuclei.major * nuclei.minor)
     gap = np.linalg.norm(nuclei.xy[pairs[:, 0]] - nuclei.xy[pairs[:, 1]], axis=1)
-    close = gap < 0.85 * (radius[pairs[:, 0]] + radius[pairs[:, 1]])
+    close = gap < 0.88 * (radius[pairs[:, 0]] + radius[pairs[:, 1]])
     blood = nuclei.kind[pairs] == ERYTHROCYTE
     later = pairs[close & ~blood.all(axis=1)].max(axis=1)
     kept = np.ones(len(nuclei), dtype=bool)

@@ -41,12 +41,12 @@ class Painter:
         self.section = section
         self.um_per_px = um_per_px
         rng = np.random.default_rng([section.seed, 7])
-        self._fibre = Texture.draw(rng, grain=(14.0, 0.75), step=0.5, size=768)
+        self._fibre = Texture.draw(rng, grain=(14.0, 0.7), coarse=2.6, step=0.5)
         self._grain = Texture.draw(rng, grain=(0.9, 0.9), step=0.5)
         self._clump = Texture.draw(rng, grain=(0.45, 0.45), step=0.25)
         self._cloud = Texture.draw(rng, grain=(4.0, 4.0), step=1.0)
         # every section is stained a little differently
-        strength = np.exp(rng.normal(0, 0.06, 2))
+        strength = np.exp(rng.normal(0, 0.10, 2))
         tint = np.exp(rng.normal(0, 0.05, (2, 3)))
         self._stains = (STAINS * strength[:, None] * tint).astype(np.float32)
         self._nuclei, self._bands = _banded(nuclei, section.extent[1])
@@ -77,8 +77,8 @@ class Painter:
             weave = self._weave(px, py, grow, x0, y0, (ny, nx))
             dense = grow(planes["collagen"])
             # loose stroma splits between its fibres, dense collagen is felted
-            fibres = 0.30 + 1.25 * weave
-            fibres *= np.clip((weave - 0.30 * (1 - dense)) / 0.12, 0.12, 1)
+            fibres = 0.42 + 1.05 * weave
+            fibres *= np.clip((weave - 0.30 * (1 - dense) ** 2) / 0.12, 0.22, 1)
             eosin *= 1 + grow(fibrous) * (fibres - 1)
         grain = self._grain.lookup(px[None, :], py[:, None])
         eosin *= 0.80 + 0.40 * grain

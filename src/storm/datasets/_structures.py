@@ -168,7 +168,7 @@ def _vessels(rng: np.random.Generator, extent: tuple[float, float], section: Sec
     stroma = weights[:, STROMA] + weights[:, TUMOUR] * (1 - section.nest(xy)) + 0.25 * weights[:, FAT]
     keep = rng.random(len(xy)) < stroma * (0.1 + 0.9 * section.local("vessels", xy) ** 2)
     xy = xy[keep]
-    return _build(rng, xy, VESSEL, rng.gamma(3.0, 2.8, len(xy)).clip(4, 26), np.full(len(xy), 4.5), 0.35)
+    return _build(rng, xy, VESSEL, rng.gamma(3.0, 2.8, len(xy)).clip(5.5, 26), np.full(len(xy), 4.5), 0.35)
 
 
 def _apart(structures: Structures) -> np.ndarray:

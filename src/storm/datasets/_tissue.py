@@ -88,7 +88,7 @@ class Section:
         y = (y0 + step * np.arange(shape[0]))[:, None]
         ring, edge = (self.fields[k].raster(x0, y0, step, shape) for k in ("outline", "edge"))
         height = _outline(x, y, self.extent, ring, edge) - self.level
-        return expit(height * (min(self.extent) / 6.0)).astype(np.float32)
+        return expit(height * (min(self.extent) / 1.5)).astype(np.float32)
 
     def weights_raster(self, x0: float, y0: float, step: float, shape: tuple[int, int]) -> np.ndarray:
         """Soft membership in the domains, shape (y, x, 5)."""
@@ -130,7 +130,7 @@ def _draw_fields(seed: int, extent: tuple[float, float], scale: float) -> dict[s
     fields = {
         "outline": draw(0, wavelength=max(extent) / 2.2, octaves=4, fade=0.45),
         "edge": draw(1, wavelength=70.0, octaves=2),
-        "warp": draw(2, wavelength=170.0, octaves=2, fade=0.3),
+        "warp": draw(2, wavelength=170.0, octaves=3, fade=0.3),
         "weave": draw(3, wavelength=260.0, octaves=2),
     }
     for k, name in enumerate(_DOMAIN_FIELDS):
@@ -148,7 +148,7 @@ def _outline(
     """A superellipse (high in the middle) with an irregular, slightly frayed border."""
     u = np.abs(2 * x / extent[0] - 1) ** 3
     v = np.abs(2 * y / extent[1] - 1) ** 3
-    return (1 - (u + v) ** (1 / 3) + 0.055 * ring + 4.0 / max(extent) * edge).astype(np.float32)
+    return (1 - (u + v) ** (1 / 3) + 0.055 * ring + 9.0 / max(extent) * edge).astype(np.float32)
 
 
 def _affinities(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -189,4 +189,4 @@ def _weights(values: dict[str, np.ndarray], thresholds: dict[str, float], softne
 
 
 def _nest(value: np.ndarray) -> np.ndarray:
-    return expit((value + 0.85) / 0.1).astype(np.float32)
+    return expit((value + 0.6) / 0.1).astype(np.float32)

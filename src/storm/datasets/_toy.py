@@ -30,7 +30,7 @@ def toy(
     n: int | None = None,
     seed: int = 0,
     path: str | Path | None = None,
-    um_per_px: float = 1.0,
+    um_per_px: float | None = None,
     n_genes: int | None = None,
     truth: bool = False,
 ) -> SpatialData:
@@ -58,7 +58,8 @@ def toy(
         Folder of a zarr store to be written. The image is then painted tile by tile in bounded memory and the object
         that is returned is read from the store.
     um_per_px
-        µm per pixel of the full-resolution image. The same seed draws the same tissue at any resolution.
+        µm per pixel of the full-resolution image; by default 1.0 for Visium and ST, else 0.5. The same seed draws the
+        same tissue at any resolution.
     n_genes
         Keep that many genes of 306, spread over all groups. By default all, or 220 and 200 for Xenium and CosMx.
     truth
@@ -93,6 +94,7 @@ def toy(
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 20:
         msg = f"n={n!r} must be an integer of at least 20: a section of fewer {spec.shapes} has no domains"
         raise ValueError(msg)
+    um_per_px = spec.um_per_px if um_per_px is None else um_per_px
     check_positive(um_per_px, name="um_per_px", unit="µm")
     if n_genes is not None and n_genes < 1:
         msg = f"n_genes={n_genes!r} must be at least 1"

@@ -21,10 +21,15 @@ _SMALLEST = 512
 
 def halve(image: np.ndarray) -> np.ndarray:
     """Mean over 2 × 2 pixels, uint8, shape (3, h // 2, w // 2)."""
-    h, w = image.shape[1] // 2 * 2, image.shape[2] // 2 * 2
-    image = image[:, :h, :w].astype(np.uint16)
-    rows = image[:, ::2] + image[:, 1::2]
-    return ((rows[:, :, ::2] + rows[:, :, 1::2] + 2) >> 2).astype(np.uint8)
+    h, w = image.shape[1] // 2, image.shape[2] // 2
+    out = np.empty((len(image), h, w), dtype=np.uint8)
+    rows = 256  # a block of rows at a time stays in the processor's cache
+    for channel, small in zip(image, out, strict=True):
+        for start in range(0, h, rows):
+            part = channel[2 * start : 2 * min(start + rows, h), : 2 * w]
+            pairs = part[::2].astype(np.uint16) + part[1::2]
+            small[start : start + rows] = (pairs[:, ::2] + pairs[:, 1::2] + np.uint16(2)) >> 2
+    return out
 
 
 def level_shapes(shape: tuple[int, int]) -> list[tuple[int, int]]:

@@ -1,0 +1,106 @@
+"""Public files: from a mirror folder where there is one, else by URL and sha256."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+
+from storm._logging import logger
+from storm._settings import settings
+
+#: Seconds to wait for a connection, and for data.
+_TIMEOUT = (10, 120)
+
+
+@dataclass(frozen=True)
+class PublicFiles:
+    """Files of a public data set.
+
+    Attributes
+    ----------
+    name
+        Of the data set, and of its folder in a mirror.
+    marker
+        A folder or file that a mirror's root holds.
+    mirror
+        Root of the mirror, or ``None``.
+    registry
+        sha256 of every file that can be downloaded.
+    url
+        Address of a file, or ``None`` where nothing can be downloaded.
+    """
+
+    name: str
+    marker: str
+    mirror: Path | None
+    registry: dict[str, str] = field(default_factory=dict)
+    url: Callable[[str], str] | None = None
+
+    @classmethod
+    def open(
+        cls,
+        name: str,
+        *,
+        marker: str,
+        path: str | Path | None,
+        registry: dict[str, str] | None = None,
+        url: Callable[[str], str] | None = None,
+    ) -> PublicFiles:
+        """Find the mirror: ``path`` (it must be one), else ``settings.data_dir`` if it is one."""
+        mirror = None
+        for given in (path, None if path is not None else settings.data_dir):
+            if given is None:
+                continue
+            base = Path(given).expanduser()
+            # the folder itself, its parent, or a clone of the repository
+            found = [p for p in (base, base / name, base / "data") if (p / marker).exists()]
+            mirror = found[0] if found else None
+        if path is not None and mirror is None:
+            msg = f"path={str(path)!r} is no mirror of {name}: neither it nor its folder {name!r} holds {marker!r}"
+            raise FileNotFoundError(msg)
+        return cls(name, marker, mirror, registry or {}, url)
+
+    def local(self, pattern: str) -> list[Path]:
+        """Files of the mirror that match a glob pattern, sorted."""
+        return [] if self.mirror is None else sorted(self.mirror.glob(pattern))
+
+    def get(self, file: str) -> Path:
+        """Local path of a file; downloads it if need be.
+
+        Raises
+        ------
+        FileNotFoundError
+            If the mirror does not hold the file and it can not be downloaded.
+        """
+        if self.mirror is not None and (self.mirror / file).is_file():
+            return self.mirror / file
+        how = f"point storm.settings.data_dir (or STORM_DATA_DIR, or path=) to a folder that holds {self.name}/{file}"
+        if self.url is None or file not in self.registry:
+            msg = f"{self.name}: {file} is not in {self.mirror or 'a mirror'} and cannot be downloaded; {how}"
+            raise FileNotFoundError(msg)
+        import pooch
+
+        folder = settings.cache_dir or Path(pooch.os_cache("storm"))
+        address = self.url(file)
+        logger.info("fetching %s", address)
+        try:
+            fetched = pooch.retrieve(
+                address,
+                known_hash=f"sha256:{self.registry[file]}",
+                fname=file,
+                path=Path(folder) / self.name,
+                downloader=pooch.HTTPDownloader(timeout=_TIMEOUT, progressbar=False),
+            )
+        except OSError as error:
+            msg = f"{self.name}: {address} could not be fetched ({type(error).__name__}); offline, {how}"
+            raise FileNotFoundError(msg) from error
+        return Path(fetched)
+
+
+def read_registry(name: str) -> dict[str, str]:
+    """sha256 of files, from the package's list."""
+    lines = (files("storm.datasets") / f"{name}.sha256").read_text(encoding="utf-8").splitlines()
+    pairs = (line.split(maxsplit=1) for line in lines if line and not line.startswith("#"))
+    return {file: digest for digest, file in pairs}

@@ -1,0 +1,99 @@
+"""Mouse olfactory bulb, legacy Spatial Transcriptomics (Ståhl et al. 2016)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from storm._checks import check_choice
+from storm.datasets._fetch import PublicFiles
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+_PITCH_UM, _SPOT_UM = 200.0, 100.0
+
+
+def mob(section: str = "rep11", *, path: str | Path | None = None, image: bool = True) -> SpatialData:
+    """Read a section of the mouse olfactory bulb.
+
+    Legacy Spatial Transcriptomics: 100 µm spots on a square lattice of 200 µm pitch, 262 (``"rep11"``) and 282
+    (``"rep12"``) of them, about 16,000 genes; H&E at about 2.75 µm per pixel, too coarse to see cells; five layers.
+
+    Read from a mirror folder only: the .h5ad files join counts, places and layers from several public repositories
+    (tare/Splotch, almaan/sepal, huimin230/BayesCafe), so there is no single address that they could be fetched from.
+
+    Parameters
+    ----------
+    section
+        ``"rep11"`` or ``"rep12"``.
+    path
+        Mirror: the folder that holds ``rep11.h5ad`` and ``rep11.jpg``, or its parent (with the folder ``mob``); by
+        default ``storm.settings.data_dir``, whose initial value is the environment variable ``STORM_DATA_DIR``.
+    image
+        Whether to read the H&E image.
+
+    Returns
+    -------
+    SpatialData
+        ``images["he"]`` (multiscale, uint8), ``shapes["spots"]`` (circles), ``tables["table"]`` (raw counts, CSR
+        float32; ``obs["layer"]`` categorical, missing where the annotators gave none). Coordinate systems ``"global"``
+        (pixels) and ``"um"`` (µm). ``uns["st"]`` tells the µm per pixel and where they come from.
+
+    Raises
+    ------
+    ValueError
+        For a section that does not exist.
+    FileNotFoundError
+        If there is no mirror, or it does not hold the section.
+
+    References
+    ----------
+    P. L. Ståhl et al., Visualization and analysis of gene expression in tissue sections by spatial transcriptomics,
+    Science 353, 78–82 (2016).
+    """
+    import geopandas as gpd
+    import shapely
+    from anndata import read_h5ad
+    from scipy.sparse import csr_matrix
+    from spatialdata import SpatialData
+    from spatialdata.models import ShapesModel, TableModel
+
+    from storm.io._pyramid import image_element, pyramid
+    from storm.io._st import fit_scale, in_pixels, read_picture
+
+    check_choice(section, ("rep11", "rep12"), name="section")
+    files = PublicFiles.open("mob", marker=f"{section}.h5ad", path=path)
+    table = read_h5ad(files.get(f"{section}.h5ad"))
+    pixels = np.asarray(table.obsm["spatial"], dtype=np.float64)
+    array = np.array([name.split("_") for name in table.obs_names], dtype=int)
+    um_per_px, residual = fit_scale(array * _PITCH_UM, pixels)
+    table.X = csr_matrix(table.X, dtype=np.float32)
+    for column in table.obs.columns.intersection(["layer", "layer_CARD"]):
+        table.obs[column] = pd.Categorical(table.obs[column].astype(str).replace(["NA", "nan"], None))
+    table.obs["array_row"], table.obs["array_col"] = array[:, 1], array[:, 0]
+    table.obs["region"] = pd.Categorical(["spots"] * table.n_obs)
+    table.obs["spot_id"] = table.obs_names.to_numpy()
+    table.uns["st"] = {
+        "section": section,
+        "um_per_px": um_per_px,
+        "um_per_px_source": f"fit of the spots' pixels to the array's pitch of {_PITCH_UM:g} µm",
+        "array_residual_um": residual,
+    }
+    circles = gpd.GeoDataFrame(
+        {"radius": np.full(table.n_obs, _SPOT_UM / 2 / um_per_px)},
+        geometry=shapely.points(pixels),
+        index=table.obs_names,
+    )
+    images = {}
+    if image:
+        picture = read_picture(files.get(f"{section}.jpg"))
+        images["he"] = image_element(pyramid(picture), transformations=in_pixels(um_per_px))
+    return SpatialData(
+        images=images,
+        shapes={"spots": ShapesModel.parse(circles, transformations=in_pixels(um_per_px))},
+        tables={"table": TableModel.parse(table, region="spots", region_key="region", instance_key="spot_id")},
+    )

@@ -1,0 +1,1 @@
+from ._st import st as st

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import numpy as np
 
 if TYPE_CHECKING:
+    import dask.array as da
     import zarr
     from xarray import DataTree
 
@@ -68,11 +70,7 @@ def image_element(levels: Iterable[Any], *, transformations: dict[str, Any], chu
     nodes, full = {}, None
     for k, level in enumerate(levels):
         full = full or level.shape[1:]
-        data = (
-            da.asarray(level)
-            if isinstance(level, da.Array)
-            else da.from_array(level, chunks=(3, chunk, chunk), name=False)
-        )
+        data = level if isinstance(level, da.Array) else _chunked(level, chunk)
         coords: dict[str, Any] = {"c": list("rgb")}
         for axis, size, whole in zip("yx", level.shape[1:], full, strict=True):
             coords[axis] = (np.arange(size) + 0.5) * (whole / size)
@@ -81,6 +79,18 @@ def image_element(levels: Iterable[Any], *, transformations: dict[str, Any], chu
     set_transformation(tree, transformations, set_all=True)
     Image2DModel.validate(tree)
     return tree
+
+
+def _chunked(level: np.ndarray, chunk: int) -> da.Array:
+    """Dask array over views of ``level``; ``dask.array.from_array`` would copy it."""
+    import dask.array as da
+
+    name = f"image-{uuid4().hex}"
+    blocks = {}
+    for y, x, (h, w) in tiles(level.shape[1:], chunk):
+        blocks[name, 0, y // chunk, x // chunk] = level[:, y : y + h, x : x + w]
+    sides = (tuple(min(chunk, size - k) for k in range(0, size, chunk)) for size in level.shape[1:])
+    return da.Array(blocks, name, (level.shape[:1], *sides), dtype=level.dtype)
 
 
 def blank_levels(shape: tuple[int, int], *, chunk: int = CHUNK) -> list[Any]:

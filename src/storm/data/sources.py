@@ -8,6 +8,7 @@ the address of its array and opens it again on the other side.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,9 +36,6 @@ class Source(ABC):
         Type of the pixels; anything but uint8 is refused.
     """
 
-    #: Whether a chunk costs nothing to decode.
-    in_memory = False
-
     def __init__(
         self,
         shape: tuple[int, ...],
@@ -55,6 +53,11 @@ class Source(ABC):
         self.shape = tuple(int(s) for s in shape)
         self.y_edges, self.x_edges = (np.asarray(e, dtype=np.int64) for e in edges)
         self.channels = tuple(int(c) for c in channels)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether a chunk costs nothing to decode."""
+        return False
 
     @property
     def height(self) -> int:
@@ -111,14 +114,17 @@ class ArraySource(Source):
         Which three channels are red, green and blue.
     """
 
-    in_memory = True
-
     def __init__(
         self, array: np.ndarray, *, chunks_yx: tuple[int, int] = (512, 512), channels: tuple[int, ...] = (0, 1, 2)
     ) -> None:
         edges = tuple(regular_edges(n, step) for n, step in zip(array.shape[1:], chunks_yx, strict=True))
         super().__init__(array.shape, edges=edges, channels=channels, dtype=array.dtype)
         self._array = array
+
+    @property
+    def in_memory(self) -> bool:
+        """Always."""
+        return True
 
     def _decode(self, i: int, j: int, box: tuple[slice, slice]) -> np.ndarray:
         return self._array[:, *box]
@@ -187,17 +193,40 @@ class DaskSource(Source):
         edges = tuple(np.cumsum((0, *sizes)) for sizes in array.chunks[1:])
         super().__init__(array.shape, edges=edges, channels=channels, dtype=array.dtype)
         self._array = array
-        leaves = _leaves(array)
-        self.in_memory = all(isinstance(leaf, np.ndarray) for leaf in leaves)
-        self._n_tasks = sum(not hasattr(leaf, "shape") for leaf in leaves)
+        self._graph: dict | None = None
 
     def _decode(self, i: int, j: int, box: tuple[slice, slice]) -> np.ndarray:
-        return np.asarray(self._array.blocks[:, i, j].compute(scheduler="synchronous"))
+        import dask
+        from dask.optimization import cull
+
+        if self._graph is None:
+            self._graph = dict(self._array.__dask_graph__())
+        keys = [(self._array.name, c, i, j) for c in range(self._array.numblocks[0])]
+        # the part of the graph that this block needs; array.blocks[...].compute() would walk all of it each time
+        needed, _ = cull(self._graph, keys)
+        blocks = dask.get(needed, keys)
+        return np.asarray(blocks[0]) if len(blocks) == 1 else np.concatenate(blocks)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "_leaves"} | {"_graph": None}
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the graph starts from nothing but arrays in memory."""
+        return all(isinstance(leaf, np.ndarray) for leaf in self._leaves)
 
     @property
     def shared_leaves(self) -> bool:
         """Whether many blocks are cut from few pieces, so that each piece is decoded again for block after block."""
-        return 0 < 4 * self._n_tasks <= self.grid[0] * self.grid[1]
+        tasks = sum(not hasattr(leaf, "shape") for leaf in self._leaves)
+        return 0 < 4 * tasks <= self.grid[0] * self.grid[1]
+
+    @cached_property
+    def _leaves(self) -> list[Any]:
+        """What the graph starts from: arrays that it holds, or the tasks that read or decode something."""
+        graph = dict(self._array.dask)
+        starts = [graph[key] for key, needs in self._array.dask.get_all_dependencies().items() if not needs]
+        return [_held(node) for node in starts]
 
 
 def as_source(data: np.ndarray | zarr.Array | da.Array, *, channels: tuple[int, ...] = (0, 1, 2)) -> Source:
@@ -232,13 +261,6 @@ def zarr_behind(array: da.Array) -> zarr.Array | None:
         return None
     stored = values[0]
     return stored if stored.shape == array.shape and stored.dtype == array.dtype else None
-
-
-def _leaves(array: da.Array) -> list[Any]:
-    """What the graph starts from: arrays that it holds, or the tasks that read or decode something."""
-    graph = dict(array.dask)
-    starts = [graph[key] for key, needs in array.dask.get_all_dependencies().items() if not needs]
-    return [_held(node) for node in starts]
 
 
 def _held(node: Any) -> Any:

@@ -9,14 +9,13 @@ import numpy as np
 
 from storm import _keys
 from storm._checks import check_key
+from storm.data.normalise import TARGET_SUM
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
-#: Counts are shown on the scale of the prediction: log1p of counts per this many.
-_PER = 1e4
-
+#: Counts are shown on the scale of the prediction.
 _LOG1P = "log1p(counts per 10k)"
 
 
@@ -83,7 +82,7 @@ def _measured(table: AnnData, name: str, *, layer: str | None, log1p: bool | Non
         return values, layer or "X"
     total = np.asarray(matrix.sum(axis=1), dtype=np.float64).ravel()
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.log1p(np.where(total > 0, values / total, np.nan) * _PER), _LOG1P
+        return np.log1p(np.where(total > 0, values / total, np.nan) * TARGET_SUM), _LOG1P
 
 
 def _predicted(

@@ -36,7 +36,8 @@ def test_tiles_cover_tissue_and_nothing_else(scale_factors) -> None:
     assert boxes.tolist() == [300, 200, 900, 600]
     assert shapes.area.to_numpy() == pytest.approx(2500)
     sdata.shapes[TILES], sdata.tables[TILES_TABLE] = shapes, table
-    spots = read_spots(sdata, table=False)
+    spots = read_spots(sdata)
+    assert spots.counts is None
     np.testing.assert_allclose(spots.centres, table.obsm["spatial"])
     assert spots.patches.read(spots.centres, field_um=50, out_px=8)[..., 0].max() < 230
     assert len(make_tile_table(sdata, field_um=50, tissue=False)[1]) == 24 * 16

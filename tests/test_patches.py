@@ -302,6 +302,21 @@ def test_zarr_is_read_without_dask(stored, tmp_path: Path) -> None:
     np.testing.assert_array_equal(by_path.read_chunk(0, 0), np.moveaxis(image[::-1, :32, :40], 0, 2))
 
 
+def test_zarr_of_format_2(tmp_path: Path) -> None:
+    image = noise(64, 64)
+    array = zarr.create_array(tmp_path / "a.zarr", shape=image.shape, dtype="u1", chunks=(3, 32, 32), zarr_format=2)
+    array[:] = image
+    source = pickle.loads(pickle.dumps(as_source(da.from_zarr(array))))
+    assert isinstance(source, ZarrSource)
+    np.testing.assert_array_equal(source.read_chunk(1, 0), np.moveaxis(image[:, 32:, :32], 0, 2))
+
+
+def test_blocks_of_single_channels() -> None:
+    image = noise(64, 64)
+    source = as_source(da.from_array(image, chunks=(1, 32, 32)) + 0)
+    np.testing.assert_array_equal(source.read_chunk(1, 0), np.moveaxis(image[:, 32:, :32], 0, 2))
+
+
 def test_sharded_zarr_is_read_by_its_inner_chunks(tmp_path: Path) -> None:
     image = noise(128, 128)
     array = zarr.create_array(

@@ -34,25 +34,25 @@ def check_image(element: Any, image_key: str) -> tuple[int, int, int]:
         If its pixels are not uint8.
     """
     full = levels_of(element)[0]
-    here = f"sdata.images[{image_key!r}]"
-    parse = "spatialdata.models.Image2DModel.parse"
     if "z" in full.dims:
         msg = f"image {image_key!r} has a z axis; STORM reads flat H&E images: select one plane"
         raise ValueError(msg)
     names = [str(c) for c in full.coords["c"].to_numpy()] if "c" in full.coords else [""] * full.sizes["c"]
     if len(names) != 3:
         msg = (
-            f"image {image_key!r} has {len(names)} channels {names}, and H&E has three; select them, e.g. "
-            f"{parse}({here}.sel(c=['r', 'g', 'b']), c_coords=['r', 'g', 'b'], transformations="
-            f"get_transformation({here}, get_all=True)), or name the H&E image with image_key="
+            f"image {image_key!r} has {len(names)} channels {names}, and H&E has three; select "
+            f"them: {_parse(element, image_key, '.isel(c=[0, 1, 2])')}, or name the H&E image with image_key="
         )
         raise ValueError(msg)
     if full.dtype != np.uint8:
         convert = {
-            "u": ".astype('uint8') for values up to 255, or (image // 257).astype('uint8') for 16-bit values",
-            "f": "(image * 255).round().astype('uint8') for values in [0, 1]",
-        }.get(full.dtype.kind, ".astype('uint8')")
-        msg = f"image {image_key!r} holds {full.dtype}, and H&E is read as uint8; convert it: {convert}"
+            "u": " // 257).astype('uint8')",  # the whole range of 16 bits
+            "f": " * 255).round().astype('uint8')",  # the range from 0 to 1
+        }.get(full.dtype.kind, ").astype('uint8')")
+        msg = (
+            f"image {image_key!r} holds {full.dtype}, and H&E is read as uint8; convert it, by its range, e.g. "
+            f"{_parse(element, image_key, convert)}"
+        )
         raise TypeError(msg)
     short = [name.casefold()[:1] if name.casefold() in (*_RGB, "red", "green", "blue") else name for name in names]
     if sorted(short) == sorted(_RGB):
@@ -64,6 +64,17 @@ def check_image(element: Any, image_key: str) -> tuple[int, int, int]:
         f"sdata.set_channel_names({image_key!r}, ['r', 'g', 'b']); else name the H&E image with image_key="
     )
     raise ValueError(msg)
+
+
+def _parse(element: Any, image_key: str, change: str = "", options: str = "") -> str:
+    """Code that parses an image again: transformations are kept, pyramids and names of channels are made anew."""
+    here = f"sdata.images[{image_key!r}]"
+    full = here if len(levels_of(element)) == 1 else f"spatialdata.get_pyramid_levels({here}, n=0)"
+    full = f"({full}{change}" if change.count(")") > change.count("(") else f"{full}{change}"
+    return (
+        f"{here} = spatialdata.models.Image2DModel.parse({full}, c_coords=['r', 'g', 'b'], "
+        f"scale_factors=[2, 2, 2]{options})"
+    )
 
 
 def make_reader(element: Any, *, image_key: str, coordinate_system: str, um_per_unit: float) -> PatchReader:
@@ -93,15 +104,16 @@ def make_reader(element: Any, *, image_key: str, coordinate_system: str, um_per_
         source = as_source(array.transpose("c", "y", "x").data, channels=channels)
         px_to_um = compose(affine_of(array, coordinate_system), units_to_um)
         levels.append(ImageLevel(source, inverse(px_to_um)))
-    _warn_if_slow(levels[0].source, image_key)
+    _warn_if_slow(levels[0].source, element, image_key)
     return PatchReader(levels)
 
 
-def _warn_if_slow(source: Source, image_key: str) -> None:
+def _warn_if_slow(source: Source, element: Any, image_key: str) -> None:
     height, width = source.chunks_yx
     fix = (
-        "write it once with chunks and read it back: sdata.images[key] = spatialdata.models.Image2DModel.parse(image, "
-        "chunks=(3, 512, 512), scale_factors=[2, 2, 2]); sdata.write(path); sdata = spatialdata.read_zarr(path)"
+        f"write it once in smaller chunks and read it back: "
+        f"{_parse(element, image_key, options=', chunks=(3, 512, 512)')}; "
+        f"sdata.write(path); sdata = spatialdata.read_zarr(path)"
     )
     if height * width > HUGE_CHUNK_PX and not source.in_memory:
         msg = (

@@ -64,7 +64,7 @@ def read_spots(
         ``True``: an image is needed; ``False``: none is read; ``"auto"``: it is read if there is one.
     table
         ``True``: counts are needed; ``False``: none are read (ids and places still come from the table, if there is
-        one); ``"auto"``: they are read if there is a table.
+        one); ``"auto"``: they are read if there is a table with genes.
 
     Returns
     -------
@@ -87,10 +87,12 @@ def read_spots(
     element = None if image_key is None else data.images[image_key]
     if element is not None:
         check_image(element, image_key)
-    counts, genes = (None, None) if rows is None or table is False else read_counts(rows, layer)
     if rows is not None and rows.n_obs == 0:
-        msg = "the table is empty: it holds no observations"
+        msg = f"the table is empty: it holds 0 observations × {rows.n_vars} genes"
         raise ValueError(msg)
+    # tables of tiles have no genes
+    counted = rows is not None and (table is True or (table == "auto" and rows.n_vars > 0))
+    counts, genes = read_counts(rows, layer) if counted else (None, None)
 
     if element is None and rows is not None and (not is_spatialdata(data) or _has_own_places(data, rows)):
         ids, centres, sources = _place_by_obsm(rows, getattr(data, "attrs", {}))

@@ -110,7 +110,7 @@ def expected_counts(
     ambient = _AMBIENT * content.mean(axis=0) @ panel.profiles
     for start in range(0, len(centres), _ROWS):
         rows = slice(start, start + _ROWS)
-        change = np.zeros((len(centres[rows]), len(panel.genes)), dtype=np.float32)
+        change = section.weights(centres[rows]) @ panel.surroundings
         for name, slope in panel.modulation.items():
             change += (section.local(name, centres[rows]) - 0.5)[:, None] * slope
         yield content[rows] @ panel.profiles * np.exp2(change) + ambient

@@ -123,6 +123,10 @@ class Texture:
         rank[np.argsort(noise, axis=None, kind="stable")] = np.linspace(0, 1, noise.size, dtype=np.float32)
         return cls(rank.reshape(noise.shape), step)
 
+    def shifted(self, rng: np.random.Generator) -> Texture:
+        """The same texture from another place on."""
+        return Texture(np.roll(self.values, rng.integers(0, len(self.values), 2), axis=(0, 1)), self.step)
+
     def lookup(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Nearest texture value at µm positions of one shape, or of a row ``x`` (1, w) and a column ``y`` (h, 1)."""
         size = self.values.shape[0]

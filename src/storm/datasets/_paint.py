@@ -5,6 +5,8 @@ Any rectangle of the image can be painted alone; nothing is blurred or normalise
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
 from storm.datasets._noise import Texture
@@ -41,10 +43,7 @@ class Painter:
         self.section = section
         self.um_per_px = um_per_px
         rng = np.random.default_rng([section.seed, 7])
-        self._fibre = Texture.draw(rng, grain=(14.0, 0.7), coarse=2.6, step=0.5)
-        self._grain = Texture.draw(rng, grain=(0.9, 0.9), step=0.5)
-        self._clump = Texture.draw(rng, grain=(0.45, 0.45), step=0.25)
-        self._cloud = Texture.draw(rng, grain=(4.0, 4.0), step=1.0)
+        self._fibre, self._grain, self._clump, self._cloud = (t.shifted(rng) for t in _textures())
         # every section is stained a little differently
         strength = np.exp(rng.normal(0, 0.10, 2))
         tint = np.exp(rng.normal(0, 0.05, (2, 3)))
@@ -247,6 +246,18 @@ class Painter:
         if red.any():
             blood = mask[red] * (0.75 + 0.25 * np.minimum(square[red], 1))
             np.add.at(canvas[2].reshape(-1), place.reshape(mask.shape)[red].ravel(), blood.ravel())
+
+
+@cache
+def _textures() -> tuple[Texture, ...]:
+    """Collagen fibres, grain of the cytoplasm, clumps of chromatin, and a coarser cloudiness."""
+    rng = np.random.default_rng(0)
+    return (
+        Texture.draw(rng, grain=(14.0, 0.7), coarse=2.6, step=0.5),
+        Texture.draw(rng, grain=(0.9, 0.9), step=0.5),
+        Texture.draw(rng, grain=(0.45, 0.45), step=0.25),
+        Texture.draw(rng, grain=(4.0, 4.0), step=1.0),
+    )
 
 
 #: Eosin and haematoxylin of the wall of a structure, and eosin of the membrane around it.

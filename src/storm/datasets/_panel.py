@@ -11,12 +11,18 @@ from storm.datasets._types import (
     B_CELL,
     CANCER,
     CELLS,
+    DOMAINS,
     ENDOTHELIAL,
+    FAT,
     FIBROBLAST,
+    GLANDS,
+    IMMUNE,
     LUMINAL,
     MACROPHAGE,
     MYOEPITHELIAL,
+    STROMA,
     T_CELL,
+    TUMOUR,
 )
 
 #: Markers, as groups of the cell types that share them.
@@ -36,7 +42,7 @@ _MARKERS: tuple[tuple[tuple[int, ...], str], ...] = (
     (
         (FIBROBLAST,),
         "COL1A1 COL1A2 COL3A1 COL5A1 COL5A2 COL6A1 COL6A2 COL6A3 FN1 LUM DCN POSTN FAP PDGFRA PDGFRB THY1 MMP2 MMP11 "
-        "VCAN FBLN1 FBN1 THBS2 CTHRC1 SFRP2 SFRP4 ASPN COMP C1S C1R SERPINF1 MMP14 TIMP3 LOX CCDC80",
+        "MGP VCAN FBLN1 FBN1 THBS2 CTHRC1 SFRP2 SFRP4 ASPN COMP C1S C1R SERPINF1 MMP14 TIMP3 LOX CCDC80",
     ),
     ((FIBROBLAST, ENDOTHELIAL), "SPARC BGN COL4A1 COL4A2 IGFBP7 TIMP1 VIM"),
     (
@@ -84,6 +90,16 @@ _MODULATED: tuple[tuple[str, float, str], ...] = (
     ("hidden", 3.5, _HIDDEN),
 )
 
+#: Genes that the same cells express more in one domain than elsewhere (log2 change), as cells do that answer their
+#: surroundings: activated fibroblasts and macrophages of a tumour, quiet ones of the tissue around it.
+_SURROUNDINGS: tuple[tuple[int, float, str], ...] = (
+    (TUMOUR, 1.5, "FAP POSTN MMP11 CTHRC1 COL5A2 THBS2 COL1A1 FN1 MMP14 SPP1 APOC1 TIMP1 VCAN KRT19 S100A14 CXCR4"),
+    (STROMA, 1.2, "DCN FBLN1 CCDC80 SFRP4 C1S C1R SERPINF1 COMP ASPN COL6A1 COL6A2 IGFBP7 MRC1 ACTA2 TAGLN"),
+    (FAT, 1.2, "COL6A3 CD36 TIMP3 FBN1 VWF CLDN5 PECAM1 MSR1 APOE SPARC FTL"),
+    (IMMUNE, 1.2, "CXCL13 CCL5 CD52 LTB PTPRC HLA-DRA CD74 SELL CCR7 B2M TMSB4X CORO1A"),
+    (GLANDS, 1.4, "SFRP2 PDGFRA IGHG1 JCHAIN PIGR COL4A1 COL4A2 LAMB3 KRT15 SLPI MGP TIMP4 DKK3 AREG"),
+)
+
 #: RNA of a cell of each type relative to a T cell.
 CONTENT = np.array([3.2, 2.2, 1.5, 1.8, 3.0, 1.0, 1.1, 2.0, 1.4], dtype=np.float32)
 
@@ -100,6 +116,8 @@ class Panel:
         Share of a cell type's RNA that each gene makes up, shape (9, g), rows sum to 1.
     modulation
         For every field of the local morphology the log2 change of each gene from its low to its high end, shape (g,).
+    surroundings
+        log2 change of each gene in every domain, shape (5, g).
     dispersion
         Negative-binomial dispersion φ of each gene (variance μ + φ μ²), shape (g,).
     """
@@ -107,6 +125,7 @@ class Panel:
     genes: np.ndarray
     profiles: np.ndarray
     modulation: dict[str, np.ndarray]
+    surroundings: np.ndarray
     dispersion: np.ndarray
 
 
@@ -141,6 +160,10 @@ def make_panel(seed: int, *, n_genes: int | None = None) -> Panel:
     for name, change, group in _MODULATED:
         for gene in group.split():
             modulation[name][column[gene]] = change * rng.uniform(0.75, 1.25)
+    surroundings = np.zeros((len(DOMAINS), len(genes)), dtype=np.float32)
+    for domain, change, group in _SURROUNDINGS:
+        for gene in group.split():
+            surroundings[domain, column[gene]] = change * rng.uniform(0.75, 1.25)
     dispersion = 0.12 * np.exp(0.5 * rng.standard_normal(len(genes)))
     kept = np.arange(len(genes))
     if n_genes is not None and n_genes < len(genes):
@@ -149,5 +172,6 @@ def make_panel(seed: int, *, n_genes: int | None = None) -> Panel:
         genes[kept],
         profiles[:, kept].astype(np.float32),
         {k: v[kept] for k, v in modulation.items()},
+        surroundings[:, kept],
         dispersion[kept].astype(np.float32),
     )

@@ -146,8 +146,8 @@ def _build(
 
 
 def _acini(rng: np.random.Generator, extent: tuple[float, float], section: Section) -> Structures:
-    xy = jittered(rng, extent, 74.0, 0.27)
-    keep = rng.random(len(xy)) < np.where(section.weights(xy)[:, GLANDS] > 0.6, 0.9, 0.0)
+    xy = jittered(rng, extent, 62.0, 0.22)
+    keep = rng.random(len(xy)) < np.where(section.weights(xy)[:, GLANDS] > 0.5, 0.97, 0.0)
     xy = xy[keep]
     inner = rng.gamma(6.0, 1.9, len(xy)).clip(4, 26)
     return _build(rng, xy, ACINUS, inner, np.full(len(xy), 14.0), 0.28)

@@ -108,14 +108,14 @@ def frame_side(area: float) -> float:
 def make_section(*, seed: int, side: float) -> Section:
     """Draw the layout of a section in a square frame of ``side`` µm."""
     extent = (side, side)
-    scale = float(np.clip(side / 3.2, 130.0, 1000.0))
+    scale = float(np.clip(side / 2.6, 140.0, 1300.0))
     fields = _draw_fields(seed, extent, scale)
     rows, cols = np.meshgrid(*(np.linspace(0, side, 192),) * 2, indexing="ij")
     xy = np.stack([cols.ravel(), rows.ravel()], axis=1)
     height = _outline(xy[:, 0], xy[:, 1], extent, fields["outline"].at(xy), fields["edge"].at(xy))
     level = float(np.quantile(height, 1 - COVERAGE))
     thresholds = _calibrate({k: fields[k].at(xy[height > level]) for k in _DOMAIN_FIELDS})
-    softness = 12.0 / scale
+    softness = 10.0 / scale
     bare = {"seed": seed, "extent": extent, "level": level, "fields": fields, "thresholds": thresholds}
     section = Section(**bare, softness=softness, adipocytes=Adipocytes.none(), structures=Structures.none())
     adipocytes = Adipocytes.draw(seed, extent, section)
@@ -134,7 +134,7 @@ def _draw_fields(seed: int, extent: tuple[float, float], scale: float) -> dict[s
         "weave": draw(3, wavelength=260.0, octaves=2),
     }
     for k, name in enumerate(_DOMAIN_FIELDS):
-        fields[name] = draw(10 + k, wavelength=scale * (0.75 if name == "immune" else 1.0), octaves=3, fade=0.42)
+        fields[name] = draw(10 + k, wavelength=scale * (0.75 if name == "immune" else 1.0), octaves=3, fade=0.26)
     # a small section keeps several wavelengths of its local morphology
     shrink = float(np.clip(max(extent) / 1500.0, 0.3, 1.0))
     for k, (name, wavelength) in enumerate(_LOCAL_FIELDS.items()):
@@ -189,4 +189,4 @@ def _weights(values: dict[str, np.ndarray], thresholds: dict[str, float], softne
 
 
 def _nest(value: np.ndarray) -> np.ndarray:
-    return expit((value + 0.6) / 0.1).astype(np.float32)
+    return expit((value + 0.95) / 0.1).astype(np.float32)

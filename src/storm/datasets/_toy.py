@@ -13,7 +13,7 @@ from storm._checks import check_choice, check_positive
 from storm.datasets import _expression as expression
 from storm.datasets._layouts import PLATFORMS, Layout, lattice, names, on_tissue, tissue_area
 from storm.datasets._nuclei import Nuclei, make_nuclei
-from storm.datasets._panel import make_panel
+from storm.datasets._panel import all_genes, make_panel
 from storm.datasets._tissue import Section, frame_side, make_section
 from storm.datasets._types import CELLS, DOMAINS, ERYTHROCYTE
 
@@ -61,7 +61,7 @@ def toy(
         µm per pixel of the full-resolution image; by default 1.0 for Visium and ST, else 0.5. The same seed draws the
         same tissue at any resolution.
     n_genes
-        Keep that many genes of 306, spread over all groups. By default all, or 220 and 200 for Xenium and CosMx.
+        Keep that many genes of 307, spread over all groups. By default all, or 220 and 200 for Xenium and CosMx.
     truth
         Also store the expected counts (before capture efficiency and noise) as ``layers["rate"]``.
 
@@ -86,7 +86,7 @@ def toy(
     >>> import storm
     >>> sdata = storm.datasets.toy("visium", n=150)
     >>> sdata["table"].shape
-    (150, 306)
+    (150, 307)
     """
     check_choice(platform, PLATFORMS, name="platform")
     spec = PLATFORMS[platform]
@@ -96,8 +96,11 @@ def toy(
         raise ValueError(msg)
     um_per_px = spec.um_per_px if um_per_px is None else um_per_px
     check_positive(um_per_px, name="um_per_px", unit="µm")
-    if n_genes is not None and n_genes < 1:
-        msg = f"n_genes={n_genes!r} must be at least 1"
+    if n_genes is not None and not 1 <= n_genes <= len(all_genes()):
+        msg = f"n_genes={n_genes!r} must be between 1 and {len(all_genes())}"
+        raise ValueError(msg)
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        msg = f"seed={seed!r} must be an integer of at least 0"
         raise ValueError(msg)
     store = None if path is None else Path(path)
     if store is not None and store.exists():
@@ -112,7 +115,8 @@ def toy(
     table = _make_table(platform, section, nuclei, layout, cells, ids, n_genes=n_genes or spec.genes, truth=truth)
     painter = Painter(section, nuclei, um_per_px=float(um_per_px))
     shapes = make_shapes(platform, layout, cells, table.obs[spec.instance_key].to_numpy(), um_per_px=float(um_per_px))
-    table.obsm["spatial"] = layout.centres / um_per_px
+    # in the units of the shapes, as the platform's readers leave it
+    table.obsm["spatial"] = layout.centres / (1.0 if platform == "xenium" else um_per_px)
     facts = {"platform": platform, "n": int(n), "seed": int(seed), "um_per_px": float(um_per_px), "synthetic": True}
     table.uns["toy"] = facts
     attrs: dict[str, Any] = {"toy": dict(facts)}

@@ -40,7 +40,6 @@ nb_execution_mode = "force"
 nb_execution_in_temp = True
 nb_execution_timeout = 300
 nb_execution_raise_on_error = True
-nb_merge_streams = True
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # the kernel's start message and its debugger's advice are no part of a tutorial
 os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")

@@ -19,7 +19,7 @@ RELIABILITY = "storm_r"
 
 #: Shapes and table of the tile grid made for an image without spots.
 TILES = "storm_tiles"
-TILES_TABLE = "storm_tiles_table"
+TILES_TABLE = "tiles"
 
 #: Names under which a coordinate system is taken to be in micrometres.
 UM_SYSTEMS = ("um", "µm", "μm", "micron", "microns", "micrometer", "micrometers", "micrometre", "micrometres")

@@ -31,7 +31,9 @@ def log_normalise(counts: csr_matrix) -> csr_matrix:
     return counts
 
 
-def standardise(values: np.ndarray, mean: np.ndarray, std: np.ndarray, *, within: bool) -> np.ndarray:
+def standardise(
+    values: np.ndarray, mean: np.ndarray, std: np.ndarray, *, within: bool, isotropic: bool = False
+) -> np.ndarray:
     """Standardise features, by the section's own statistics or by those of the training sections.
 
     A section's own mean and spread take its stain and scanner out of the features. They are blended with the training
@@ -45,6 +47,8 @@ def standardise(values: np.ndarray, mean: np.ndarray, std: np.ndarray, *, within
         Training statistics, shape (d,).
     within
         Use the section's own statistics.
+    isotropic
+        Divide by one number, the root mean square of the spreads, where the features' relative size means something.
 
     Returns
     -------
@@ -59,4 +63,6 @@ def standardise(values: np.ndarray, mean: np.ndarray, std: np.ndarray, *, within
             centre = own * known.mean(axis=0) + (1 - own) * mean
             spread = np.sqrt(own * known.var(axis=0) + (1 - own) * np.square(std))
             mean, std = centre, spread
+    if isotropic:
+        std = np.sqrt(np.mean(np.square(std)))
     return ((values - mean) / np.maximum(std, 1e-6)).astype(np.float32)

@@ -12,7 +12,7 @@ SIZES: dict[str, dict] = {
         "decoder_width": 32, "decoder_depth": 2, "decoder_heads": 4,
     },
     "mini": {
-        "he_dim": 128, "st_dim": 64, "width": 192, "depth": 3, "heads": 6,
+        "he_dim": 89, "st_dim": 64, "width": 128, "depth": 2, "heads": 4, "mlp_ratio": 2.0, "dropout": 0.1,
         "decoder_width": 128, "decoder_depth": 2, "decoder_heads": 4,
     },
     "base": {

@@ -27,7 +27,7 @@ def gaussian_nll(prediction: Tensor, target: Tensor, measured: Tensor, masked: T
     Tensor
         A scalar; zero (with a gradient of zero) where no position counts.
     """
-    keep = masked.unsqueeze(-1) & measured
+    keep = (masked.unsqueeze(-1) & measured).expand_as(target)
     error = torch.where(keep, prediction.float() - target.float(), 0.0)
     per_position = 0.5 * error.pow(2).sum(dim=-1) / keep.sum(dim=-1).clamp(min=1)
     return per_position.sum() / masked.sum().clamp(min=1)
@@ -71,6 +71,6 @@ def negative_binomial_nll(
         + r * (log_r - log_total)
         + counts * (log_mean - log_total)
     )
-    keep = masked.unsqueeze(-1) & measured
+    keep = (masked.unsqueeze(-1) & measured).expand_as(counts)
     per_position = -torch.where(keep, log_likelihood, 0.0).sum(dim=-1) / keep.sum(dim=-1).clamp(min=1)
     return per_position.sum() / masked.sum().clamp(min=1)

@@ -1,0 +1,4 @@
+from ._domains import domains as domains
+from ._embed import embed as embed
+from ._fit_expression import fit_expression as fit_expression
+from ._predict_expression import predict_expression as predict_expression

@@ -1,0 +1,189 @@
+"""Train the packaged model ``storm-mini`` on public sections, or a fold of it that leaves sections out.
+
+    python scripts/train_storm_mini.py --data DIR --out DIR [--hold-out C G rep12] [--epochs 14]
+
+``--data`` is a mirror of the public data sets, with the folders ``her2st`` and ``mob`` and, for Ensembl ids,
+``genes/human_10x_features.tsv``. ``--hold-out`` takes patients (``C``), sections (``C2``, ``rep12``) or both; nothing of
+them is used for anything, and the model is then scored on those that have labels. Runs on two cores in under an hour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+import storm
+from storm._bridge.read import read_spots
+from storm._loading import StormModel
+from storm.data.genes import Vocabulary
+from storm.data.normalise import log_normalise, standardise
+from storm.data.windows import make_windows
+from storm.encoders import get_encoder
+from storm.metrics.domains import score_domains
+from storm.model import build_storm
+from storm.pretraining.factors import Panel, choose_genes, fit_factors
+from storm.pretraining.fit import FitConfig, fit
+from storm.pretraining.objective import Masking
+from storm.pretraining.sections import TrainingSection
+from storm.tl._tokens import encode_tiles
+
+HER2ST = [f"{p}{i}" for p, n in zip("BCDEFGH", (6, 6, 6, 3, 3, 3, 3), strict=True) for i in range(1, n + 1)]
+MOB = ["rep11", "rep12"]
+WITH_HE = ["B4", "C2", "C3", "C4", "C5", "C6", *MOB]
+LABELLED = {"B1": "label", "C1": "label", "D1": "label", "G2": "label", "rep11": "layer", "rep12": "layer"}
+HER2ST_GENES, MOB_GENES, FACTORS = 4000, 2000, 64
+#: A section with H&E is shown this often per epoch: there are 8 of them against 24 without.
+HE_REPEATS = 3
+
+
+def load(name: str, data: Path):
+    if name in MOB:
+        return storm.datasets.mob(name, path=data)
+    return storm.datasets.her2st(name, path=data, image=name in WITH_HE)
+
+
+def held_out(name: str, chosen: list[str]) -> bool:
+    return name in chosen or (name not in MOB and name[0] in chosen)
+
+
+def prepare(names: list[str], data: Path, encoder: str):
+    """Per section: expression under its own names, windows, raw tile embeddings (or None)."""
+    panels, windows, tiles = {}, {}, {}
+    for name in names:
+        spots = read_spots(load(name, data), image=name in WITH_HE)
+        panels[name] = Panel(log_normalise(spots.counts), spots.genes)
+        windows[name] = make_windows(spots.centres)
+        tiles[name] = None
+        if name in WITH_HE:
+            info = get_encoder(encoder)
+            tiles[name] = encode_tiles(
+                spots, info, field_um=info.field_um, device=torch.device("cpu"), precision="fp32", batch_size=64
+            )
+        print(f"{name}: {len(spots)} spots, {panels[name].expression.shape[1]} genes", flush=True)
+    return panels, windows, tiles
+
+
+def ensembl_ids(symbols: list[str], data: Path) -> tuple[str, ...]:
+    path = data / "genes" / "human_10x_features.tsv"
+    if not path.is_file():
+        return ()
+    rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
+    by_symbol: dict[str, str] = {}
+    for row in rows:
+        by_symbol.setdefault(row[1].upper(), row[0])
+    return tuple(by_symbol.get(symbol, "") for symbol in symbols)
+
+
+def train(names: list[str], args: argparse.Namespace) -> tuple[StormModel, list[dict]]:
+    panels, windows, tiles = prepare(names, args.data, "stain-texture")
+    symbols = choose_genes(
+        [([panels[n] for n in names if n not in MOB], HER2ST_GENES), ([panels[n] for n in names if n in MOB], MOB_GENES)]
+    )
+    over = {name: panels[name].over(symbols) for name in names}
+    factors = fit_factors([over[name] for name in names], FACTORS, seed=args.seed)
+    raw = {}
+    for name, (values, measured) in over.items():
+        at = torch.from_numpy(np.flatnonzero(measured))
+        raw[name] = factors(torch.from_numpy(values[:, measured]), at).numpy()
+        raw[name][values.sum(axis=1) == 0] = np.nan
+    stats = {**_statistics("st", raw.values()), **_statistics("he", [t for t in tiles.values() if t is not None])}
+    sections = []
+    for name in names:
+        values, measured = over[name]
+        he = tiles[name]
+        if he is not None:
+            he = np.clip(standardise(he, stats["he_mean"], stats["he_std"], within=True), -6, 6)
+        st = standardise(raw[name], stats["st_mean"], stats["st_std"], within=True, isotropic=True)
+        # Tokens are relative to their section, so are the targets.
+        target = np.where(measured, values - values.mean(axis=0), 0).astype(np.float32)
+        sections += [TrainingSection(name, windows[name], he, st, target, measured)] * (1 if he is None else HE_REPEATS)
+    torch.manual_seed(args.seed)
+    network = build_storm("mini", he_dim=get_encoder("stain-texture").dim, st_dim=FACTORS, n_genes=len(symbols))
+    config = FitConfig(
+        epochs=args.epochs, warmup_epochs=1, batch_size=256, lr=1e-3, seed=args.seed,
+        masking=Masking(n_visible=5, he_only=0.3, genes_per_step=384),
+    )  # fmt: skip
+    history = fit(network, sections, config, on_epoch=lambda record: print(record, flush=True))
+    statistics = nn.ParameterDict(
+        {name: nn.Parameter(torch.from_numpy(value.astype(np.float32)), requires_grad=False) for name, value in stats.items()}
+    )
+    settings = {
+        "tile_encoder": "stain-texture",
+        "standardise": "section",
+        "readout": "window",
+        "min_genes": 50,
+        "modality_weights": {"he": 0.5, "st": 1.0},
+    }
+    vocabulary = Vocabulary(tuple(symbols), ensembl_ids(symbols, args.data))
+    network.requires_grad_(False).eval()
+    return StormModel("storm-mini", network, factors, vocabulary, statistics, settings), history
+
+
+def _statistics(name: str, values) -> dict[str, np.ndarray]:
+    """Training mean, and the spread within sections, each section weighing the same."""
+    values = [v[np.isfinite(v).all(axis=1)] for v in values]
+    mean = np.mean([v.mean(axis=0) for v in values], axis=0)
+    std = np.sqrt(np.mean([v.var(axis=0) for v in values], axis=0))
+    return {f"{name}_mean": mean, f"{name}_std": std}
+
+
+def score(model: StormModel, names: list[str], data: Path, seeds: int = 5) -> list[dict]:
+    """ARI and NMI of the shipped defaults on labelled sections, K the number of classes, per modality."""
+    rows = []
+    for name in names:
+        sdata = load(name, data)
+        table = sdata.tables["table"]
+        truth = table.obs[LABELLED[name]].astype(object).where(~table.obs[LABELLED[name]].isin(["undetermined", "NA"]))
+        known = truth.notna().to_numpy()
+        for modality in ["st", "he", "both"] if name in WITH_HE else ["st"]:
+            storm.tl.embed(sdata, model=model, modality=modality)
+            scores = []
+            for seed in range(seeds):
+                storm.tl.domains(sdata, int(truth.nunique()), seed=seed)
+                found = table.obs["storm_domain"].to_numpy()
+                result = score_domains(truth[known].astype(str).to_numpy(), np.asarray(found)[known].astype(str))
+                scores.append((result["ari"], result["nmi"]))
+            ari, nmi = np.mean(scores, axis=0)
+            rows.append({"section": name, "modality": modality, "ari": round(ari, 3), "nmi": round(nmi, 3), "seeds": seeds})
+            print(rows[-1], flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--hold-out", nargs="*", default=[])
+    parser.add_argument("--epochs", type=int, default=14)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    storm.settings.verbosity = 0
+    started = time.time()
+    names = [name for name in [*HER2ST, *MOB] if not held_out(name, args.hold_out)]
+    model, history = train(names, args)
+    with_he = [name for name in names if name in WITH_HE and name not in MOB]
+    head = storm.tl.fit_expression([load(name, args.data) for name in with_he], model=model)
+    card = {
+        "trained_on": names,
+        "held_out": [name for name in [*HER2ST, *MOB] if name not in names],
+        "head_trained_on": with_he,
+        "epochs": args.epochs,
+        "seed": args.seed,
+        "minutes": round((time.time() - started) / 60, 1),
+        "losses": {k: round(v, 4) for k, v in history[-1].items() if k in ("he", "st")},
+    }
+    replace(model, head=head, card=card).save(args.out)
+    unseen = [name for name in LABELLED if name not in names]
+    scores = score(model, unseen or list(LABELLED), args.data)
+    (args.out / "scores.json").write_text(json.dumps({"unseen": bool(unseen), "domains": scores, **card}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Training of an expression head on frozen features (paper, Methods: *predicting Visium ST from H&E*)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from storm.model.heads import ExpressionMLP, expression_loss
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """Recipe of an expression head.
+
+    Attributes
+    ----------
+    epochs, lr, weight_decay
+        AdamW with a cosine; 10 epochs at 5e-4 in the paper. The weight decay is ours.
+    batch_size, hidden, dropout
+        Ours.
+    l1, l2
+        λ1 and λ2 of eq. 4; the paper does not state them.
+    seed
+        Of initialisation, order and dropout.
+    """
+
+    epochs: int = 10
+    lr: float = 5e-4
+    weight_decay: float = 0.05
+    batch_size: int = 64
+    hidden: int = 256
+    dropout: float = 0.2
+    l1: float = 1.0
+    l2: float = 1.0
+    seed: int = 0
+
+
+def fit_head(features: np.ndarray, expression: np.ndarray, config: HeadConfig) -> ExpressionMLP:
+    """Train a head.
+
+    Parameters
+    ----------
+    features
+        Shape (n, f), finite.
+    expression
+        log1p-normalised expression, shape (n, g); NaN marks a gene that a section did not measure.
+    config
+        Recipe.
+
+    Returns
+    -------
+    ExpressionMLP
+        On the CPU, in evaluation mode.
+    """
+    x = torch.from_numpy(np.asarray(features, dtype=np.float32))
+    y = torch.from_numpy(np.asarray(expression, dtype=np.float32))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        head = ExpressionMLP(x.shape[1], y.shape[1], hidden=config.hidden, dropout=config.dropout)
+        head.mean.copy_(x.mean(dim=0))
+        # A feature that hardly varies in training must not explode elsewhere.
+        spread = x.std(dim=0, correction=0)
+        head.std.copy_(spread.clamp(min=1e-3 * float(spread.max()) + 1e-8))
+        head.offset.copy_(torch.nan_to_num(y.nanmean(dim=0)))
+        optimiser = torch.optim.AdamW(head.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        steps = config.epochs * -(-len(x) // config.batch_size)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=steps)
+        head.train()
+        for _ in range(config.epochs):
+            for rows in torch.randperm(len(x)).split(config.batch_size):
+                loss = expression_loss(head(x[rows]), y[rows], l1=config.l1, l2=config.l2)
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()
+                optimiser.step()
+                schedule.step()
+    return head.requires_grad_(False).eval()

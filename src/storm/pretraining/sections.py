@@ -1,0 +1,74 @@
+"""Training sections as arrays: tokens from the frozen spot encoders, targets, windows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from storm.data.windows import Windows
+
+
+@dataclass(frozen=True)
+class TrainingSection:
+    """One section with cached embeddings.
+
+    Attributes
+    ----------
+    name
+        For the record and for messages.
+    windows
+        Windows of its spots.
+    he
+        Standardised tile embeddings, shape (n, he_dim), or ``None`` without H&E. They are tokens and, at masked spots,
+        the target: a target that the training could change might collapse.
+    st
+        Standardised expression embeddings, shape (n, st_dim).
+    expression
+        Targets over the vocabulary, shape (n, n_genes): log1p-normalised, or counts for the negative binomial.
+    measured
+        Which genes of the vocabulary the section's panel has, bool, shape (n_genes,).
+    """
+
+    name: str
+    windows: Windows
+    he: np.ndarray | None
+    st: np.ndarray
+    expression: np.ndarray
+    measured: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.st)
+
+    def present(self, name: str) -> np.ndarray:
+        """Which spots have a token of a modality, shape (n,)."""
+        values = self.he if name == "he" else self.st
+        return np.zeros(len(self), bool) if values is None else np.isfinite(values).all(axis=1)
+
+
+class SectionTensors:
+    """A section's arrays as tensors, with windows gathered batch by batch."""
+
+    def __init__(self, section: TrainingSection) -> None:
+        self.section = section
+        self.index = torch.from_numpy(section.windows.index).long()
+        self.offsets = torch.from_numpy(section.windows.offsets)
+        self.present = {name: torch.from_numpy(section.present(name)) for name in ("he", "st")}
+        self.values = {"st": torch.from_numpy(np.nan_to_num(section.st))}
+        if section.he is not None:
+            self.values["he"] = torch.from_numpy(np.nan_to_num(section.he))
+        self.expression = torch.from_numpy(section.expression)
+        self.measured = torch.from_numpy(section.measured)
+
+    def __len__(self) -> int:
+        return len(self.section)
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Member rows (B, L), offsets (B, L, 2) and, per modality, which members have a token (B, L)."""
+        index = self.index[rows]
+        offsets = self.offsets.expand(len(rows), -1, 2) if self.offsets.ndim == 2 else self.offsets[rows]
+        exists = index >= 0
+        masks = {name: exists & self.present[name][index.clamp(min=0)] for name in self.values}
+        return index, offsets, masks

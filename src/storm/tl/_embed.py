@@ -1,0 +1,260 @@
+"""``storm.tl.embed``."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from storm import __version__
+from storm._bridge.read import read_spots
+from storm._bridge.workspace import open_workspace
+from storm._bridge.write import write_results
+from storm._checks import check_choice, check_positive
+from storm._keys import X_STORM
+from storm._loading import READOUTS, StormModel, load_model
+from storm.data.genes import GeneMatch
+from storm.data.spots import Spots
+from storm.data.windows import make_windows
+from storm.tl._device import resolve_device, resolve_precision
+from storm.tl._tokens import he_tokens, st_tokens
+from storm.tl._windows import run_windows
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+_BATCH = 512
+
+
+def embed(
+    data: SpatialData | AnnData,
+    *,
+    model: str | StormModel = "storm-mini",
+    modality: str = "auto",
+    image_key: str | None = None,
+    table_key: str | None = None,
+    shapes_key: str | None = None,
+    coordinate_system: str | None = None,
+    um_per_px: float | None = None,
+    layer: str | None = None,
+    field_um: float | None = None,
+    stride_um: float | None = None,
+    window: str = "auto",
+    radius_um: float | None = None,
+    readout: str | None = None,
+    per_modality: bool = False,
+    key_added: str = X_STORM,
+    device: str = "auto",
+    batch_size: int | None = None,
+    precision: str = "auto",
+    seed: int = 0,
+    copy: bool = False,
+) -> SpatialData | AnnData | None:
+    """Embed spots, bins, cells or tiles with STORM: H&E, expression and neighbourhood in one vector each.
+
+    Parameters
+    ----------
+    data
+        A SpatialData with an H&E image, a table of raw counts, or both; or an AnnData with raw counts and
+        ``obsm["spatial"]`` (expression only). An image without a table is covered with a grid of tiles.
+    model
+        Name of a packaged model, folder of a saved one, or a loaded :class:`~storm.StormModel`.
+    modality
+        ``"both"``, ``"he"`` (H&E only), ``"st"`` (expression only), or ``"auto"``: what the object has.
+    image_key, table_key, shapes_key
+        Elements to use; needed only where there are several. ``shapes_key`` is what the table annotates.
+    coordinate_system
+        Where image and shapes meet; by default the one in µm, else ``"global"``.
+    um_per_px
+        µm per pixel of the full-resolution image, if the object does not say it.
+    layer
+        Layer with the raw counts; ``None`` for ``X``.
+    field_um
+        Edge of the H&E field around each centre, in µm; the model's own by default.
+    stride_um
+        Distance between the tiles of an image without a table, in µm; ``field_um`` by default.
+    window
+        ``"lattice"`` (5 × 5 neighbourhood of spots and bins), ``"knn"`` (a cell and its 8 nearest), or ``"auto"``.
+    radius_um
+        Reach of a ``"knn"`` window in µm; a neighbour beyond it is missing. Default: five typical distances.
+    readout
+        ``"center"`` (output token of the spot itself), ``"window"`` (output and input tokens of the window, weighted by
+        a Gaussian of their distance with σ = 0.85 pitch), ``"reconstruction"`` (what its neighbourhood says of a masked spot), or
+        ``None`` for the model's default.
+    per_modality
+        Also write the H&E and the expression part by themselves, as ``obsm["<key_added>_he"]`` and ``"…_st"``.
+    key_added
+        Key of the embedding.
+    device
+        ``"auto"`` or a torch device.
+    batch_size
+        Tiles and windows per batch.
+    precision
+        ``"auto"`` (bf16 on a GPU that has it, else fp32), ``"fp32"``, ``"bf16"`` or ``"fp16"``.
+    seed
+        Of the masks of ``readout="reconstruction"``.
+    copy
+        Return a changed copy (tables copied, images shared) and leave ``data`` alone.
+
+    Returns
+    -------
+    SpatialData or AnnData or None
+        The copy if ``copy``, else ``None``; ``data`` gets
+
+        - ``obsm[key_added]``: float32, shape (n_obs, d); a row of NaN where nothing could be computed (centre outside
+          the image, no counts, no geometry), counted in a warning,
+        - ``uns["storm"][key_added]``: model, checksum, parameters, µm per pixel and its source, matched genes,
+        - for an image without a table: shapes ``"storm_tiles"`` and a table ``"tiles"`` that holds them.
+
+    Raises
+    ------
+    KeyError
+        If an element or layer does not exist.
+    ValueError
+        If something is missing, ambiguous or contradictory: no scale, no overlap of spots and image, counts that are no
+        counts, too few genes of the model. ``data`` is then as it was.
+
+    References
+    ----------
+    Xiang, Hou et al. (2026), arXiv:2604.03630, Methods: *STORM model design*, *spatial domain discovery*.
+    """
+    check_choice(modality, ("auto", "both", "he", "st"), name="modality")
+    check_choice(window, ("auto", "lattice", "knn"), name="window")
+    loaded = load_model(model)
+    readout = readout or loaded.settings["readout"]
+    check_choice(readout, READOUTS, name="readout")
+    where = resolve_device(device)
+    how = {"device": where, "precision": resolve_precision(precision, where), "batch_size": batch_size or _BATCH}
+    check_positive(how["batch_size"], name="batch_size")
+    field_um = loaded.tile_encoder.field_um if field_um is None else field_um
+    check_positive(field_um, name="field_um", unit="µm")
+    work = open_workspace(
+        data, table_key=table_key, image_key=image_key, coordinate_system=coordinate_system, um_per_px=um_per_px,
+        field_um=None if modality == "st" else field_um, stride_um=stride_um, copy=copy,
+    )  # fmt: skip
+    spots = read_spots(
+        work.data, image_key=work.image_key, table_key=work.table_key, shapes_key=shapes_key,
+        coordinate_system=coordinate_system, um_per_px=um_per_px, layer=layer,
+        image={"both": True, "he": True, "st": False, "auto": "auto"}[modality],
+        table=modality != "he",
+    )  # fmt: skip
+    tokens, match = spot_tokens(spots, loaded, modality, field_um=field_um, **how)
+    windows = make_windows(spots.centres, kind=window, radius=radius_in_units(spots, radius_um))
+    parts = run_windows(loaded.network, tokens, windows, readout=readout, seed=seed, **how)
+    used = "both" if len(tokens) == 2 else next(iter(tokens))
+    vectors = combine(parts, tokens, loaded.settings["modality_weights"])
+    vector = np.concatenate(list(vectors.values()), axis=1)
+    warn_nan(vector, spots, name=key_added)
+    facts = provenance(loaded, spots, modality=used, windows=windows.kind, match=match, seed=seed, **how)
+    facts |= {"readout": readout, "field_um": float(field_um)}
+    obsm = {key_added: vector}
+    if per_modality:
+        obsm |= {f"{key_added}_{name}": part for name, part in vectors.items()}
+    write_results(work.data, work.table_key, obsm=obsm, uns={key_added: facts})
+    work.finish()
+    return work.owner if copy else None
+
+
+def spot_tokens(
+    spots: Spots, model: StormModel, modality: str, *, field_um: float, **how: Any
+) -> tuple[dict[str, np.ndarray], GeneMatch | None]:
+    """Tokens of the modalities that were asked for and are there."""
+    tokens, match = {}, None
+    if modality in ("both", "he") or (modality == "auto" and spots.patches is not None):
+        tokens["he"] = he_tokens(spots, model, field_um=field_um, **how)
+    has_genes = spots.genes is not None and len(spots.genes) > 0
+    if modality in ("both", "st") or (modality == "auto" and has_genes):
+        if not has_genes:
+            msg = f"modality={modality!r} needs a table with counts, and it has no genes; use modality='he'"
+            raise ValueError(msg)
+        tokens["st"], match = st_tokens(spots, model)
+    if not tokens:
+        msg = "the object has neither an H&E image nor counts; there is nothing to embed"
+        raise ValueError(msg)
+    return tokens, match
+
+
+def combine(
+    parts: dict[str, np.ndarray], tokens: dict[str, np.ndarray], weights: dict[str, float]
+) -> dict[str, np.ndarray]:
+    """One vector per spot and modality, ready to stand side by side.
+
+    Each part is centred over the section and scaled to unit length per spot: k-means then compares what a spot is made
+    of, not how far it lies from the average.
+
+    Parameters
+    ----------
+    parts
+        Read-out; ``"<name>_input"`` belongs to modality ``"<name>"``.
+    tokens
+        Spot tokens per modality, which tell where a spot has any.
+    weights
+        Factor of each modality.
+
+    Returns
+    -------
+    dict of str to ndarray
+        Float32, shape (n, d). All NaN where a spot has no token at all; zeros, that is the mean, where only this
+        modality says nothing.
+    """
+    anything = np.any([np.isfinite(values).all(axis=1) for values in tokens.values()], axis=0)
+    vectors = {}
+    for name in dict.fromkeys(part.removesuffix("_input") for part in parts):
+        blocks = [_unit(part) for key, part in parts.items() if key.removesuffix("_input") == name]
+        vector = np.concatenate(blocks, axis=1) * np.float32(weights.get(name, 1.0))
+        vector[~anything] = np.nan
+        vectors[name] = vector
+    nothing = np.all([~np.isfinite(part).all(axis=1) for part in parts.values()], axis=0)
+    for vector in vectors.values():
+        vector[nothing] = np.nan
+    return vectors
+
+
+def _unit(part: np.ndarray) -> np.ndarray:
+    rows = np.isfinite(part).all(axis=1)
+    out = np.zeros_like(part)
+    if rows.any():
+        centred = part[rows] - part[rows].mean(axis=0)
+        length = np.linalg.norm(centred, axis=1, keepdims=True)
+        out[rows] = centred / np.where(length > 1e-8, length, 1.0)
+    return out
+
+
+def radius_in_units(spots: Spots, radius_um: float | None) -> float | None:
+    """A radius in µm in the units of the centres."""
+    if radius_um is not None and not spots.um_known:
+        msg = "radius_um needs coordinates in µm, and their scale is not known; give um_per_px, µm per unit of theirs"
+        raise ValueError(msg)
+    return radius_um
+
+
+def warn_nan(values: np.ndarray, spots: Spots, *, name: str) -> None:
+    """Count the rows that could not be computed, by reason."""
+    missing = ~np.isfinite(values).all(axis=1)
+    if not missing.any():
+        return
+    reasons = {"without a geometry": ~spots.placed}
+    if spots.patches is not None:
+        reasons["centred outside the image"] = spots.placed & ~spots.patches.inside(spots.centres)
+    if spots.counts is not None:
+        reasons["without counts"] = np.asarray(spots.counts.sum(axis=1)).ravel() == 0
+    said = ", ".join(f"{(rows & missing).sum()} {why}" for why, rows in reasons.items() if (rows & missing).any())
+    warnings.warn(f"{missing.sum()} of {len(missing)} rows of {name!r} are NaN: {said}", UserWarning, stacklevel=3)
+
+
+def provenance(model: StormModel, spots: Spots, *, match: GeneMatch | None, device: Any, **facts: Any) -> dict[str, Any]:
+    """What is written beside every result."""
+    record = {"storm_version": __version__, "model": model.name, "sha256": model.sha256, "device": str(device)}
+    record |= {name: value for name, value in facts.items() if value is not None}
+    if spots.scale is not None:
+        record["um_source"] = spots.scale.source
+        if spots.scale.um_per_px is not None:
+            record["um_per_px"] = float(spots.scale.um_per_px)
+    if match is not None:
+        record["genes"] = match.summary()
+        record["genes_aliased"] = [f"{name}={symbol}" for name, symbol in match.aliased.items()]
+        record["genes_ambiguous"] = list(match.ambiguous)
+        record["genes_missing"] = list(match.missing)
+    return record

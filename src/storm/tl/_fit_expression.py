@@ -1,0 +1,244 @@
+"""``storm.tl.fit_expression``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from storm._bridge.read import read_spots
+from storm._bridge.select import check_container, select_table
+from storm._checks import check_key
+from storm._loading import ExpressionHead, StormModel, load_model
+from storm.data.genes import Vocabulary, match_genes
+from storm.data.normalise import log_normalise
+from storm.data.windows import Windows, make_windows
+from storm.metrics.expression import pearson_per_gene
+from storm.pretraining.head import HeadConfig, fit_head
+from storm.tl._device import resolve_device, resolve_precision
+from storm.tl._he_features import he_features
+from storm.tl._tokens import he_tokens
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+#: Share of a single section's width that is set aside to measure reliability, and the gap before it, in windows.
+_HELD_OUT, _GAP = 0.2, 1.0
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """One training section: features and normalised expression of all its spots."""
+
+    features: np.ndarray
+    expression: Any
+    genes: np.ndarray
+    train: np.ndarray
+    centres: np.ndarray
+    reach: float
+
+    @property
+    def usable(self) -> np.ndarray:
+        return np.isfinite(self.features).all(axis=1) & (np.asarray(self.expression.sum(axis=1)).ravel() > 0)
+
+
+def fit_expression(
+    data: SpatialData | Sequence[SpatialData],
+    genes: Sequence[str] | None = None,
+    *,
+    model: str | StormModel = "storm-mini",
+    train: str | np.ndarray | Sequence | None = None,
+    n_genes: int = 500,
+    config: HeadConfig | None = None,
+    image_key: str | None = None,
+    table_key: str | None = None,
+    shapes_key: str | None = None,
+    coordinate_system: str | None = None,
+    um_per_px: float | None = None,
+    layer: str | None = None,
+    field_um: float | None = None,
+    device: str = "auto",
+    batch_size: int | None = None,
+    precision: str = "auto",
+) -> ExpressionHead:
+    """Train a head that predicts genes from H&E on one's own sections; the network itself stays frozen.
+
+    Parameters
+    ----------
+    data
+        A SpatialData with an H&E image and a table of raw counts, or several.
+    genes
+        Genes to predict. By default the ``n_genes`` whose log1p-normalised expression varies most over the training
+        spots of all sections, among the genes that all of them measure.
+    model
+        See :func:`storm.tl.embed`.
+    train
+        Spots to train on: a boolean ``obs`` column, or a mask of length n_obs (with several sections, one per section).
+        The others measure the reliability. By default all spots train, and reliability is measured by training again
+        without each section in turn, or, with a single section, without a fifth of its width and a gap of one window
+        beside it.
+    n_genes
+        Number of genes if ``genes`` is not given.
+    config
+        Recipe; the paper's by default.
+    image_key, table_key, shapes_key, coordinate_system, um_per_px, layer, field_um, device, batch_size, precision
+        See :func:`storm.tl.embed`; they apply to every section.
+
+    Returns
+    -------
+    ExpressionHead
+        Pass it to :func:`storm.tl.predict_expression`, or keep it with its ``save``. ``reliability`` holds each gene's
+        Pearson correlation on spots that were not trained on, averaged over sections.
+
+    Raises
+    ------
+    ValueError
+        If a gene is not measured in every section, no spot is left to train on, or an input does not fit.
+    KeyError
+        If an element or column does not exist.
+
+    References
+    ----------
+    Xiang, Hou et al. (2026), arXiv:2604.03630, Methods: *predicting Visium ST from H&E*, eq. 4. The paper splits by
+    slide; split by patient where a patient has several.
+    """
+    sections = list(data) if isinstance(data, (list, tuple)) else [data]
+    masks = list(train) if len(sections) > 1 and isinstance(train, (list, tuple)) else [train] * len(sections)
+    if not sections or len(masks) != len(sections):
+        msg = f"{len(sections)} sections and {len(masks)} training masks; give one mask per section"
+        raise ValueError(msg)
+    loaded = load_model(model)
+    config = config or HeadConfig()
+    where = resolve_device(device)
+    how = {"device": where, "precision": resolve_precision(precision, where), "batch_size": batch_size or 512}
+    read = {
+        "image_key": image_key, "table_key": table_key, "shapes_key": shapes_key,
+        "coordinate_system": coordinate_system, "um_per_px": um_per_px, "layer": layer,
+    }  # fmt: skip
+    field_um = loaded.tile_encoder.field_um if field_um is None else field_um
+    samples = [
+        _read(section, mask, loaded, read, field_um, how) for section, mask in zip(sections, masks, strict=True)
+    ]
+    chosen = _choose(samples, genes, n_genes)
+    targets = [_targets(sample, chosen) for sample in samples]
+    head = _train(samples, targets, [sample.train for sample in samples], config)
+    reliability, how_measured = _reliability(samples, targets, config, explicit=train is not None, head=head)
+    notes = {
+        "n_sections": len(samples),
+        "n_spots": int(sum((s.usable & s.train).sum() for s in samples)),
+        "reliability": how_measured,
+        "field_um": float(field_um),
+        "config": asdict(config),
+    }
+    return ExpressionHead(tuple(chosen), reliability.astype(np.float32), head, loaded.sha256, notes)
+
+
+def _read(section, mask, model, read, field_um, how) -> _Sample:
+    check_container(section)
+    spots = read_spots(section, **read, image=True, table=True)
+    _, table = select_table(section, read["table_key"])
+    keep = np.ones(len(spots), bool) if mask is None else _mask(mask, table)
+    tokens = he_tokens(spots, model, field_um=field_um, **how)
+    windows = make_windows(spots.centres)
+    features = he_features(model.network, tokens, windows, **how)
+    return _Sample(features, log_normalise(spots.counts), spots.genes, keep, spots.centres, _reach(windows))
+
+
+def _reach(windows: Windows) -> float:
+    """How far a window reaches, in the units of the centres."""
+    return float(np.abs(windows.offsets).max() * windows.pitch)
+
+
+def _mask(mask, table) -> np.ndarray:
+    if isinstance(mask, str):
+        check_key(mask, list(table.obs.columns), name="train", where="obs")
+        mask = table.obs[mask].to_numpy()
+    mask = np.asarray(mask)
+    if mask.shape != (table.n_obs,) or mask.dtype != bool:
+        msg = f"train has shape {mask.shape} and dtype {mask.dtype}; it must be boolean of shape ({table.n_obs},)"
+        raise ValueError(msg)
+    return mask
+
+
+def _choose(samples: list[_Sample], genes: Sequence[str] | None, n_genes: int) -> list[str]:
+    common = set(samples[0].genes).intersection(*(sample.genes for sample in samples[1:]))
+    if genes is not None:
+        found = [match_genes(sample.genes, Vocabulary(tuple(genes))) for sample in samples]
+        missing = sorted({g for match in found for i, g in enumerate(genes) if i not in set(match.index.tolist())})
+        if missing or not len(genes):
+            msg = f"{len(missing)} of {len(genes)} genes are not measured in every section: {missing[:10]}"
+            raise ValueError(msg)
+        return list(genes)
+    if not common:
+        msg = "the sections have no gene in common; name their genes the same way (symbols or Ensembl ids)"
+        raise ValueError(msg)
+    ordered = [gene for gene in samples[0].genes if gene in common]
+    variance = np.zeros(len(ordered))
+    for sample in samples:
+        at = {gene: i for i, gene in enumerate(sample.genes)}
+        x = sample.expression[sample.usable & sample.train][:, [at[gene] for gene in ordered]]
+        mean = np.asarray(x.mean(axis=0)).ravel()
+        variance += np.asarray(x.multiply(x).mean(axis=0)).ravel() - mean**2
+    top = np.sort(np.argsort(-variance, kind="stable")[:n_genes])
+    return [ordered[i] for i in top]
+
+
+def _targets(sample: _Sample, genes: list[str]) -> np.ndarray:
+    match = match_genes(sample.genes, Vocabulary(tuple(genes)))
+    columns = np.empty(len(genes), dtype=int)
+    known = np.flatnonzero(match.index >= 0)
+    columns[match.index[known]] = known
+    return sample.expression[:, columns].toarray()
+
+
+def _train(samples, targets, masks, config):
+    rows = [sample.usable & mask for sample, mask in zip(samples, masks, strict=True)]
+    if sum(r.sum() for r in rows) < 2:
+        msg = "fewer than two spots with H&E and counts are left to train on; check the training mask and the image"
+        raise ValueError(msg)
+    x = np.concatenate([sample.features[r] for sample, r in zip(samples, rows, strict=True)])
+    y = np.concatenate([target[r] for target, r in zip(targets, rows, strict=True)])
+    return fit_head(x, y, config)
+
+
+def _score(head, sample: _Sample, target: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    if rows.sum() < 3:
+        return np.full(target.shape[1], np.nan)
+    return pearson_per_gene(target[rows], apply_head(head, sample.features[rows]))
+
+
+def _reliability(samples, targets, config, *, explicit: bool, head) -> tuple[np.ndarray, str]:
+    """Per-gene correlation on spots not trained on, and in words how it was measured."""
+    if explicit:
+        scores = [_score(head, s, t, s.usable & ~s.train) for s, t in zip(samples, targets, strict=True)]
+        return _mean(scores), "spots outside the training mask"
+    if len(samples) > 1:
+        scores = []
+        for i, (sample, target) in enumerate(zip(samples, targets, strict=True)):
+            masks = [s.train & (i != j) for j, s in enumerate(samples)]
+            scores.append(_score(_train(samples, targets, masks, config), sample, target, sample.usable))
+        return _mean(scores), "each section in turn left out of training"
+    sample = samples[0]
+    x = sample.centres[:, 0]
+    cut = np.nanquantile(x[sample.usable], 1 - _HELD_OUT)
+    inner = sample.usable & (x < cut - _GAP * sample.reach)
+    if inner.sum() < 2:
+        return np.full(targets[0].shape[1], np.nan), "not measured: the section is too small to set a part aside"
+    part = _train(samples, targets, [inner], config)
+    return _score(part, sample, targets[0], sample.usable & (x >= cut)), "the last fifth of the section along x"
+
+
+def _mean(scores: list[np.ndarray]) -> np.ndarray:
+    stacked = np.stack(scores)
+    known = np.isfinite(stacked)
+    return np.where(known.any(axis=0), np.where(known, stacked, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1), np.nan)
+
+
+def apply_head(head, features: np.ndarray) -> np.ndarray:
+    """Predictions of a head, shape (n, n_genes); NaN rows stay NaN."""
+    import torch
+
+    with torch.inference_mode():
+        return head(torch.from_numpy(np.ascontiguousarray(features))).numpy()

@@ -1,0 +1,65 @@
+"""What the frozen network knows of each spot from H&E alone: the input of an expression head."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from storm._settings import settings
+from storm.data.windows import Windows
+from storm.model.readout import window
+from storm.model.storm import Storm
+from storm.tl._device import autocast
+from storm.tl._windows import window_batches
+
+
+def he_features(
+    network: Storm,
+    tokens: np.ndarray,
+    windows: Windows,
+    *,
+    device: torch.device,
+    precision: str,
+    batch_size: int,
+) -> np.ndarray:
+    """Features of H&E-only windows.
+
+    Side by side: the window's output and input tokens weighted by distance, and, for a network with an ST decoder, that decoder's
+    last hidden state at the centre, asked for with all of the window's H&E visible and no expression.
+
+    Parameters
+    ----------
+    network
+        Frozen, in evaluation mode.
+    tokens
+        Standardised tile embeddings, shape (n, he_dim); NaN rows have none.
+    windows
+        Windows of the n spots.
+    device, precision, batch_size
+        How to run.
+
+    Returns
+    -------
+    ndarray
+        Float32, shape (n, f); NaN for a spot without an own tile.
+    """
+    network = network.to(device).eval()
+    decoder = network.decoders["st"] if "st" in network.decoders else None
+    width = network.config.width + network.config.he_dim + (0 if decoder is None else network.config.decoder_width)
+    out = np.full((len(tokens), width), np.nan, dtype=np.float32)
+    bar = tqdm(total=len(windows), desc="windows", unit="spot", disable=settings.verbosity == 0)
+    with torch.inference_mode(), bar:
+        for rows, _, batch in window_batches({"he": tokens}, windows, batch_size=batch_size, device=device):
+            with autocast(device, precision):
+                output = network(batch)
+                averaged = window(output, batch)
+                parts = [averaged["he"], averaged["he_input"]]
+                if decoder is not None:
+                    at = batch.offsets.expand(len(rows), -1, 2) if batch.offsets.ndim == 2 else batch.offsets
+                    state = decoder.hidden(output.he, batch.he_mask, at, at[:, :1])
+                    parts.append(state[:, 0])
+            out[rows] = torch.cat([part.float() for part in parts], dim=1).cpu().numpy()
+            bar.update(len(rows))
+    out[~np.isfinite(tokens).all(axis=1)] = np.nan
+    return out

@@ -1,0 +1,179 @@
+"""``storm.tl.predict_expression``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from storm._bridge.read import read_spots
+from storm._bridge.select import is_spatialdata, select_table
+from storm._bridge.workspace import Workspace, open_workspace
+from storm._bridge.write import add_elements, annotate_like, write_results
+from storm._checks import check_choice
+from storm._keys import EXPRESSION, RELIABILITY, UNS, predicted_table
+from storm._loading import ExpressionHead, StormModel, load_model
+from storm.data.genes import Vocabulary, match_genes
+from storm.data.windows import make_windows
+from storm.tl._device import resolve_device, resolve_precision
+from storm.tl._embed import provenance, warn_nan
+from storm.tl._fit_expression import apply_head
+from storm.tl._he_features import he_features
+from storm.tl._tokens import he_tokens
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+#: Largest layer that ``to="auto"`` makes, in bytes: a layer has a column for every gene of the table.
+_LAYER_BYTES = 2 * 1024**3
+
+
+def predict_expression(
+    data: SpatialData,
+    genes: Sequence[str] | None = None,
+    *,
+    model: str | StormModel = "storm-mini",
+    head: ExpressionHead | None = None,
+    image_key: str | None = None,
+    table_key: str | None = None,
+    shapes_key: str | None = None,
+    coordinate_system: str | None = None,
+    um_per_px: float | None = None,
+    field_um: float | None = None,
+    stride_um: float | None = None,
+    to: str = "auto",
+    key_added: str = EXPRESSION,
+    device: str = "auto",
+    batch_size: int | None = None,
+    precision: str = "auto",
+    copy: bool = False,
+) -> SpatialData | None:
+    """Predict expression from H&E alone. Measured counts, where there are any, are not looked at.
+
+    Parameters
+    ----------
+    data
+        A SpatialData with an H&E image. Without a table the tissue is covered with a grid of tiles.
+    genes
+        Genes to predict, all of the head's by default.
+    model
+        See :func:`storm.tl.embed`.
+    head
+        A head from :func:`storm.tl.fit_expression`; by default the model's own, whose tissue and reliability its card
+        states.
+    image_key, table_key, shapes_key, coordinate_system, um_per_px, stride_um
+        See :func:`storm.tl.embed`.
+    field_um
+        Edge of the H&E field around each centre, in µm; by default the one that the head was trained with.
+    to
+        ``"layer"``, ``"table"``, or ``"auto"``: a layer if every predicted gene is one of the table's own and the layer
+        takes no more than 2 GiB, else a new table.
+    key_added
+        Name of the layer, of the provenance, and ending of the new table's name.
+    device, batch_size, precision, copy
+        See :func:`storm.tl.embed`.
+
+    Returns
+    -------
+    SpatialData or None
+        The copy if ``copy``, else ``None``; ``data`` gets either
+
+        - ``layers[key_added]``, float32, shape (n_obs, n_vars): log1p of counts per 10,000, NaN in the columns of genes
+          that were not predicted, or
+        - a table ``"<table>_<key_added>"`` that annotates the same shapes, with the predicted genes in ``X``,
+
+        and in it ``var["storm_r"]``: each gene's correlation on held-out spots when the head was trained, and
+        ``uns["storm"][key_added]``: the provenance. Rows whose centre lies outside the image are NaN and counted in a
+        warning.
+
+    Raises
+    ------
+    ValueError
+        If the model has no head, the head belongs to another model, a gene is none of the head's, or the image, the
+        scale or the table does not fit. ``data`` is then as it was.
+    TypeError
+        If ``data`` is no SpatialData.
+
+    References
+    ----------
+    Xiang, Hou et al. (2026), arXiv:2604.03630, Methods: *predicting Visium ST from H&E*.
+    """
+    check_choice(to, ("auto", "layer", "table"), name="to")
+    if not is_spatialdata(data):
+        msg = f"genes are predicted from an H&E image, which {type(data).__name__} cannot hold; give a SpatialData"
+        raise TypeError(msg)
+    loaded = load_model(model)
+    head, columns = _head(loaded, head, genes)
+    where = resolve_device(device)
+    how = {"device": where, "precision": resolve_precision(precision, where), "batch_size": batch_size or 512}
+    field_um = head.notes.get("field_um", loaded.tile_encoder.field_um) if field_um is None else field_um
+    work = open_workspace(
+        data, table_key=table_key, image_key=image_key, coordinate_system=coordinate_system, um_per_px=um_per_px,
+        field_um=field_um, stride_um=stride_um, copy=copy,
+    )  # fmt: skip
+    spots = read_spots(
+        work.data, image_key=work.image_key, table_key=work.table_key, shapes_key=shapes_key,
+        coordinate_system=coordinate_system, um_per_px=um_per_px, image=True, table=False,
+    )  # fmt: skip
+    windows = make_windows(spots.centres)
+    features = he_features(loaded.network, he_tokens(spots, loaded, field_um=field_um, **how), windows, **how)
+    predicted = apply_head(head.module, features)[:, columns]
+    warn_nan(predicted, spots, name=key_added)
+    facts = provenance(loaded, spots, match=None, windows=windows.kind, **how)
+    facts |= {"field_um": float(field_um), "units": "log1p of counts per 10,000", "n_genes": len(columns)}
+    facts["head"] = {"n_genes": len(head.genes), "reliability": str(head.notes.get("reliability", "not stated"))}
+    symbols = [head.genes[i] for i in columns]
+    _write(work, symbols, predicted, head.reliability[columns], facts, to=to, key_added=key_added)
+    work.finish()
+    return work.owner if copy else None
+
+
+def _head(model: StormModel, head: ExpressionHead | None, genes) -> tuple[ExpressionHead, np.ndarray]:
+    if head is None:
+        head = model.head
+        if head is None:
+            msg = f"model {model.name!r} has no expression head; train one with storm.tl.fit_expression and give head="
+            raise ValueError(msg)
+    elif head.model_sha256 != model.sha256:
+        msg = f"the head was trained on another model than {model.name!r}; give model= the one that it was trained on"
+        raise ValueError(msg)
+    if genes is None:
+        return head, np.arange(len(head.genes))
+    genes = [genes] if isinstance(genes, str) else list(genes)
+    match = match_genes(genes, Vocabulary(head.genes))
+    if match.missing or match.ambiguous or not genes:
+        unknown = [*match.missing, *match.ambiguous]
+        msg = (
+            f"{len(unknown)} of {len(genes)} genes are not among the {len(head.genes)} that the head predicts: "
+            f"{unknown[:10]}; head.genes lists them, and storm.tl.fit_expression trains a head for others"
+        )
+        raise ValueError(msg)
+    return head, match.index
+
+
+def _write(work: Workspace, symbols, predicted, reliability, facts, *, to: str, key_added: str) -> None:
+    _, table = select_table(work.data, work.table_key)
+    match = match_genes([str(name) for name in table.var_names], Vocabulary(tuple(symbols)))
+    own = np.flatnonzero(match.index >= 0)
+    all_own = len(own) == len(symbols)
+    if to == "layer" and not all_own:
+        msg = f"to='layer' needs every predicted gene in the table, which has {len(own)} of {len(symbols)}; use to='table'"
+        raise ValueError(msg)
+    small = table.n_obs * table.n_vars * 4 <= _LAYER_BYTES
+    if to == "layer" or (to == "auto" and all_own and small):
+        layer = np.full(table.shape, np.nan, dtype=np.float32)
+        layer[:, own] = predicted[:, match.index[own]]
+        r = np.full(table.n_vars, np.nan, dtype=np.float32)
+        r[own] = reliability[match.index[own]]
+        write_results(work.data, work.table_key, layers={key_added: layer}, var={RELIABILITY: r}, uns={key_added: facts})
+        return
+    key, _ = select_table(work.data, work.table_key)
+    new = annotate_like(table, predicted, var=pd.DataFrame({RELIABILITY: reliability}, index=pd.Index(symbols)))
+    new.uns[UNS] = {key_added: facts}
+    name = predicted_table(key) if key_added == EXPRESSION else f"{key}_{key_added}"
+    if work.made:
+        work.made["tables"][name] = new
+    else:
+        add_elements(work.owner, tables={name: new})

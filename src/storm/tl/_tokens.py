@@ -1,0 +1,85 @@
+"""Spot tokens: what the spot encoders say of each spot by itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from storm._loading import StormModel
+from storm._settings import settings
+from storm.data.genes import GeneMatch, match_genes, require_shared
+from storm.data.normalise import log_normalise, standardise
+from storm.data.spots import Spots
+from storm.encoders import EncoderInfo
+from storm.tl._device import autocast
+
+#: Standard deviations beyond which a tile feature is an artefact (a fold, a pen mark) and is clipped.
+_CLIP = 6.0
+
+
+def encode_tiles(
+    spots: Spots, encoder: EncoderInfo, *, field_um: float, device: torch.device, precision: str, batch_size: int
+) -> np.ndarray:
+    """Tile embeddings, shape (n, dim), float32; NaN where the centre lies outside the image.
+
+    Parameters
+    ----------
+    spots
+        With a patch reader.
+    encoder
+        Tile encoder.
+    field_um
+        Edge of the field around each centre, in µm.
+    device, precision, batch_size
+        How to run.
+    """
+    out = np.full((len(spots), encoder.dim), np.nan, dtype=np.float32)
+    network = encoder.build().to(device).eval()
+    mean = torch.tensor(encoder.mean or (0.0, 0.0, 0.0), device=device).view(1, 3, 1, 1)
+    std = torch.tensor(encoder.std or (1.0, 1.0, 1.0), device=device).view(1, 3, 1, 1)
+    batches = spots.patches.iter_patches(
+        spots.centres, field_um=field_um, out_px=encoder.tile_px, batch_size=batch_size
+    )
+    n_inside = int(spots.patches.inside(spots.centres).sum())
+    bar = tqdm(total=n_inside, desc="tiles", unit="tile", disable=settings.verbosity == 0)
+    with torch.inference_mode(), bar:
+        for index, patches in batches:
+            x = torch.from_numpy(patches).to(device).permute(0, 3, 1, 2).float().div_(255)
+            with autocast(device, precision):
+                embedding = network((x - mean) / std)
+            out[index] = embedding.float().cpu().numpy()
+            bar.update(len(index))
+    return out
+
+
+def he_tokens(spots: Spots, model: StormModel, **how) -> np.ndarray:
+    """Standardised tile embeddings, shape (n, he_dim)."""
+    raw = encode_tiles(spots, model.tile_encoder, **how)
+    within = model.settings["standardise"] == "section"
+    scaled = standardise(raw, model.statistic("he_mean"), model.statistic("he_std"), within=within)
+    return np.clip(scaled, -_CLIP, _CLIP)
+
+
+def st_tokens(spots: Spots, model: StormModel) -> tuple[np.ndarray, GeneMatch]:
+    """Standardised expression embeddings, shape (n, st_dim), NaN for spots without counts; and how the genes matched.
+
+    Raises
+    ------
+    ValueError
+        If the table shares too few genes with the model's vocabulary.
+    """
+    match = match_genes(spots.genes, model.vocabulary)
+    require_shared(match, model.vocabulary, model.settings["min_genes"])
+    columns = np.flatnonzero(match.index >= 0)
+    measured = torch.from_numpy(match.index[columns])
+    expression = log_normalise(spots.counts)[:, columns]
+    with torch.inference_mode():
+        weights = model.expression.weights(measured).numpy()
+        centre = model.expression.mean[measured].numpy() @ weights
+    # A sparse product: the dense matrix of centred expression is never made.
+    raw = np.asarray(expression @ weights - centre, dtype=np.float32)
+    raw[np.asarray(spots.counts.sum(axis=1)).ravel() == 0] = np.nan
+    within = model.settings["standardise"] == "section"
+    scaled = standardise(raw, model.statistic("st_mean"), model.statistic("st_std"), within=within, isotropic=True)
+    return scaled, match

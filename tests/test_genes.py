@@ -1,0 +1,76 @@
+"""Gene names against a vocabulary, and the normalisations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scanpy as sc
+from anndata import AnnData
+from scipy.sparse import csr_matrix
+
+from storm.data.genes import Vocabulary, match_genes, require_shared
+from storm.data.normalise import log_normalise, standardise
+
+VOCABULARY = Vocabulary(("EPCAM", "ACTB", "Penk", "KRT8"), ("ENSG00000119888", "ENSG00000075624", "", ""))
+
+
+def test_symbols_case_and_ensembl():
+    match = match_genes(["KRT8", "Actb", "ENSG00000119888.17", "PENK", "NOPE", "ENSG00000000001"], VOCABULARY)
+    assert match.index.tolist() == [3, 1, 0, 2, -1, -1]
+    assert match.matched == ("KRT8",)
+    assert match.aliased == {"Actb": "ACTB", "ENSG00000119888.17": "EPCAM", "PENK": "Penk"}
+    assert match.missing == ("NOPE", "ENSG00000000001")
+    assert match.summary() == {"matched": 1, "aliased": 3, "ambiguous": 0, "missing": 2}
+
+
+def test_the_closest_name_wins_whatever_the_order():
+    for names in (["actb", "ENSG00000075624", "ACTB"], ["ACTB", "actb", "ENSG00000075624"]):
+        match = match_genes(names, VOCABULARY)
+        assert match.matched == ("ACTB",)
+        assert set(match.ambiguous) == {"actb", "ENSG00000075624"}
+        assert (match.index >= 0).sum() == 1
+
+
+def test_too_few_shared_genes_names_the_numbers():
+    match = match_genes(["A", "B", "ACTB"], VOCABULARY)
+    require_shared(match, VOCABULARY, 1)
+    with pytest.raises(ValueError, match=r"only 1 of the table's 3 genes.*model's 4.*at least 2.*'A', 'B'"):
+        require_shared(match, VOCABULARY, 2)
+
+
+def test_vocabulary_is_checked():
+    with pytest.raises(ValueError, match="unique"):
+        Vocabulary(("A", "A"))
+    with pytest.raises(ValueError, match="1 Ensembl"):
+        Vocabulary(("A", "B"), ("E",))
+
+
+def test_log_normalise_is_scanpys():
+    counts = csr_matrix(np.random.default_rng(0).poisson(1.0, (30, 20)).astype(np.float32))
+    counts[3] = 0
+    counts.eliminate_zeros()
+    before = counts.copy()
+    found = log_normalise(counts)
+    adata = AnnData(counts[np.arange(30) != 3].copy())
+    sc.pp.normalize_total(adata, target_sum=1e4)
+    sc.pp.log1p(adata)
+    np.testing.assert_allclose(found[np.arange(30) != 3].toarray(), adata.X.toarray(), rtol=1e-5)
+    assert found[3].nnz == 0
+    assert (before != counts).nnz == 0
+
+
+def test_standardise():
+    rng = np.random.default_rng(0)
+    values = rng.normal(5, 3, (4000, 3)).astype(np.float32)
+    values[0] = np.nan
+    mean, std = np.zeros(3), np.ones(3)
+    own = standardise(values, mean, std, within=True)
+    assert np.isnan(own[0]).all()
+    np.testing.assert_allclose(own[1:].mean(0), 0, atol=0.05)
+    np.testing.assert_allclose(own[1:].std(0), 1, atol=0.05)
+    np.testing.assert_allclose(standardise(values, mean, std, within=False)[1:], values[1:], rtol=1e-6)
+    few = standardise(values[1:3], mean, std, within=True)
+    assert np.abs(few).mean() > 1, "two spots must not standardise themselves away"
+    wide = values * np.float32([1, 1, 10])
+    spreads = standardise(wide, mean, std, within=True, isotropic=True)[1:].std(0)
+    assert spreads[2] / spreads[0] == pytest.approx(10, rel=0.1)

@@ -1,0 +1,158 @@
+"""Masks, densities and the head's loss against independent formulas."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from storm.data.windows import make_windows
+from storm.model import build_storm
+from storm.model.heads import expression_loss
+from storm.pretraining.factors import Panel, choose_genes, fit_factors
+from storm.pretraining.fit import FitConfig, fit
+from storm.pretraining.head import HeadConfig, fit_head
+from storm.pretraining.losses import gaussian_nll, negative_binomial_nll
+from storm.pretraining.masking import draw_visible, hidden_positions
+from storm.pretraining.objective import Masking, masked_loss
+from storm.pretraining.sections import SectionTensors, TrainingSection
+
+
+def test_visible_spots_are_drawn_among_those_present():
+    g = torch.Generator().manual_seed(0)
+    present = torch.rand(200, 25, generator=g) > 0.5
+    present[0] = False
+    present[1] = False
+    present[1, 7] = True
+    index, shown = draw_visible(present, 5, generator=g)
+    hidden = hidden_positions(present, index, shown)
+    visible = torch.zeros_like(present).scatter_(1, index, shown)
+    assert not (visible & ~present).any()
+    assert ((visible | hidden) == present).all()
+    assert (visible & hidden).sum() == 0
+    assert (visible.sum(1) == torch.clamp(present.sum(1) - 1, min=0, max=5)).all()
+    frequency = draw_visible(torch.ones(20000, 25, dtype=torch.bool), 5, generator=g)[0].flatten().bincount() / 20000
+    assert frequency.min() > 0.18
+    assert frequency.max() < 0.22
+
+
+def test_gaussian_loss_is_half_the_mean_square_over_what_was_measured():
+    g = torch.Generator().manual_seed(0)
+    prediction, target = torch.randn(6, 4, generator=g), torch.randn(6, 4, generator=g)
+    measured = torch.tensor([True, False, True, True])
+    masked = torch.tensor([True, True, False, True, False, True])
+    target[:, 1] = torch.nan
+    expected = np.mean([0.5 * np.mean((prediction[i, [0, 2, 3]] - target[i, [0, 2, 3]]).numpy() ** 2) for i in (0, 1, 3, 5)])
+    assert gaussian_nll(prediction, target, measured, masked).item() == pytest.approx(expected, rel=1e-6)
+    everything = torch.ones((), dtype=torch.bool)
+    assert gaussian_nll(prediction, target.nan_to_num(), everything, masked).item() < 5
+    assert gaussian_nll(prediction, target, measured, torch.zeros(6, dtype=torch.bool)).item() == 0
+
+
+def test_negative_binomial_equals_torch():
+    g = torch.Generator().manual_seed(0)
+    logits, counts = torch.randn(5, 7, generator=g), torch.randint(0, 30, (5, 7), generator=g).float()
+    log_r = torch.randn(7, generator=g)
+    measured = torch.tensor([True, True, False, True, True, True, False])
+    masked = torch.tensor([True, False, True, True, True])
+    keep = measured.nonzero().squeeze(1)
+    share = logits[:, keep].softmax(-1)
+    mean = share * counts[:, keep].sum(-1, keepdim=True)
+    r = log_r[keep].exp()
+    reference = torch.distributions.NegativeBinomial(r, logits=(mean / r).log()).log_prob(counts[:, keep])
+    expected = -reference.mean(-1)[masked].mean()
+    found = negative_binomial_nll(logits, counts, log_r, measured, masked)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_expression_loss_is_equation_4():
+    y = torch.tensor([[1.0, 2.0], [0.0, torch.nan]])
+    p = torch.tensor([[0.0, 4.0], [0.5, 9.0]])
+    errors = np.array([1.0, 2.0, 0.5])
+    assert expression_loss(p, y, l1=2.0, l2=3.0).item() == pytest.approx((2 * errors + 3 * errors**2).mean())
+
+
+def planted_section(n: int = 12, *, seed: int = 0, he: bool = True) -> TrainingSection:
+    """A square lattice on which everything follows two smooth fields."""
+    rng = np.random.default_rng(seed)
+    xy = np.stack(np.meshgrid(np.arange(n), np.arange(n)), -1).reshape(-1, 2).astype(float)
+    fields = np.stack([np.sin(xy[:, 0] / 2.5 + seed), np.cos(xy[:, 1] / 2.0)], 1)
+    mix = np.random.default_rng(7)
+    maps = {d: mix.normal(size=(2, d)) for d in (16, 8, 30)}
+    noisy = {d: (fields @ m + 0.3 * rng.normal(size=(len(xy), d))).astype(np.float32) for d, m in maps.items()}
+    measured = np.ones(30, bool)
+    return TrainingSection(f"s{seed}", make_windows(xy), noisy[16] if he else None, noisy[8], noisy[30], measured)
+
+
+def test_masked_spots_are_rebuilt_better_than_by_the_mean():
+    sections = [planted_section(seed=0), planted_section(seed=1, he=False)]
+    torch.manual_seed(0)
+    network = build_storm("tiny", n_genes=30)
+    config = FitConfig(epochs=60, warmup_epochs=2, batch_size=64, lr=3e-3, masking=Masking(genes_per_step=20, he_only=0.2))
+    history = fit(network, sections, config)
+    assert history[-1]["st"] < 0.5 * history[0]["st"]
+    unseen = SectionTensors(planted_section(seed=2))
+    g = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        loss = masked_loss(network, unseen, torch.arange(144), masking=Masking(), generator=g)
+    mean_predictor = 0.5 * unseen.expression.var(dim=0, correction=0).mean()
+    assert loss["st"] < 0.6 * mean_predictor
+    assert loss["he"] < 0.6 * 0.5 * unseen.values["he"].var(dim=0, correction=0).mean()
+
+
+def test_training_is_reproducible():
+    runs = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        network = build_storm("tiny", n_genes=30)
+        fit(network, [planted_section()], FitConfig(epochs=2, warmup_epochs=1, batch_size=64, lr=1e-3))
+        runs.append(network.state_dict())
+    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
+
+
+def test_fit_refuses_what_cannot_learn():
+    with pytest.raises(ValueError, match="decoders"):
+        fit(build_storm("tiny", decoder_depth=0), [planted_section()], FitConfig(epochs=1))
+
+
+def test_factors_are_panel_agnostic():
+    rng = np.random.default_rng(0)
+    loadings = np.linalg.qr(rng.normal(size=(200, 4)))[0] * [12, 9, 7, 5]
+    z = rng.normal(size=(400, 4))
+    x = (z @ loadings.T + 0.2 * rng.normal(size=(400, 200))).astype(np.float32)
+    everything = np.ones(200, bool)
+    encoder = fit_factors([(x[:200], everything), (x[200:], everything)], 4)
+    full = encoder(torch.from_numpy(x), torch.arange(200)).numpy()
+    panel = np.sort(rng.choice(200, 80, replace=False))
+    part = encoder(torch.from_numpy(x[:, panel]), torch.from_numpy(panel)).numpy()
+    for k in range(4):
+        assert np.corrcoef(full[:, k], part[:, k])[0, 1] > 0.97
+    assert np.abs(full - part).mean() < 0.15 * np.abs(full).mean()
+    # and the factors span the planted ones
+    fit_r2 = 1 - np.square(z - full @ np.linalg.lstsq(full, z, rcond=None)[0]).mean() / np.square(z).mean()
+    assert fit_r2 > 0.98
+
+
+def test_vocabulary_and_case(rng=None):
+    from scipy.sparse import csr_matrix
+
+    rng = np.random.default_rng(0)
+    human = Panel(csr_matrix(np.column_stack([rng.normal(size=50) * s for s in (5, 1, 0.1)])), np.array(["ACTB", "EPCAM", "X"]))
+    mouse = Panel(csr_matrix(np.column_stack([rng.normal(size=40) * s for s in (4, 0.1)])), np.array(["Penk", "Actb"]))
+    assert choose_genes([([human], 2), ([mouse], 1)]) == ["ACTB", "EPCAM", "PENK"]
+    values, measured = mouse.over(["ACTB", "EPCAM", "PENK"])
+    assert measured.tolist() == [True, False, True]
+    np.testing.assert_allclose(values[:, 2], mouse.expression.toarray()[:, 0], rtol=1e-6)
+
+
+def test_head_learns_a_planted_map_and_is_reproducible():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(600, 10)).astype(np.float32)
+    y = (x @ rng.normal(size=(10, 6)) + 3).astype(np.float32)
+    y[:50, 2] = np.nan
+    head = fit_head(x[:500], y[:500], HeadConfig(epochs=60, lr=5e-3))
+    with torch.no_grad():
+        found = head(torch.from_numpy(x[500:])).numpy()
+    assert min(np.corrcoef(found[:, j], y[500:, j])[0, 1] for j in range(6)) > 0.95
+    again = fit_head(x[:500], y[:500], HeadConfig(epochs=60, lr=5e-3))
+    assert torch.equal(head.linear.weight, again.linear.weight)

@@ -1,0 +1,131 @@
+"""Windows on lattices and between cells."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from storm.data.lattice import find_lattice
+from storm.data.windows import make_windows
+
+
+def square(n=9, pitch=200.0):
+    return np.stack(np.meshgrid(np.arange(n), np.arange(n)), -1).reshape(-1, 2) * pitch
+
+
+def hexagonal(n=10, pitch=100.0):
+    i, j = np.meshgrid(np.arange(n), np.arange(n))
+    return np.stack([i + 0.5 * (j % 2), j * np.sqrt(3) / 2], -1).reshape(-1, 2) * pitch
+
+
+def turned(points, degrees, shift=(1234.5, -77.0)):
+    a = np.deg2rad(degrees)
+    return points @ np.array([[np.cos(a), np.sin(a)], [-np.sin(a), np.cos(a)]]) + shift
+
+
+@pytest.mark.parametrize("degrees", [0, 17, 45, 63])
+@pytest.mark.parametrize(("grid", "kind", "pitch"), [(square, "square", 200.0), (hexagonal, "hex", 100.0)])
+def test_members_lie_where_the_offsets_say(grid, kind, pitch, degrees):
+    points = turned(grid(), degrees)
+    windows = make_windows(points)
+    assert windows.kind == kind
+    assert windows.index.shape == (len(points), 25)
+    assert windows.pitch == pytest.approx(pitch, rel=1e-6)
+    assert (windows.index[:, 0] == np.arange(len(points))).all()
+    distances = np.linalg.norm(windows.offsets, axis=1) * pitch
+    row, slot = np.nonzero(windows.index >= 0)
+    found = np.linalg.norm(points[windows.index[row, slot]] - points[row], axis=1)
+    np.testing.assert_allclose(found, distances[slot], rtol=1e-6, atol=1e-6)
+    # the offsets are a rotation of the true relative positions, not a mirror image: all angles agree
+    relative = points[windows.index[row, slot]] - points[row]
+    far = slot > 0
+    angle = np.arctan2(*relative[far].T[::-1]) - np.arctan2(*windows.offsets[slot[far]].T[::-1])
+    assert np.abs(np.exp(1j * angle) - np.exp(1j * angle[0])).max() < 1e-5
+
+
+def test_square_block_is_five_by_five():
+    windows = make_windows(square())
+    middle = 4 * 9 + 4
+    members = {(i % 9, i // 9) for i in windows.index[middle]}
+    assert members == {(x, y) for x in range(2, 7) for y in range(2, 7)}
+
+
+def test_hexagonal_window_has_six_fold_symmetry():
+    offsets = make_windows(hexagonal()).offsets
+    a = np.pi / 3
+    for x, y in offsets:
+        turned_offset = np.array([x * np.cos(a) - y * np.sin(a), x * np.sin(a) + y * np.cos(a)])
+        assert np.abs(offsets - turned_offset).sum(1).min() < 1e-5
+    assert np.linalg.norm(offsets, axis=1).max() == pytest.approx(np.sqrt(7), rel=1e-6)
+
+
+def test_holes_are_missing_not_borrowed():
+    rng = np.random.default_rng(0)
+    points = square(20)
+    keep = rng.random(len(points)) > 0.2
+    whole, holes = make_windows(points), make_windows(points[keep])
+    new = np.cumsum(keep) - 1
+    expected = whole.index[keep]
+    expected = np.where((expected >= 0) & keep[expected], new[expected], -1)
+    np.testing.assert_array_equal(holes.index, expected)
+
+
+def test_jitter_drift_and_detached_pieces():
+    rng = np.random.default_rng(1)
+    grid = square(30)
+    drift = np.column_stack([0.04 * grid[:, 1], 0.02 * grid[:, 0]]) + 5e-6 * grid**2
+    points = grid + drift + rng.normal(0, 10, grid.shape)
+    column = np.arange(900) % 30
+    keep = (column < 12) | (column > 16)
+    lattice = find_lattice(points[keep])
+    assert lattice.kind == "square"
+    true = np.column_stack([np.arange(900) % 30, np.arange(900) // 30])[keep]
+    steps = np.column_stack([lattice.ij, np.ones(keep.sum())])
+    fit = np.linalg.lstsq(steps, true, rcond=None)[0]
+    np.testing.assert_allclose(steps @ fit, true, atol=1e-6)
+
+
+def test_cells_have_their_nearest_within_reach():
+    rng = np.random.default_rng(0)
+    points = rng.random((500, 2)) * 1000
+    points[-1] = (5000, 5000)
+    windows = make_windows(points)
+    assert windows.kind == "knn"
+    assert windows.index.shape == (500, 9)
+    distance = np.linalg.norm(points[:, None] - points[None], axis=-1)
+    for i in (0, 17, 250):
+        np.testing.assert_array_equal(np.sort(windows.index[i]), np.sort(np.argsort(distance[i])[:9]))
+    assert (windows.index[-1] == [499, *[-1] * 8]).all()
+    near = make_windows(points, kind="knn", radius=40.0)
+    row, slot = np.nonzero(near.index >= 0)
+    assert distance[row, near.index[row, slot]].max() <= 40
+    np.testing.assert_allclose(
+        near.offsets[row, slot] * near.pitch, points[near.index[row, slot]] - points[row], atol=1e-3
+    )
+
+
+def test_unplaced_rows_have_no_window_and_are_nobodys_neighbour():
+    points = square()
+    points[40] = np.nan
+    windows = make_windows(points)
+    assert (windows.index[40] == -1).all()
+    assert not (windows.index == 40).any()
+
+
+def test_no_context_and_tiny_sections():
+    assert make_windows(square(), size=1).index.shape == (81, 1)
+    assert make_windows(np.zeros((1, 2))).index.tolist() == [[0]]
+    assert make_windows(np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 3.0]])).kind == "knn"
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="knn"):
+        make_windows(np.random.default_rng(0).random((100, 2)), kind="lattice")
+    with pytest.raises(ValueError, match="9, 25"):
+        make_windows(square(), size=10)
+    with pytest.raises(ValueError, match="size=0"):
+        make_windows(square(), size=0)
+    with pytest.raises(ValueError, match="kind='grid'"):
+        make_windows(square(), kind="grid")
+    with pytest.raises(ValueError, match="coincide"):
+        make_windows(np.zeros((50, 2)), kind="knn")

@@ -61,7 +61,7 @@ def toy(
         µm per pixel of the full-resolution image; by default 1.0 for Visium and ST, else 0.5. The same seed draws the
         same tissue at any resolution.
     n_genes
-        Keep that many genes of 307, spread over all groups. By default all, or 220 and 200 for Xenium and CosMx.
+        Keep that many genes of 306, spread over all groups. By default all, or 220 and 200 for Xenium and CosMx.
     truth
         Also store the expected counts (before capture efficiency and noise) as ``layers["rate"]``.
 
@@ -86,7 +86,7 @@ def toy(
     >>> import storm
     >>> sdata = storm.datasets.toy("visium", n=150)
     >>> sdata["table"].shape
-    (150, 307)
+    (150, 306)
     """
     check_choice(platform, PLATFORMS, name="platform")
     spec = PLATFORMS[platform]

@@ -27,8 +27,9 @@ def her2st(section: str = "C2", *, path: str | Path | None = None, image: bool =
     spot for B1, C1, D1 and G2.
 
     The files come from a mirror folder where there is one, else from the public repository almaan/her2st on GitHub, at
-    fixed commits, each verified by its sha256 and kept in ``storm.settings.cache_dir``. A mirror may hold
-    more sections, images and labels than can be downloaded; its files are taken as they are.
+    fixed commits, each verified by its sha256 and kept in ``storm.settings.cache_dir``. Pinned are the counts and spots
+    of these 30 sections, the six images and the four tables of labels; the hashes were taken from a mirror. A mirror may
+    hold more of the repository (sections A1–A6, further images and labels): its files are taken as they are.
 
     Parameters
     ----------

@@ -28,8 +28,8 @@ def her2st(section: str = "C2", *, path: str | Path | None = None, image: bool =
 
     The files come from a mirror folder where there is one, else from the public repository almaan/her2st on GitHub, at
     fixed commits, each verified by its sha256 and kept in ``storm.settings.cache_dir``. Pinned are the counts and spots
-    of these 30 sections, the six images and the four tables of labels; the hashes were taken from a mirror. A mirror may
-    hold more of the repository (sections A1–A6, further images and labels): its files are taken as they are.
+    of these 30 sections, the six images and the four tables of labels; the hashes were taken from a mirror. A mirror
+    may hold more of the repository (sections A1–A6, further images and labels): its files are taken as they are.
 
     Parameters
     ----------

@@ -100,6 +100,7 @@ def tiny_model(toy_once: SpatialData) -> StormModel:
             "tile_encoder": "stain-texture",
             "standardise": "section",
             "readout": "center",
+            "modality_weights": {"he": 1.0, "st": 1.0},
             "min_genes": 20,
         },
         card={"summary": "random weights, for tests"},

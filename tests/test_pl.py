@@ -255,7 +255,7 @@ def test_expression_scales(visium):
     norms = [spots_of(ax)[0].norm for ax in shared[0, 1:]]
     assert (norms[0].vmin, norms[0].vmax) == (norms[1].vmin, norms[1].vmax)
     bars = [ax for ax in own[0, 0].figure.axes if ax not in own]
-    assert [bar.get_ylabel() for bar in bars] == ["log1p(counts per 10k)"] * 2
+    assert [bar.get_ylabel() for bar in bars] == ["log1p of counts per 10,000"] * 2
     raw = storm.pl.expression(visium, "EPCAM", log1p=False)
     counts = visium["table"][:, "EPCAM"].X.toarray().ravel()
     np.testing.assert_array_equal(spots_of(raw[0, 1])[0].get_array(), counts)

@@ -98,7 +98,7 @@ def read_view(
             data, **keys, image=image, coordinate_system=coordinate_system, um_per_unit=um_per_unit
         )
     diameters = _spacing(centres) if diameters is None else diameters
-    margin = max(0.6 * float(np.nanmax(diameters)), 0.02 * float(np.ptp(centres, axis=0).max()))
+    margin = max(0.6 * float(np.nanmax(diameters)), 0.04 * float(np.ptp(centres, axis=0).max()))
     low, high = centres.min(axis=0) - margin, centres.max(axis=0) + margin
     return SectionView(
         centres=spots.centres,

@@ -59,7 +59,7 @@ def frame(ax: Axes, view: SectionView, *, title: str | None, scale_bar: bool) ->
     if title:
         ax.set_title(title, fontsize=10)
     if scale_bar and view.um_known:
-        _scale_bar(ax, length=_round_length((x1 - x0) / 4))
+        _scale_bar(ax, length=_round_length((x1 - x0) / 4), corner=_emptiest_corner(view))
 
 
 def _round_length(limit: float) -> float:
@@ -68,7 +68,20 @@ def _round_length(limit: float) -> float:
     return float(max(step * power for step in (1, 2, 5) if step * power <= limit))
 
 
-def _scale_bar(ax: Axes, *, length: float) -> None:
+def _emptiest_corner(view: SectionView) -> str:
+    """The corner with the fewest spots, the lower ones first: there the scale bar hides least."""
+    left, right, bottom, top = view.extent
+    x, y = ((view.centres[view.placed] - (left, top)) / (right - left, bottom - top)).T
+    corners = {
+        "lower left": (x < 0.32) & (y > 0.86),
+        "lower right": (x > 0.68) & (y > 0.86),
+        "upper left": (x < 0.32) & (y < 0.14),
+        "upper right": (x > 0.68) & (y < 0.14),
+    }
+    return min(corners, key=lambda name: int(corners[name].sum()))
+
+
+def _scale_bar(ax: Axes, *, length: float, corner: str) -> None:
     from matplotlib.patheffects import withStroke
     from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
@@ -78,7 +91,7 @@ def _scale_bar(ax: Axes, *, length: float) -> None:
         ax.transData,
         length,
         label,
-        loc="lower left",
+        loc=corner,
         pad=0.3,
         borderpad=0.4,
         sep=3,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 #: Counts are shown on the scale of the prediction.
-_LOG1P = "log1p(counts per 10k)"
+_LOG1P = "log1p of counts per 10,000"
 
 
 @dataclass(frozen=True)
@@ -116,4 +116,4 @@ def _reliability(table: AnnData, name: str) -> float:
 
 
 def _unit(table: AnnData, key: str) -> str:
-    return str(table.uns.get(_keys.UNS, {}).get(key, {}).get("unit", _LOG1P))
+    return str(table.uns.get(_keys.UNS, {}).get(key, {}).get("units", _LOG1P))

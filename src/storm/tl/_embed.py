@@ -138,7 +138,7 @@ def embed(
         work.data, image_key=work.image_key, table_key=work.table_key, shapes_key=shapes_key,
         coordinate_system=coordinate_system, um_per_px=um_per_px, layer=layer,
         image={"both": True, "he": True, "st": False, "auto": "auto"}[modality],
-        table=modality != "he",
+        table={"both": True, "he": False, "st": True, "auto": "auto"}[modality],
     )  # fmt: skip
     tokens, match = spot_tokens(spots, loaded, modality, field_um=field_um, **how)
     windows = make_windows(spots.centres, kind=window, radius=radius_in_units(spots, radius_um))

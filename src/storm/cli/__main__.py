@@ -1,0 +1,5 @@
+"""``python -m storm.cli``."""
+
+from storm.cli import main
+
+raise SystemExit(main())

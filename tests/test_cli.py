@@ -1,0 +1,279 @@
+"""The command line, in process: what is written where, what is said, and how it fails."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import spatialdata
+from scipy import sparse
+
+import storm
+from storm import _keys
+from storm.cli import main
+from storm.cli._demo import _halves, _two_genes
+
+# anndata tells those who write that its next version will write otherwise
+pytestmark = pytest.mark.filterwarnings("ignore:zarr v3 autosharding:UserWarning")
+
+N = 80
+
+
+@pytest.fixture(scope="module")
+def small() -> spatialdata.SpatialData:
+    return storm.datasets.toy("visium", n=N, seed=0)
+
+
+@pytest.fixture(scope="module")
+def section(small, tmp_path_factory) -> Path:
+    """A stored section; tests copy it."""
+    path = tmp_path_factory.mktemp("cli") / "section.zarr"
+    small.write(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(small, tiny_model, tmp_path_factory) -> str:
+    """Folder of a model with a head."""
+    head = storm.tl.fit_expression(small, ["EPCAM", "COL1A1", "CD3E", "MKI67"], model=tiny_model)
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    replace(tiny_model, head=head).save(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def store(section, tmp_path) -> Path:
+    return Path(shutil.copytree(section, tmp_path / "in.zarr"))
+
+
+def files_of(path: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+def error(capsys, *argv: str | Path) -> str:
+    """What a command that fails says; it is one line, and nothing is on stdout."""
+    assert main([str(a) for a in argv]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    lines = [line for line in said.err.splitlines() if line.startswith("storm")]
+    assert len(lines) == 1
+    assert "Traceback" not in said.err
+    return lines[0]
+
+
+# ---------------------------------------------------------------------------------------------- on a store
+
+
+def test_embed_domains_predict(store, model, capsys):
+    before = files_of(store)
+    assert main(["embed", str(store), "--model", model, "--quiet"]) == 0
+    assert f"{N} of {N} rows embedded" in capsys.readouterr().out
+    assert main(["domains", str(store), "--n-domains", "4", "--quiet"]) == 0
+    assert capsys.readouterr().out.startswith("4 domains (0: ")
+    assert main(["predict", str(store), "--model", model, "--quiet"]) == 0
+    assert "4 of 306 genes predicted" in capsys.readouterr().out
+
+    table = spatialdata.read_zarr(store).tables["table"]
+    assert table.obsm["X_storm"].dtype == np.float32
+    assert np.isfinite(table.obsm["X_storm"]).all()
+    assert table.obs["storm_domain"].nunique() == 4
+    predicted = np.isfinite(table.layers["storm"]).all(axis=0)
+    assert sorted(table.var_names[predicted]) == ["CD3E", "COL1A1", "EPCAM", "MKI67"]
+    assert {"X_storm", "storm_domain", "storm"} <= set(table.uns["storm"])
+    # Nothing else was rewritten: the pixels, the spots and the counts are the same bytes.
+    after = files_of(store)
+    untouched = [name for name in before if name.startswith(("images/", "shapes/", "tables/table/X/"))]
+    assert untouched
+    assert all(before[name] == after[name] for name in untouched)
+
+
+def test_a_command_can_be_repeated(store, model):
+    for k in ("3", "5"):
+        assert main(["embed", str(store), "--model", model, "--modality", "st", "--quiet"]) == 0
+        assert main(["domains", str(store), "--n-domains", k, "--quiet"]) == 0
+    assert spatialdata.read_zarr(store).tables["table"].obs["storm_domain"].nunique() == 5
+
+
+def test_out_leaves_the_input_alone(store, model, tmp_path, capsys):
+    before = files_of(store)
+    out = tmp_path / "new" / "out.zarr"
+    argv = [
+        "embed",
+        str(store),
+        "--model",
+        model,
+        "--quiet",
+        "--modality",
+        "he",
+        "--key-added",
+        "X_he",
+        "--out",
+        str(out),
+    ]
+    assert main(argv) == 0
+    assert files_of(store) == before
+    assert "X_he" in spatialdata.read_zarr(out).tables["table"].obsm
+    assert [p.name for p in out.parent.iterdir()] == ["out.zarr"]
+    capsys.readouterr()
+    assert "exists" in error(capsys, *argv)
+
+
+def test_an_image_without_spots(section, model, tmp_path, capsys):
+    full = spatialdata.read_zarr(section)
+    path = tmp_path / "image.zarr"
+    spatialdata.SpatialData(images={"he": full["he"]}).write(path)
+    assert main(["predict", str(path), "--model", model, "--genes", "EPCAM,COL1A1", "CD3E", "--quiet"]) == 0
+    assert "3 genes predicted" in capsys.readouterr().out
+    sdata = spatialdata.read_zarr(path)
+    assert set(sdata.shapes) == {_keys.TILES}
+    virtual = sdata.tables[_keys.predicted_table(_keys.TILES_TABLE)]
+    assert list(virtual.var_names) == ["EPCAM", "COL1A1", "CD3E"]
+    assert main(["embed", str(path), "--model", model, "--quiet"]) == 0
+    assert main(["domains", str(path), "--n-domains", "3", "--quiet"]) == 0
+    assert spatialdata.read_zarr(path).tables[_keys.TILES_TABLE].obs["storm_domain"].nunique() == 3
+
+
+def test_a_fitted_head_from_a_folder(store, model, tmp_path, capsys):
+    head = storm.tl.fit_expression(spatialdata.read_zarr(store), ["KRT8", "LUM"], model=model)
+    head.save(tmp_path / "head")
+    assert main(["predict", str(store), "--model", model, "--head", str(tmp_path / "head"), "--quiet"]) == 0
+    table = spatialdata.read_zarr(store).tables["table"]
+    assert sorted(table.var_names[np.isfinite(table.layers["storm"]).all(axis=0)]) == ["KRT8", "LUM"]
+    assert "2 of" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------------------------------------- demo
+
+
+def test_demo(model, tmp_path, capsys):
+    out = tmp_path / "demo"
+    argv = ["demo", "--n", str(N), "--model", model, "--out", str(out), "--quiet", "--each-modality"]
+    assert main(argv) == 0
+    said = capsys.readouterr().out
+    for words in (f"{N} spots", "embed", "total", "ARI", "H&E + ST", "median r", "section.zarr"):
+        assert words in said
+    assert {p.name for p in out.iterdir()} == {"section.zarr", "he.png", "domains.png", "expression.png"}
+    assert all((out / name).stat().st_size > 20_000 for name in ("he.png", "domains.png", "expression.png"))
+    table = spatialdata.read_zarr(out / "section.zarr").tables["table"]
+    assert table.obs["storm_domain"].nunique() == table.obs["domain"].nunique()
+    assert "X_storm" in table.obsm
+    assert "storm" in table.layers
+    assert "exists; give another --out, or --overwrite" in error(capsys, *argv)
+
+
+def test_demo_of_a_real_section_without_an_image(shared_data, model, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(storm.settings, "data_dir", shared_data)
+    argv = ["demo", "--dataset", "her2st:B1", "--model", model, "--out", str(tmp_path / "demo"), "--quiet"]
+    assert main(argv) == 0
+    said = capsys.readouterr().out
+    assert "no H&E" in said
+    assert "ARI" in said
+    assert "median r" not in said
+    assert {p.name for p in (tmp_path / "demo").iterdir()} == {"section.zarr", "domains.png"}
+
+
+def test_the_halves_of_a_section_do_not_touch():
+    columns, rows = np.meshgrid(np.arange(30.0), np.arange(10.0))
+    centres = np.column_stack([columns.ravel(), rows.ravel()]) * 100
+    centres[0] = np.nan
+    train, test, (left, right) = _halves(centres)
+    assert right - left == pytest.approx(500)
+    assert not (train | test)[0]
+    assert centres[test, 0].min() - centres[train, 0].max() >= 500
+    assert abs(int(train.sum()) - int(test.sum())) <= 10
+
+
+def test_two_genes_are_good_and_unlike():
+    rng = np.random.default_rng(0)
+    one, two = rng.normal(size=(2, 50))
+    predicted = np.column_stack([one, one + 0.01 * two, -one + 0.3 * two, np.full(50, np.nan)])
+    assert _two_genes(np.array([0.8, 0.7, 0.6, np.nan]), predicted, list("ABCD")) == ["A", "C"]
+    assert _two_genes(np.array([np.nan, 0.5]), predicted[:, :2], list("AB")) == ["B"]
+
+
+# ---------------------------------------------------------------------------------------------- models, version, errors
+
+
+def test_models(model, capsys, monkeypatch):
+    monkeypatch.setattr("storm._loading._PACKAGED", Path(model).parent)
+    assert main(["models"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("tiny\n")
+    assert "predicts 4 from H&E" in said
+    assert storm.load_model("tiny").sha256 in said
+    monkeypatch.setattr("storm._loading._PACKAGED", Path(model) / "nothing")
+    assert "no model is packaged" in error(capsys, "models")
+
+
+def test_version_and_help(capsys):
+    for argv in (["--version"], ["--help"], ["demo", "--help"]):
+        with pytest.raises(SystemExit) as stop:
+            main(argv)
+        assert stop.value.code == 0
+    assert f"storm {storm.__version__}" in capsys.readouterr().out
+
+
+def test_help_needs_no_heavy_package():
+    code = (
+        "import sys; from storm.cli import main\n"
+        "try: main(['--version'])\n"
+        "except SystemExit: print(*[m for m in ('torch', 'spatialdata', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.split("\n")[1] == ""
+
+
+def test_errors_are_one_line(store, model, tmp_path, capsys):
+    assert error(capsys, "embed", tmp_path / "no.zarr") == f"storm embed: error: {tmp_path / 'no.zarr'} does not exist"
+    (tmp_path / "text.zarr").write_text("no zarr")
+    assert "is no zarr store" in error(capsys, "embed", tmp_path / "text.zarr")
+    assert "not of a SpatialData" in error(capsys, "embed", store / "tables" / "table")
+    assert "neither a packaged model" in error(capsys, "embed", store, "--model", "nope")
+    said = error(capsys, "embed", store, "--model", model, "--image-key", "nope")
+    assert "image_key='nope' is not in sdata.images" in said
+    assert '"' not in said  # a KeyError's text, not its repr
+    assert "run storm.tl.embed first" in error(capsys, "domains", store)
+    assert "are not among the 4 that the head predicts" in error(
+        capsys, "predict", store, "--model", model, "--genes", "NOPE"
+    )
+    assert "--dataset='nope' is unknown" in error(capsys, "demo", "--dataset", "nope", "--model", model)
+    assert "is for the toy" in error(capsys, "demo", "--dataset", "her2st:C2", "--n", "9", "--model", model)
+
+
+def test_a_failed_command_changes_no_file(store, model, capsys):
+    before = files_of(store)
+    error(capsys, "embed", store, "--model", model, "--layer", "nope")
+    error(capsys, "domains", store, "--n-domains", "1000")
+    error(capsys, "predict", store, "--model", model, "--genes", "NOPE")
+    assert files_of(store) == before
+
+
+def test_debug_shows_the_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        main(["embed", str(tmp_path / "no.zarr"), "--debug"])
+
+
+def test_arguments_that_cannot_be_read(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["domains", "x.zarr", "--n-domains", "many"])
+    assert stop.value.code == 2
+    assert "--n-domains" in capsys.readouterr().err
+
+
+def test_our_warnings_are_a_line(store, model, capsys):
+    sdata = spatialdata.read_zarr(store)
+    table = sdata.tables["table"].copy()
+    table.X = sparse.diags_array(np.arange(N) > 1, dtype=np.float32).tocsr() @ table.X
+    path = store.with_name("gaps.zarr")
+    spatialdata.SpatialData(shapes={"spots": sdata["spots"]}, tables={"table": table}).write(path)
+    assert main(["embed", str(path), "--model", model, "--quiet"]) == 0
+    said = capsys.readouterr()
+    assert [line for line in said.err.splitlines() if line] == [
+        f"storm: warning: 2 of {N} rows of 'X_storm' are NaN: 2 without counts"
+    ]
+    assert f"{N - 2} of {N} rows" in said.out

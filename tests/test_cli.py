@@ -181,10 +181,11 @@ def test_the_halves_of_a_section_do_not_touch():
     columns, rows = np.meshgrid(np.arange(30.0), np.arange(10.0))
     centres = np.column_stack([columns.ravel(), rows.ravel()]) * 100
     centres[0] = np.nan
-    train, test, (left, right) = _halves(centres)
-    assert right - left == pytest.approx(500)
+    train, test, (left, right) = _halves(centres, field_um=112)
+    assert right - left == pytest.approx(2 * 200 + 112)
     assert not (train | test)[0]
-    assert centres[test, 0].min() - centres[train, 0].max() >= 500
+    # The window of the last spot on the left and that of the first on the right, each with its fields:
+    assert centres[train, 0].max() + 200 + 56 < centres[test, 0].min() - 200 - 56
     assert abs(int(train.sum()) - int(test.sum())) <= 10
 
 

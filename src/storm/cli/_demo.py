@@ -17,6 +17,7 @@ from storm import _keys, metrics
 from storm._bridge import read_spots, select_table
 from storm.cli._commands import write_store
 from storm.data.normalise import log_normalise
+from storm.data.windows import make_windows
 from storm.pl._draw import palette
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 _TRUTH = ("domain", "label")
 #: Labels of a truth that mean that there is none.
 _UNLABELLED = ("undetermined",)
-#: Width of the gap between the two halves, in spot pitches: one 5 × 5 window.
-_GAP = 5
 
 
 @dataclass
@@ -133,14 +132,17 @@ def _score(sdata: SpatialData, table: AnnData, truth: str | None) -> dict[str, A
 
 def _virtual_genes(sdata: SpatialData, table: AnnData, report: Report, **how: Any) -> list[str]:
     """Fit a head on the left half, predict everywhere, score on the right half; return two genes worth a look."""
-    train, test, gap = _halves(_centres(sdata))
+    field_um = how["model"].tile_encoder.field_um
+    train, test, gap = _halves(_centres(sdata), field_um=field_um)
     with report.stage("fit the expression head on one half"):
         head = storm.tl.fit_expression(sdata, train=train, **how)
     with report.stage("predict expression"):
-        storm.tl.predict_expression(sdata, head=head, **how)
+        storm.tl.predict_expression(sdata, head=head, to="layer", **how)
     measured = log_normalise(table.X)
     predicted = np.asarray(table.layers[_keys.EXPRESSION])
     scores = metrics.score_expression(measured[test], predicted[test])
+    # What the head itself measured includes the spots of the gap: the stricter number stays.
+    table.var[_keys.RELIABILITY] = scores["r"].astype(np.float32)
     scores.update(n_train=int(train.sum()), n_test=int(test.sum()), gap=gap)
     fitted = np.isfinite(predicted[test]).any(axis=0)
     scores.update(n_genes=int(fitted.sum()), n_undefined=int(np.isnan(scores["r"][fitted]).sum()))
@@ -148,16 +150,17 @@ def _virtual_genes(sdata: SpatialData, table: AnnData, report: Report, **how: An
     return _two_genes(scores["r"], predicted, list(table.var_names))
 
 
-def _halves(centres: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
-    """Left and right half, bool (n,) each, and from where to where along x is the gap that belongs to neither."""
-    from scipy.spatial import cKDTree
+def _halves(centres: np.ndarray, *, field_um: float) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
+    """Left and right half, bool (n,) each, and from where to where along x is the gap that belongs to neither.
 
-    placed = np.isfinite(centres).all(axis=1)
-    distance, _ = cKDTree(centres[placed]).query(centres[placed], k=2)
-    x = np.where(placed, centres[:, 0], np.nan)
-    half = _GAP / 2 * float(np.median(distance[:, 1]))
-    left, right = float(np.nanmedian(x)) - half, float(np.nanmedian(x)) + half
-    return x < left, x > right, (left, right)
+    The gap is so wide that no pixel is seen from both sides: a spot sees the H&E fields of its whole window.
+    """
+    windows = make_windows(centres)
+    reach = float(np.abs(windows.offsets[..., 0]).max()) * windows.pitch + field_um / 2
+    x = centres[:, 0]
+    middle = float(np.nanmedian(x))
+    with np.errstate(invalid="ignore"):
+        return x < middle - reach, x > middle + reach, (middle - reach, middle + reach)
 
 
 def _two_genes(r: np.ndarray, predicted: np.ndarray, names: list[str]) -> list[str]:

@@ -106,7 +106,9 @@ def test_one_modality_equals_masking_the_other(network, name):
 
 def test_offsets_may_be_shared_or_per_window(network):
     batch = make_batch()
-    torch.testing.assert_close(network(replace(batch, offsets=batch.offsets.expand(3, 9, 2))).he, network(batch).he, **TOL)
+    torch.testing.assert_close(
+        network(replace(batch, offsets=batch.offsets.expand(3, 9, 2))).he, network(batch).he, **TOL
+    )
 
 
 def test_positions_and_modalities_matter(network):

@@ -42,7 +42,9 @@ def test_gaussian_loss_is_half_the_mean_square_over_what_was_measured():
     measured = torch.tensor([True, False, True, True])
     masked = torch.tensor([True, True, False, True, False, True])
     target[:, 1] = torch.nan
-    expected = np.mean([0.5 * np.mean((prediction[i, [0, 2, 3]] - target[i, [0, 2, 3]]).numpy() ** 2) for i in (0, 1, 3, 5)])
+    expected = np.mean(
+        [0.5 * np.mean((prediction[i, [0, 2, 3]] - target[i, [0, 2, 3]]).numpy() ** 2) for i in (0, 1, 3, 5)]
+    )
     assert gaussian_nll(prediction, target, measured, masked).item() == pytest.approx(expected, rel=1e-6)
     everything = torch.ones((), dtype=torch.bool)
     assert gaussian_nll(prediction, target.nan_to_num(), everything, masked).item() < 5
@@ -88,7 +90,9 @@ def test_masked_spots_are_rebuilt_better_than_by_the_mean():
     sections = [planted_section(seed=0), planted_section(seed=1, he=False)]
     torch.manual_seed(0)
     network = build_storm("tiny", n_genes=30)
-    config = FitConfig(epochs=60, warmup_epochs=2, batch_size=64, lr=3e-3, masking=Masking(genes_per_step=20, he_only=0.2))
+    config = FitConfig(
+        epochs=60, warmup_epochs=2, batch_size=64, lr=3e-3, masking=Masking(genes_per_step=20, he_only=0.2)
+    )
     history = fit(network, sections, config)
     assert history[-1]["st"] < 0.5 * history[0]["st"]
     unseen = SectionTensors(planted_section(seed=2))
@@ -133,11 +137,13 @@ def test_factors_are_panel_agnostic():
     assert fit_r2 > 0.98
 
 
-def test_vocabulary_and_case(rng=None):
+def test_vocabulary_and_case():
     from scipy.sparse import csr_matrix
 
     rng = np.random.default_rng(0)
-    human = Panel(csr_matrix(np.column_stack([rng.normal(size=50) * s for s in (5, 1, 0.1)])), np.array(["ACTB", "EPCAM", "X"]))
+    human = Panel(
+        csr_matrix(np.column_stack([rng.normal(size=50) * s for s in (5, 1, 0.1)])), np.array(["ACTB", "EPCAM", "X"])
+    )
     mouse = Panel(csr_matrix(np.column_stack([rng.normal(size=40) * s for s in (4, 0.1)])), np.array(["Penk", "Actb"]))
     assert choose_genes([([human], 2), ([mouse], 1)]) == ["ACTB", "EPCAM", "PENK"]
     values, measured = mouse.over(["ACTB", "EPCAM", "PENK"])

@@ -73,7 +73,7 @@ def test_holes_are_missing_not_borrowed():
 def test_jitter_drift_and_detached_pieces():
     rng = np.random.default_rng(1)
     grid = square(30)
-    drift = np.column_stack([0.04 * grid[:, 1], 0.02 * grid[:, 0]]) + 5e-6 * grid**2
+    drift = np.column_stack([0.04 * grid[:, 1], 0.02 * grid[:, 0]]) + 2e-6 * grid**2
     points = grid + drift + rng.normal(0, 10, grid.shape)
     column = np.arange(900) % 30
     keep = (column < 12) | (column > 16)

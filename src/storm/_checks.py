@@ -24,7 +24,7 @@ def check_key(key: str, available: Collection[str], *, name: str, where: str) ->
 
 def check_positive(value: float, *, name: str, unit: str = "") -> None:
     """Raise if ``value`` is not a finite number above zero."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) and not hasattr(value, "__float__"):
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
         msg = f"{name} is a number{' in ' + unit if unit else ''}, not {value!r}"
         raise TypeError(msg)
     if not 0 < float(value) < float("inf"):

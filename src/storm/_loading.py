@@ -27,7 +27,7 @@ _FORMAT = 1
 READOUTS = ("center", "window", "reconstruction")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExpressionHead:
     """Genes from H&E: a trained head and how far to trust each gene.
 
@@ -53,7 +53,13 @@ class ExpressionHead:
     notes: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: str | Path) -> None:
-        """Write the head into a folder (safetensors, json)."""
+        """Write the head into a folder (safetensors, json).
+
+        Parameters
+        ----------
+        path
+            Folder; made if it does not exist.
+        """
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
         checksum = save_weights(self.module, path / "head.safetensors")
@@ -74,6 +80,15 @@ class ExpressionHead:
     def load(cls, path: str | Path) -> ExpressionHead:
         """Read a head that :meth:`save` wrote.
 
+        Parameters
+        ----------
+        path
+            The folder.
+
+        Returns
+        -------
+        ExpressionHead
+
         Raises
         ------
         FileNotFoundError
@@ -86,10 +101,16 @@ class ExpressionHead:
         module = ExpressionMLP(values["in_dim"], len(values["genes"]), hidden=values["hidden"])
         load_weights(module, path / "head.safetensors", expected=values["sha256"])
         reliability = np.array([np.nan if r is None else r for r in values["reliability"]], dtype=np.float32)
-        return cls(tuple(values["genes"]), reliability, module.eval(), values["model_sha256"], values["notes"])
+        return cls(
+            genes=tuple(values["genes"]),
+            reliability=reliability,
+            module=module.requires_grad_(False).eval(),
+            model_sha256=values["model_sha256"],
+            notes=values["notes"],
+        )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StormModel:
     """A loaded model.
 
@@ -149,7 +170,18 @@ class StormModel:
         return digest.hexdigest()
 
     def statistic(self, name: str) -> np.ndarray:
-        """One of the training statistics as an array."""
+        """One of the training statistics as an array.
+
+        Parameters
+        ----------
+        name
+            ``"he_mean"``, ``"he_std"``, ``"st_mean"`` or ``"st_std"``.
+
+        Returns
+        -------
+        ndarray
+            Shape (he_dim,) or (st_dim,).
+        """
         return self.statistics[name].detach().cpu().numpy()
 
     def save(self, path: str | Path) -> None:
@@ -163,9 +195,13 @@ class StormModel:
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
         parts = {"network": self.network, "expression": self.expression, "statistics": self.statistics}
-        files = {f"{name}.safetensors": save_weights(module, path / f"{name}.safetensors") for name, module in parts.items()}
+        files = {
+            f"{name}.safetensors": save_weights(module, path / f"{name}.safetensors") for name, module in parts.items()
+        }
         ids = self.vocabulary.ensembl or ("",) * len(self.vocabulary)
-        lines = "".join(f"{symbol}\t{identifier}\n" for symbol, identifier in zip(self.vocabulary.symbols, ids, strict=True))
+        lines = "".join(
+            f"{symbol}\t{identifier}\n" for symbol, identifier in zip(self.vocabulary.symbols, ids, strict=True)
+        )
         (path / "genes.tsv").write_text(lines, encoding="utf-8")
         files["genes.tsv"] = sha256(path / "genes.tsv")
         if self.head is not None:
@@ -219,7 +255,8 @@ def load_model(model: str | Path | StormModel = "storm-mini") -> StormModel:
         raise ValueError(msg)
     values = _read_json(folder / "config.json")
     if values.get("format") != _FORMAT:
-        msg = f"the model in {str(folder)!r} has format {values.get('format')!r}, this version reads {_FORMAT}; update storm"
+        found = values.get("format")
+        msg = f"the model in {str(folder)!r} has format {found!r}, this version reads {_FORMAT}; update storm"
         raise ValueError(msg)
     checks = values["sha256"]
     vocabulary = _read_vocabulary(folder / "genes.tsv", checks["genes.tsv"])
@@ -239,8 +276,9 @@ def load_model(model: str | Path | StormModel = "storm-mini") -> StormModel:
         module.requires_grad_(False).eval()
     head = ExpressionHead.load(folder) if (folder / "head.json").is_file() else None
     loaded = StormModel(
-        str(model), network, expression, vocabulary, statistics, values["settings"], head, values["card"]
-    )
+        name=str(model), network=network, expression=expression, vocabulary=vocabulary, statistics=statistics,
+        settings=values["settings"], head=head, card=values["card"],
+    )  # fmt: skip
     if head is not None and head.model_sha256 != loaded.sha256:
         msg = f"the expression head in {str(folder)!r} was trained on another network; copy the model's folder again"
         raise ValueError(msg)
@@ -252,7 +290,8 @@ def _read_vocabulary(path: Path, expected: str) -> Vocabulary:
         msg = f"{path.name!r} in {str(path.parent)!r} is missing or does not fit its checksum; copy the folder again"
         raise ValueError(msg)
     rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
-    return Vocabulary(tuple(row[0] for row in rows), tuple(row[1] for row in rows))
+    ids = tuple(row[1] for row in rows)
+    return Vocabulary(tuple(row[0] for row in rows), ids if any(ids) else ())
 
 
 def _read_json(path: Path) -> dict[str, Any]:

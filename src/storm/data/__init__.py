@@ -1,0 +1,1 @@
+"""Arrays of a section: spots, patches, genes, windows. No container is known here."""

@@ -38,7 +38,7 @@ def find_lattice(points: np.ndarray) -> Lattice | None:
     """The lattice of some points, or ``None`` where they lie on none.
 
     Steps are counted along chains of neighbours, not by dividing coordinates by a pitch, so that a slow drift of the
-    spot positions (printing, registration) does not add up; detached pieces are placed by an affine fit.
+    spot positions (printing, registration) does not add up; a detached piece is placed as a whole by an affine fit.
 
     Parameters
     ----------
@@ -81,28 +81,31 @@ def _count_steps(points, rows, columns, step, axes) -> tuple[np.ndarray, float] 
     n = len(points)
     single = abs(step).sum(axis=1) > 0
     rows, columns, step = rows[single], columns[single], step[single]
-    both = np.concatenate([rows, columns]), np.concatenate([columns, rows])
-    graph = coo_matrix((np.ones(len(both[0]), np.int8), both), shape=(n, n)).tocsr()
+    graph = coo_matrix((np.ones(len(rows), np.int8), (rows, columns)), shape=(n + 1, n + 1))
     _, piece = connected_components(graph, directed=False)
-    main = np.bincount(piece).argmax()
-    root = np.flatnonzero(piece == main)[0]
-    visited, parent = breadth_first_order(graph, root, directed=False)
+    by_piece = np.split(np.argsort(piece[:n], kind="stable"), np.cumsum(np.bincount(piece[:n]))[:-1])
+    # One more node touches one member of every piece, so that a single sweep walks them all.
+    first = np.array([members[0] for members in by_piece])
+    sweep = graph + coo_matrix((np.ones(len(first), np.int8), (np.full(len(first), n), first)), shape=graph.shape)
+    visited, parent = breadth_first_order(sweep.tocsr(), n, directed=False)
+    visited = visited[1:][parent[visited[1:]] != n]
+    along = np.zeros((n, 2), dtype=np.int64)
+    along[visited] = np.rint((points[visited] - points[parent[visited]]) @ np.linalg.inv(axes))
     ij = np.zeros((n, 2), dtype=np.int64)
-    inverse = np.linalg.inv(axes)
-    along = np.rint((points[visited[1:]] - points[parent[visited[1:]]]) @ inverse).astype(np.int64)
-    for child, ahead, move in zip(visited[1:], parent[visited[1:]], along, strict=True):
-        ij[child] = ij[ahead] + move
-    known = piece == main
-    if known.sum() < max(5, 0.2 * n):
+    for child, ahead in zip(visited, parent[visited], strict=True):
+        ij[child] = ij[ahead] + along[child]
+    largest = max(by_piece, key=len)
+    if len(largest) < max(5, 0.2 * n):
         return None
-    design = np.column_stack([ij, np.ones(n)])
-    if np.linalg.matrix_rank(design[known]) < 3:
+    design = np.column_stack([ij[largest], np.ones(len(largest))])
+    if np.linalg.matrix_rank(design) < 3:
         return None
-    fit, *_ = np.linalg.lstsq(design[known], points[known], rcond=None)
-    if not known.all():
-        lost = np.flatnonzero(~known)
-        ij[lost] = np.rint((points[lost] - fit[2]) @ np.linalg.inv(fit[:2])).astype(np.int64)
-        design = np.column_stack([ij, np.ones(n)])
+    fit, *_ = np.linalg.lstsq(design, points[largest], rcond=None)
+    for members in by_piece:
+        # A detached piece keeps its own steps and is moved as a whole: the fit drifts away from the spots far out.
+        if members is not largest:
+            apart = (points[members] - fit[2]) @ np.linalg.inv(fit[:2]) - ij[members]
+            ij[members] += np.rint(np.median(apart, axis=0)).astype(np.int64)
     pitch = float(np.sqrt((fit[:2] ** 2).sum(axis=1)).mean())
     # Neighbours decide, not absolute places: a smooth drift over many spots is no reason to give the lattice up.
     error = (points[columns] - points[rows]) - (ij[columns] - ij[rows]) @ fit[:2]

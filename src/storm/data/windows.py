@@ -107,7 +107,7 @@ def _block(kind: str, size: int) -> np.ndarray:
     steps = np.array([(i, j) for j in range(-reach, reach + 1) for i in range(-reach, reach + 1)])
     x, y = steps[:, 0], steps[:, 1]
     if kind == "square":
-        side = int(round(np.sqrt(size)))
+        side = round(float(np.sqrt(size)))
         if side * side != size or side % 2 == 0:
             msg = f"size={size} is no window of a square lattice; choose 1, 9, 25, 49, …"
             raise ValueError(msg)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EncoderInfo:
     """What must be known of a tile encoder to feed it.
 
@@ -54,6 +54,16 @@ _REGISTRY: dict[str, EncoderInfo] = {}
 def register(info: EncoderInfo) -> EncoderInfo:
     """Add a tile encoder under its name.
 
+    Parameters
+    ----------
+    info
+        The encoder.
+
+    Returns
+    -------
+    EncoderInfo
+        The same, so that it can be assigned.
+
     Raises
     ------
     ValueError
@@ -69,6 +79,15 @@ def register(info: EncoderInfo) -> EncoderInfo:
 def get_encoder(name: str) -> EncoderInfo:
     """The tile encoder of a name.
 
+    Parameters
+    ----------
+    name
+        Name in the registry; :func:`list_encoders` lists them.
+
+    Returns
+    -------
+    EncoderInfo
+
     Raises
     ------
     ValueError
@@ -81,5 +100,10 @@ def get_encoder(name: str) -> EncoderInfo:
 
 
 def list_encoders() -> list[str]:
-    """Names of the registered tile encoders."""
+    """Names of the registered tile encoders.
+
+    Returns
+    -------
+    list of str
+    """
     return sorted(_REGISTRY)

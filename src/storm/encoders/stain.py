@@ -60,7 +60,9 @@ class StainTexture(nn.Module):
     def _distribution(self, maps: Tensor) -> list[Tensor]:
         smooth = F.avg_pool2d(maps, 2)
         flat = smooth.flatten(2)
-        inner = smooth[..., smooth.shape[-2] // 4 : -(smooth.shape[-2] // 4), smooth.shape[-1] // 4 : -(smooth.shape[-1] // 4)]
+        inner = smooth[
+            ..., smooth.shape[-2] // 4 : -(smooth.shape[-2] // 4), smooth.shape[-1] // 4 : -(smooth.shape[-1] // 4)
+        ]
         levels = flat[:, :3].sort(dim=-1).values
         at = (self.quantiles * (levels.shape[-1] - 1)).round().long()
         return [flat.mean(-1), flat.std(-1), levels[..., at].flatten(1), inner.mean((-1, -2))]

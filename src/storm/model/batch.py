@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WindowBatch:
     """A batch of B windows of L positions each; position 0 is the centre.
 
@@ -57,7 +57,7 @@ class WindowBatch:
         return WindowBatch(**move)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StormOutput:
     """Output tokens of the spatial encoder.
 

@@ -60,7 +60,9 @@ class MoMEBlock(nn.Module):
     Tokens come sorted by modality, so that routing is slicing. One expert makes it a plain Transformer block.
     """
 
-    def __init__(self, width: int, heads: int, *, mlp_ratio: float = 4.0, dropout: float = 0.0, experts: int = 2) -> None:
+    def __init__(
+        self, width: int, heads: int, *, mlp_ratio: float = 4.0, dropout: float = 0.0, experts: int = 2
+    ) -> None:
         super().__init__()
         self.norm_attention = nn.LayerNorm(width)
         self.attention = Attention(width, heads, dropout)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 class ExpressionMLP(nn.Module):
     """Expression from the tokens of an H&E-only window (paper, Methods: *predicting Visium ST from H&E*).
 
-    A linear map plus a hidden layer whose output starts at zero: on few sections the head begins as, and need not leave,
-    a linear probe.
+    A linear map plus a hidden layer, both of whose outputs start at zero: the head begins at the mean of the training
+    spots, and on few sections it need not go far beyond a linear probe.
 
     Parameters
     ----------
@@ -31,7 +31,9 @@ class ExpressionMLP(nn.Module):
         self.register_buffer("offset", torch.zeros(n_genes))
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(in_dim, n_genes)
-        self.hidden = nn.Sequential(nn.Linear(in_dim, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, n_genes))
+        self.hidden = nn.Sequential(
+            nn.Linear(in_dim, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, n_genes)
+        )
         for layer in (self.linear, self.hidden[-1]):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)

@@ -48,16 +48,28 @@ class Storm(nn.Module):
             self.log_dispersion = nn.Parameter(torch.zeros(config.n_genes))
 
     def tokens(self, name: str, values: Tensor, mask: Tensor) -> Tensor:
-        """Input tokens of one modality (eq. 1), shape (B, L, width).
+        """Input tokens of one modality (eq. 1).
 
         Absent tokens are cleared *before* the projection: whatever they held, NaN included, is gone.
+
+        Parameters
+        ----------
+        name
+            ``"he"`` or ``"st"``.
+        values
+            Spot embeddings, shape (B, L, dim).
+        mask
+            Which exist, bool, shape (B, L).
+
+        Returns
+        -------
+        Tensor
+            Shape (B, L, width).
         """
         values = torch.where(mask.unsqueeze(-1), values, torch.zeros((), dtype=values.dtype, device=values.device))
         return self.project[name](values) + self.modality[name]
 
-    def encode(
-        self, tokens: Tensor, mask: Tensor, positions: Tensor, lengths: tuple[int, int]
-    ) -> Tensor:
+    def encode(self, tokens: Tensor, mask: Tensor, positions: Tensor, *, lengths: tuple[int, int]) -> Tensor:
         """Run the blocks (eq. 2).
 
         Parameters
@@ -82,7 +94,17 @@ class Storm(nn.Module):
         return self.norm(tokens) * mask.unsqueeze(-1)
 
     def forward(self, batch: WindowBatch) -> StormOutput:
-        """Contextual tokens of every position of every window."""
+        """Contextual tokens of every position of every window.
+
+        Parameters
+        ----------
+        batch
+            Windows.
+
+        Returns
+        -------
+        StormOutput
+        """
         parts, masks, positions, lengths = [], [], [], [0, 0]
         for slot, name in enumerate(("he", "st")):
             values, mask = getattr(batch, name), getattr(batch, f"{name}_mask")
@@ -92,11 +114,12 @@ class Storm(nn.Module):
             masks.append(mask)
             positions.append(batch.offsets)
             lengths[slot] = values.shape[1]
-        out = self.encode(torch.cat(parts, 1), torch.cat(masks, 1), torch.cat(positions, -2), tuple(lengths))
+        out = self.encode(torch.cat(parts, 1), torch.cat(masks, 1), torch.cat(positions, -2), lengths=tuple(lengths))
         he, st = torch.split(out, lengths, dim=1)
         return StormOutput(
-            he if batch.he is not None else None, batch.he_mask, st if batch.st is not None else None, batch.st_mask
-        )
+            he=None if batch.he is None else he, he_mask=batch.he_mask,
+            st=None if batch.st is None else st, st_mask=batch.st_mask,
+        )  # fmt: skip
 
     def reconstruct(
         self, visible: dict[str, tuple[Tensor, Tensor, Tensor]], queries: Tensor, *, hidden: bool = False
@@ -122,7 +145,7 @@ class Storm(nn.Module):
         mask = torch.cat([visible[name][1] for name in names], dim=1)
         positions = torch.cat([visible[name][2] for name in names], dim=1)
         lengths = tuple(visible[name][0].shape[1] if name in visible else 0 for name in ("he", "st"))
-        encoded = self.encode(torch.cat(parts, 1), mask, positions, lengths)
+        encoded = self.encode(torch.cat(parts, 1), mask, positions, lengths=lengths)
         return {
             name: (decoder.hidden if hidden else decoder)(encoded, mask, positions, queries)
             for name, decoder in self.decoders.items()

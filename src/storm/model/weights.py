@@ -22,6 +22,8 @@ def save_weights(module: nn.Module, path: str | Path) -> str:
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
     scratch = path.with_name(path.name + ".part")
     save_file(state, scratch)
+    # safetensors writes files that only their owner can read; a cluster's users share an installation.
+    scratch.chmod(0o644)
     scratch.replace(path)
     return sha256(path)
 

@@ -1,0 +1,1 @@
+"""Masked pretraining and the training of heads, on arrays."""

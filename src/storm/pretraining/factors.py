@@ -75,7 +75,7 @@ def choose_genes(groups: Sequence[tuple[Sequence[Panel], int]]) -> list[str]:
 
 
 def fit_factors(sections: Sequence[tuple[np.ndarray, np.ndarray]], dim: int, *, seed: int = 0) -> FactorEncoder:
-    """Fit the expression encoder: principal components of what varies *within* sections, each section weighing the same.
+    """Fit the expression encoder: principal components of what varies *within* sections, each weighing the same.
 
     Parameters
     ----------

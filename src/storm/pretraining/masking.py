@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 
 
-def draw_visible(
-    present: Tensor, n_visible: int, *, generator: torch.Generator | None = None
-) -> tuple[Tensor, Tensor]:
+def draw_visible(present: Tensor, n_visible: int, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
     """Draw the visible spots of each window for one modality.
 
     Parameters

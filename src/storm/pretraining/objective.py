@@ -102,5 +102,7 @@ def _st_loss(network, state, section, targets, n_genes, generator) -> Tensor:
     measured = torch.ones((), dtype=torch.bool, device=device)
     counted = measured.expand(len(state))
     if network.config.st_likelihood == "nb":
-        return negative_binomial_nll(prediction, truth, network.log_dispersion[genes], measured.expand_as(truth), counted)
+        return negative_binomial_nll(
+            prediction, truth, network.log_dispersion[genes], measured.expand_as(truth), counted
+        )
     return gaussian_nll(prediction, truth, measured, counted)

@@ -96,14 +96,21 @@ def domains(
     work = open_workspace(data, table_key=table_key, copy=copy)
     _, table = select_table(work.data, work.table_key)
     if use_rep not in table.obsm and use_rep == X_STORM:
-        msg = f"use_rep={use_rep!r} is not in obsm, which holds {sorted(table.obsm) or 'nothing'}; run storm.tl.embed first"
+        there = sorted(table.obsm) or "nothing"
+        msg = f"use_rep={use_rep!r} is not in obsm, which holds {there}; run storm.tl.embed first"
         raise KeyError(msg)
     check_key(use_rep, sorted(table.obsm), name="use_rep", where="obsm")
     values = np.asarray(table.obsm[use_rep], dtype=np.float64)
     known = np.isfinite(values).all(axis=1)
     _check_number(n_domains, int(known.sum()), table.n_obs)
     labels, facts = cluster(
-        values[known], n_domains, method=method, resolution=resolution, n_neighbors=n_neighbors, n_init=n_init, seed=seed
+        values[known],
+        n_domains,
+        method=method,
+        resolution=resolution,
+        n_neighbors=n_neighbors,
+        n_init=n_init,
+        seed=seed,
     )
     if not known.all():
         text = f"{(~known).sum()} of {len(known)} rows of {use_rep!r} are NaN and get no domain"
@@ -123,7 +130,10 @@ def domains(
 def _check_number(n_domains: int | str, n: int, n_obs: int) -> None:
     if n_domains == "auto":
         if n <= max(_RANGE):
-            msg = f"n_domains='auto' tries {_RANGE[0]} to {_RANGE[-1]} and needs more rows than that; only {n} of {n_obs} are embedded"
+            msg = (
+                f"n_domains='auto' tries {_RANGE[0]} to {_RANGE[-1]} and needs more rows than that; only {n} of "
+                f"{n_obs} are embedded; give a number"
+            )
             raise ValueError(msg)
         return
     if isinstance(n_domains, (bool, str)) or int(n_domains) != n_domains:

@@ -81,8 +81,8 @@ def embed(
         Reach of a ``"knn"`` window in µm; a neighbour beyond it is missing. Default: five typical distances.
     readout
         ``"center"`` (output token of the spot itself), ``"window"`` (output and input tokens of the window, weighted by
-        a Gaussian of their distance with σ = 0.85 pitch), ``"reconstruction"`` (what its neighbourhood says of a masked spot), or
-        ``None`` for the model's default.
+        a Gaussian of their distance with σ = 0.85 pitch), ``"reconstruction"`` (what its neighbourhood says of
+        a masked spot), or ``None`` for the model's default.
     per_modality
         Also write the H&E and the expression part by themselves, as ``obsm["<key_added>_he"]`` and ``"…_st"``.
     key_added
@@ -244,7 +244,9 @@ def warn_nan(values: np.ndarray, spots: Spots, *, name: str) -> None:
     warnings.warn(f"{missing.sum()} of {len(missing)} rows of {name!r} are NaN: {said}", UserWarning, stacklevel=3)
 
 
-def provenance(model: StormModel, spots: Spots, *, match: GeneMatch | None, device: Any, **facts: Any) -> dict[str, Any]:
+def provenance(
+    model: StormModel, spots: Spots, *, match: GeneMatch | None, device: Any, **facts: Any
+) -> dict[str, Any]:
     """What is written beside every result."""
     record = {"storm_version": __version__, "model": model.name, "sha256": model.sha256, "device": str(device)}
     record |= {name: value for name, value in facts.items() if value is not None}

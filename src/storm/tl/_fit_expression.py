@@ -50,6 +50,7 @@ def fit_expression(
     *,
     model: str | StormModel = "storm-mini",
     train: str | np.ndarray | Sequence | None = None,
+    groups: Sequence[str] | None = None,
     n_genes: int = 500,
     config: HeadConfig | None = None,
     image_key: str | None = None,
@@ -77,8 +78,11 @@ def fit_expression(
     train
         Spots to train on: a boolean ``obs`` column, or a mask of length n_obs (with several sections, one per section).
         The others measure the reliability. By default all spots train, and reliability is measured by training again
-        without each section in turn, or, with a single section, without a fifth of its width and a gap of one window
-        beside it.
+        without each group of sections in turn, or, with a single group, without each section, or, with a single
+        section, without a fifth of its width and a gap of one window beside it.
+    groups
+        Patient of each section: sections of one patient are left out together when reliability is measured. By default
+        every section is its own group.
     n_genes
         Number of genes if ``genes`` is not given.
     config
@@ -109,6 +113,9 @@ def fit_expression(
     if not sections or len(masks) != len(sections):
         msg = f"{len(sections)} sections and {len(masks)} training masks; give one mask per section"
         raise ValueError(msg)
+    if groups is not None and len(groups) != len(sections):
+        msg = f"{len(groups)} groups for {len(sections)} sections; give the patient of each section"
+        raise ValueError(msg)
     loaded = load_model(model)
     config = config or HeadConfig()
     where = resolve_device(device)
@@ -118,13 +125,16 @@ def fit_expression(
         "coordinate_system": coordinate_system, "um_per_px": um_per_px, "layer": layer,
     }  # fmt: skip
     field_um = loaded.tile_encoder.field_um if field_um is None else field_um
-    samples = [
-        _read(section, mask, loaded, read, field_um, how) for section, mask in zip(sections, masks, strict=True)
-    ]
+    samples = [_read(section, mask, loaded, read, field_um, how) for section, mask in zip(sections, masks, strict=True)]
+    if any((sample.usable & sample.train).sum() < 2 for sample in samples):
+        msg = "a section has fewer than two spots with H&E and counts to train on; check its training mask and image"
+        raise ValueError(msg)
     chosen = _choose(samples, genes, n_genes)
     targets = [_targets(sample, chosen) for sample in samples]
     head = _train(samples, targets, [sample.train for sample in samples], config)
-    reliability, how_measured = _reliability(samples, targets, config, explicit=train is not None, head=head)
+    reliability, how_measured = _reliability(
+        samples, targets, config, explicit=train is not None, head=head, groups=groups
+    )
     notes = {
         "n_sections": len(samples),
         "n_spots": int(sum((s.usable & s.train).sum() for s in samples)),
@@ -132,7 +142,13 @@ def fit_expression(
         "field_um": float(field_um),
         "config": asdict(config),
     }
-    return ExpressionHead(tuple(chosen), reliability.astype(np.float32), head, loaded.sha256, notes)
+    return ExpressionHead(
+        genes=tuple(chosen),
+        reliability=reliability.astype(np.float32),
+        module=head,
+        model_sha256=loaded.sha256,
+        notes=notes,
+    )
 
 
 def _read(section, mask, model, read, field_um, how) -> _Sample:
@@ -195,9 +211,6 @@ def _targets(sample: _Sample, genes: list[str]) -> np.ndarray:
 
 def _train(samples, targets, masks, config):
     rows = [sample.usable & mask for sample, mask in zip(samples, masks, strict=True)]
-    if sum(r.sum() for r in rows) < 2:
-        msg = "fewer than two spots with H&E and counts are left to train on; check the training mask and the image"
-        raise ValueError(msg)
     x = np.concatenate([sample.features[r] for sample, r in zip(samples, rows, strict=True)])
     y = np.concatenate([target[r] for target, r in zip(targets, rows, strict=True)])
     return fit_head(x, y, config)
@@ -209,17 +222,23 @@ def _score(head, sample: _Sample, target: np.ndarray, rows: np.ndarray) -> np.nd
     return pearson_per_gene(target[rows], apply_head(head, sample.features[rows]))
 
 
-def _reliability(samples, targets, config, *, explicit: bool, head) -> tuple[np.ndarray, str]:
+def _reliability(samples, targets, config, *, explicit: bool, head, groups) -> tuple[np.ndarray, str]:
     """Per-gene correlation on spots not trained on, and in words how it was measured."""
     if explicit:
         scores = [_score(head, s, t, s.usable & ~s.train) for s, t in zip(samples, targets, strict=True)]
         return _mean(scores), "spots outside the training mask"
     if len(samples) > 1:
+        several = groups is not None and len(set(groups)) > 1
+        names = list(groups) if several else list(range(len(samples)))
         scores = []
-        for i, (sample, target) in enumerate(zip(samples, targets, strict=True)):
-            masks = [s.train & (i != j) for j, s in enumerate(samples)]
-            scores.append(_score(_train(samples, targets, masks, config), sample, target, sample.usable))
-        return _mean(scores), "each section in turn left out of training"
+        for name in dict.fromkeys(names):
+            masks = [s.train & (name != own) for s, own in zip(samples, names, strict=True)]
+            part = _train(samples, targets, masks, config)
+            out = [i for i, own in enumerate(names) if own == name]
+            scores += [_score(part, samples[i], targets[i], samples[i].usable) for i in out]
+        return _mean(
+            scores
+        ), f"each {'group' if several else 'section'} in turn left out of training, mean over sections"
     sample = samples[0]
     x = sample.centres[:, 0]
     cut = np.nanquantile(x[sample.usable], 1 - _HELD_OUT)
@@ -233,7 +252,9 @@ def _reliability(samples, targets, config, *, explicit: bool, head) -> tuple[np.
 def _mean(scores: list[np.ndarray]) -> np.ndarray:
     stacked = np.stack(scores)
     known = np.isfinite(stacked)
-    return np.where(known.any(axis=0), np.where(known, stacked, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1), np.nan)
+    return np.where(
+        known.any(axis=0), np.where(known, stacked, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1), np.nan
+    )
 
 
 def apply_head(head, features: np.ndarray) -> np.ndarray:

@@ -25,8 +25,8 @@ def he_features(
 ) -> np.ndarray:
     """Features of H&E-only windows.
 
-    Side by side: the window's output and input tokens weighted by distance, and, for a network with an ST decoder, that decoder's
-    last hidden state at the centre, asked for with all of the window's H&E visible and no expression.
+    Side by side: the window's output and input tokens weighted by distance, and, for a network with an ST decoder, that
+    decoder's last hidden state at the centre, asked for with all of the window's H&E visible and no expression.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def he_features(
         Float32, shape (n, f); NaN for a spot without an own tile.
     """
     network = network.to(device).eval()
-    decoder = network.decoders["st"] if "st" in network.decoders else None
+    decoder = network.decoders["st"] if "st" in network.decoders else None  # noqa: SIM401 - ModuleDict has no get
     width = network.config.width + network.config.he_dim + (0 if decoder is None else network.config.decoder_width)
     out = np.full((len(tokens), width), np.nan, dtype=np.float32)
     bar = tqdm(total=len(windows), desc="windows", unit="spot", disable=settings.verbosity == 0)

@@ -159,7 +159,7 @@ def _write(work: Workspace, symbols, predicted, reliability, facts, *, to: str, 
     own = np.flatnonzero(match.index >= 0)
     all_own = len(own) == len(symbols)
     if to == "layer" and not all_own:
-        msg = f"to='layer' needs every predicted gene in the table, which has {len(own)} of {len(symbols)}; use to='table'"
+        msg = f"to='layer' needs each gene in the table, which has {len(own)} of {len(symbols)}; use to='table'"
         raise ValueError(msg)
     small = table.n_obs * table.n_vars * 4 <= _LAYER_BYTES
     if to == "layer" or (to == "auto" and all_own and small):
@@ -167,7 +167,9 @@ def _write(work: Workspace, symbols, predicted, reliability, facts, *, to: str, 
         layer[:, own] = predicted[:, match.index[own]]
         r = np.full(table.n_vars, np.nan, dtype=np.float32)
         r[own] = reliability[match.index[own]]
-        write_results(work.data, work.table_key, layers={key_added: layer}, var={RELIABILITY: r}, uns={key_added: facts})
+        write_results(
+            work.data, work.table_key, layers={key_added: layer}, var={RELIABILITY: r}, uns={key_added: facts}
+        )
         return
     key, _ = select_table(work.data, work.table_key)
     new = annotate_like(table, predicted, var=pd.DataFrame({RELIABILITY: reliability}, index=pd.Index(symbols)))

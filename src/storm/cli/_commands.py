@@ -78,7 +78,7 @@ def models() -> None:
         virtual = 0 if model.head is None else len(model.head.genes)
         print(name)
         print(
-            f"  network      {parameters:.1f} M parameters, {model.config.depth} layers of width {model.config.width}"
+            f"  network      {parameters:.1f} M parameters, {model.config.depth} blocks of width {model.config.width}"
         )
         print(f"  H&E          {model.tile_encoder.name}, fields of {model.tile_encoder.field_um:g} µm")
         print(f"  expression   reads {len(model.vocabulary)} genes, predicts {virtual} from H&E")

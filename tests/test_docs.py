@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pytest
 
 import storm
 from storm import _keys
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="the tests run outside of the repository: no docs here")
@@ -48,3 +52,18 @@ def test_tutorials_are_stored_without_outputs() -> None:
         text = notebook.read_text()
         assert '"outputs": []' in text
         assert '"output_type"' not in text, f"{notebook.name}: clear its outputs, the build runs it"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+def test_first_example_runs(page: str, toy: SpatialData, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example as it is printed, on a smaller section, and what its comments say about keys."""
+    import matplotlib.pyplot as plt
+
+    code = re.search(r"```python\n(.*?)```", (DOCS.parent / page).read_text(), flags=re.S).group(1)
+    monkeypatch.setattr(storm.datasets, "toy", lambda *_: toy)
+    exec(compile(code, page, "exec"), {})
+    plt.close("all")
+    table = toy.tables["table"]
+    promised = {name for comment in re.findall(r"#(.*)", code) for name in re.findall(r'"(\w+)"', comment)}
+    assert promised >= {"X_storm", "storm_domain", "table_storm"}
+    assert promised <= {*table.obsm, *table.obs, *table.layers, *toy.tables}

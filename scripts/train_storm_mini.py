@@ -253,11 +253,16 @@ def main() -> None:
     parser.add_argument("--hold-out", nargs="*", default=[])
     parser.add_argument("--epochs", type=int, default=14)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--reuse", action="store_true", help="keep the network in --out, train its head and score again")
     args = parser.parse_args()
     storm.settings.verbosity = 0
     started = time.time()
     names = [name for name in [*HER2ST, *MOB] if not held_out(name, args.hold_out)]
-    model, history = train(names, args)
+    if args.reuse:
+        model, losses = storm.load_model(args.out), storm.load_model(args.out).card["losses"]
+    else:
+        model, history = train(names, args)
+        losses = {k: round(v, 4) for k, v in history[-1].items() if k in ("he", "st")}
     with_he = [name for name in names if name in WITH_HE and name not in MOB]
     head = storm.tl.fit_expression(
         [load(name, args.data) for name in with_he], model=model, groups=[name[0] for name in with_he]
@@ -269,7 +274,7 @@ def main() -> None:
         "epochs": args.epochs,
         "seed": args.seed,
         "minutes": round((time.time() - started) / 60, 1),
-        "losses": {k: round(v, 4) for k, v in history[-1].items() if k in ("he", "st")},
+        "losses": losses,
     }
     replace(model, head=head, card=card).save(args.out)
     unseen = [name for name in LABELLED if name not in names]

@@ -143,7 +143,7 @@ def test_alibi():
 def test_window_readout_weights_by_distance(network):
     batch = make_batch(drop=0.3)
     output = network(batch)
-    weight = torch.exp(-batch.offsets.square().sum(-1) / (2 * 0.85**2))
+    weight = torch.exp(-batch.offsets.square().sum(-1) / (2 * 0.7**2))
     for name in ("he", "st"):
         tokens, mask = getattr(output, name), getattr(batch, f"{name}_mask")
         for i in range(3):

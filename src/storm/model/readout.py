@@ -9,7 +9,7 @@ from storm.model.batch import StormOutput, WindowBatch, masked_mean
 from storm.model.storm import Storm
 
 #: Standard deviation, in pitches, of the Gaussian with which ``"window"`` weights a spot's neighbours.
-BANDWIDTH = 0.85
+BANDWIDTH = 0.7
 
 
 def center(output: StormOutput) -> dict[str, Tensor]:

@@ -19,7 +19,8 @@ class HeadConfig:
     epochs, lr, weight_decay
         AdamW with a cosine; 10 epochs at 5e-4 in the paper. The weight decay is ours.
     batch_size, hidden, dropout
-        Ours.
+        Ours. The dropout is high because a handful of patients is all that most heads are trained on: on her2st, patients
+        C → B, 0.2 gave a median r of 0.20 and 0.8 to 0.9 gave 0.27 to 0.29. Take less with many patients.
     l1, l2
         λ1 and λ2 of eq. 4; the paper does not state them.
     seed
@@ -30,8 +31,8 @@ class HeadConfig:
     lr: float = 5e-4
     weight_decay: float = 0.05
     batch_size: int = 64
-    hidden: int = 256
-    dropout: float = 0.2
+    hidden: int = 64
+    dropout: float = 0.8
     l1: float = 1.0
     l2: float = 1.0
     seed: int = 0

@@ -81,7 +81,7 @@ def embed(
         Reach of a ``"knn"`` window in µm; a neighbour beyond it is missing. Default: five typical distances.
     readout
         ``"center"`` (output token of the spot itself), ``"window"`` (output and input tokens of the window, weighted by
-        a Gaussian of their distance with σ = 0.85 pitch), ``"reconstruction"`` (what its neighbourhood says of
+        a Gaussian of their distance with σ = 0.7 pitch), ``"reconstruction"`` (what its neighbourhood says of
         a masked spot), or ``None`` for the model's default.
     per_modality
         Also write the H&E and the expression part by themselves, as ``obsm["<key_added>_he"]`` and ``"…_st"``.

@@ -25,8 +25,9 @@ def he_features(
 ) -> np.ndarray:
     """Features of H&E-only windows.
 
-    Side by side: the window's output and input tokens weighted by distance, and, for a network with an ST decoder, that
-    decoder's last hidden state at the centre, asked for with all of the window's H&E visible and no expression.
+    Side by side: the window's input tokens weighted by distance, and what the network makes of them. That is the ST
+    decoder's last hidden state at the centre, asked for with all of the window's H&E visible and no expression; a network
+    without that decoder gives its output tokens, weighted by distance.
 
     Parameters
     ----------
@@ -46,7 +47,7 @@ def he_features(
     """
     network = network.to(device).eval()
     decoder = network.decoders["st"] if "st" in network.decoders else None  # noqa: SIM401 - ModuleDict has no get
-    width = network.config.width + network.config.he_dim + (0 if decoder is None else network.config.decoder_width)
+    width = network.config.he_dim + (network.config.width if decoder is None else network.config.decoder_width)
     out = np.full((len(tokens), width), np.nan, dtype=np.float32)
     bar = tqdm(total=len(windows), desc="windows", unit="spot", disable=settings.verbosity == 0)
     with torch.inference_mode(), bar:
@@ -54,12 +55,11 @@ def he_features(
             with autocast(device, precision):
                 output = network(batch)
                 averaged = window(output, batch)
-                parts = [averaged["he"], averaged["he_input"]]
+                context = averaged["he"]
                 if decoder is not None:
                     at = batch.offsets.expand(len(rows), -1, 2) if batch.offsets.ndim == 2 else batch.offsets
-                    state = decoder.hidden(output.he, batch.he_mask, at, at[:, :1])
-                    parts.append(state[:, 0])
-            out[rows] = torch.cat([part.float() for part in parts], dim=1).cpu().numpy()
+                    context = decoder.hidden(output.he, batch.he_mask, at, at[:, :1])[:, 0]
+            out[rows] = torch.cat([averaged["he_input"].float(), context.float()], dim=1).cpu().numpy()
             bar.update(len(rows))
     out[~np.isfinite(tokens).all(axis=1)] = np.nan
     return out

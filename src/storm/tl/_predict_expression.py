@@ -119,6 +119,12 @@ def predict_expression(
     )  # fmt: skip
     windows = make_windows(spots.centres)
     features = he_features(loaded.network, he_tokens(spots, loaded, field_um=field_um, **how), windows, **how)
+    if features.shape[1] != head.module.linear.in_features:
+        msg = (
+            f"the head reads {head.module.linear.in_features} features, this version of storm makes {features.shape[1]}; "
+            "train it again with storm.tl.fit_expression"
+        )
+        raise ValueError(msg)
     predicted = apply_head(head.module, features)[:, columns]
     warn_nan(predicted, spots, name=key_added)
     facts = provenance(loaded, spots, match=None, windows=windows.kind, **how)

@@ -207,6 +207,8 @@ def test_models(model, capsys, monkeypatch):
     assert said.startswith("tiny\n")
     assert "predicts 4 from H&E" in said
     assert storm.load_model("tiny").sha256 in said
+    for name in storm.encoders.list_encoders():
+        assert f"\n{name} " in said
     monkeypatch.setattr("storm._loading._PACKAGED", Path(model) / "nothing")
     assert "no model is packaged" in error(capsys, "models")
 

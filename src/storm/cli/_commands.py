@@ -86,6 +86,22 @@ def models() -> None:
         for key, value in model.card.items():
             if isinstance(value, str | int | float):
                 print(f"  {key:<12} {value}")
+    _print_encoders()
+
+
+def _print_encoders() -> None:
+    """The tile encoders in as many columns as a terminal has."""
+    table = storm.encoders.list()
+    told = table[["dim", "tile_px", "field_um", "native_um_per_px", "pooling", "gflop", "licence"]].copy()
+    told.insert(5, "parameters", [f"{n / 1e6:.1f} M" if known else "" for n, known in _known(table["n_parameters"])])
+    told[""] = ["gated" if gated else "" for gated in table["gated"]]
+    told.index.name = None
+    print("\ntile encoders; any model of timm besides, as timm:<model> (storm brings the weights of none but its own)")
+    print(told.rename(columns={"native_um_per_px": "µm/px"}).to_string(na_rep="", float_format="{:g}".format))
+
+
+def _known(values: Any) -> Any:
+    return zip(values, values.notna(), strict=True)
 
 
 def read_store(path: Path) -> SpatialData:

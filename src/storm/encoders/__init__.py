@@ -1,8 +1,28 @@
 """Tile encoders: networks from RGB tiles to vectors, each with its own normalisation, scale and licence."""
 
 # Importing a maker's file registers its encoders, so that every name is known however this room is entered.
+from storm.encoders import bioptimus, histai, mahmoodlab, microsoft, owkin, paige
+from storm.encoders.loading import load_encoder
 from storm.encoders.packaged import STAIN_TEXTURE
 from storm.encoders.registry import EncoderInfo, get_encoder, list_encoders, register
+from storm.encoders.registry import encoder_table as list  # noqa: A004  the table, as storm.encoders.list()
 from storm.encoders.stain import StainTexture
+from storm.encoders.user import wrap_encoder
 
-__all__ = ["STAIN_TEXTURE", "EncoderInfo", "StainTexture", "get_encoder", "list_encoders", "register"]
+__all__ = [
+    "STAIN_TEXTURE",
+    "EncoderInfo",
+    "StainTexture",
+    "bioptimus",
+    "get_encoder",
+    "histai",
+    "list",
+    "list_encoders",
+    "load_encoder",
+    "mahmoodlab",
+    "microsoft",
+    "owkin",
+    "paige",
+    "register",
+    "wrap_encoder",
+]

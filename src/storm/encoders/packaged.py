@@ -23,5 +23,10 @@ STAIN_TEXTURE = register(
         licence="BSD-3-Clause",
         gated=False,
         build=_build,
+        maker="STORM",
+        any_size=True,
+        native_um_per_px=FIELD_UM / TILE_PX,
+        n_parameters=0,
+        citation="Ruifrok & Johnston (2001), stain separation",
     )
 )

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import nn
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: What :func:`encoder_table` shows, in this order, beside the name.
+_COLUMNS = (
+    "maker", "dim", "tile_px", "field_um", "um_per_px", "native_um_per_px", "patch_px", "prefix_tokens", "pooling",
+    "n_parameters", "gflop", "licence", "gated", "mean", "std", "hub_id", "page", "needs", "citation",
+)  # fmt: skip
+
+#: Models of timm by name, ``"timm:vit_small_patch16_224"``, are described when they are asked for.
+TIMM = "timm:"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +42,38 @@ class EncoderInfo:
     gated
         Whether the weights need an agreement with their maker.
     build
-        Makes the module: tensors (B, 3, tile_px, tile_px) in, (B, dim) out.
+        Makes the module, with its weights: tensors (B, 3, tile_px, tile_px) in, (B, dim) out.
+    maker
+        Who made it.
+    pooling
+        How tokens become one vector: ``"cls"`` (class token), ``"cls+mean"`` (class token beside the mean of the patch
+        tokens), ``"attention"``, or ``"own"`` (the network does it itself).
+    patch_px
+        Side of a token's patch, in pixels; ``None`` where there are no tokens.
+    prefix_tokens
+        Tokens before the patch tokens: the class token, then registers.
+    any_size
+        Whether other input sizes are possible (multiples of ``patch_px`` for a transformer).
+    native_um_per_px
+        µm per pixel that it was trained at; ``None`` if it has none.
+    n_parameters
+        Number of parameters of what is run.
+    gflop
+        Cost of one tile of ``tile_px``, in 10⁹ floating-point operations (a multiply-add is two).
+    hub_id
+        Repository on the Hugging Face hub, ``None`` if the weights are elsewhere or there are none.
+    page
+        Where licence and terms are read and accepted.
+    citation
+        The work to cite.
+    needs
+        Optional package without which it cannot run.
+    architecture
+        Makes the module without its weights, ``None`` where there is no such thing.
+    convert
+        Turns a published state into the architecture's.
+    sha256
+        Checksum of the weights, once they are loaded.
     """
 
     name: str
@@ -41,11 +85,51 @@ class EncoderInfo:
     licence: str
     gated: bool
     build: Callable[[], nn.Module]
+    maker: str = ""
+    pooling: str = "own"
+    patch_px: int | None = None
+    prefix_tokens: int | None = None
+    any_size: bool = False
+    native_um_per_px: float | None = None
+    n_parameters: int | None = None
+    gflop: float | None = None
+    hub_id: str | None = None
+    page: str | None = None
+    citation: str | None = None
+    needs: str | None = None
+    architecture: Callable[[], nn.Module] | None = None
+    convert: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
+    sha256: str | None = None
 
     @property
     def um_per_px(self) -> float:
         """µm per pixel of the input."""
         return self.field_um / self.tile_px
+
+    def native_px(self, field_um: float) -> int:
+        """Input size that shows a field at the µm per pixel of the encoder's training.
+
+        Parameters
+        ----------
+        field_um
+            Side of the field, in µm.
+
+        Returns
+        -------
+        int
+            In pixels: the multiple of ``patch_px`` nearest to ``field_um / native_um_per_px``.
+
+        Raises
+        ------
+        ValueError
+            If the encoder has no scale of its own, or only one input size.
+        """
+        if self.native_um_per_px is None or not self.any_size:
+            why = "was not trained at one scale" if self.native_um_per_px is None else "takes one input size only"
+            msg = f"tile encoder {self.name!r} {why}; use its own {self.tile_px} px, or give tile_px as a number"
+            raise ValueError(msg)
+        step = self.patch_px or 1
+        return max(step, step * round(field_um / self.native_um_per_px / step))
 
 
 _REGISTRY: dict[str, EncoderInfo] = {}
@@ -69,7 +153,7 @@ def register(info: EncoderInfo) -> EncoderInfo:
     ValueError
         If the name is taken.
     """
-    if info.name in _REGISTRY:
+    if info.name in _REGISTRY or info.name.startswith(TIMM):
         msg = f"a tile encoder named {info.name!r} is registered already"
         raise ValueError(msg)
     _REGISTRY[info.name] = info
@@ -82,7 +166,8 @@ def get_encoder(name: str) -> EncoderInfo:
     Parameters
     ----------
     name
-        Name in the registry; :func:`list_encoders` lists them.
+        Name in the registry (:func:`list_encoders` lists them), in any case of letters; or ``"timm:<model>"`` for a
+        model of timm.
 
     Returns
     -------
@@ -93,17 +178,39 @@ def get_encoder(name: str) -> EncoderInfo:
     ValueError
         If there is none.
     """
-    if name not in _REGISTRY:
-        msg = f"tile encoder {name!r} is unknown; there are {sorted(_REGISTRY)}"
-        raise ValueError(msg)
-    return _REGISTRY[name]
+    if name.startswith(TIMM):
+        from storm.encoders.timm import describe
+
+        return describe(name)
+    for key in (name, name.lower()):
+        if key in _REGISTRY:
+            return _REGISTRY[key]
+    msg = f"tile encoder {name!r} is unknown; there are {sorted(_REGISTRY)}, and any model of timm as 'timm:<model>'"
+    raise ValueError(msg)
 
 
 def list_encoders() -> list[str]:
-    """Names of the registered tile encoders.
+    """Names of the registered tile encoders; :func:`storm.encoders.list` tells more of them.
 
     Returns
     -------
     list of str
     """
     return sorted(_REGISTRY)
+
+
+def encoder_table() -> pd.DataFrame:
+    """The registered tile encoders with all that is known of them.
+
+    Returns
+    -------
+    DataFrame
+        One row per encoder, under its name: maker, size of the embedding, input size and field, µm per pixel, tokens
+        and pooling, parameters, GFLOP, licence and where to accept it, mean and std, and what to cite. Any model of
+        timm can be used besides, as ``"timm:<model>"``.
+    """
+    import pandas as pd
+
+    rows = [[getattr(_REGISTRY[name], column) for column in _COLUMNS] for name in list_encoders()]
+    table = pd.DataFrame(rows, index=pd.Index(list_encoders(), name="encoder"), columns=list(_COLUMNS))
+    return table.astype({"n_parameters": "Int64", "patch_px": "Int64", "prefix_tokens": "Int64", "gflop": float})

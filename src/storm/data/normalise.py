@@ -11,13 +11,15 @@ TARGET_SUM = 1e4
 _PRIOR_SPOTS = 20
 
 
-def log_normalise(counts: csr_matrix) -> csr_matrix:
+def log_normalise(counts: csr_matrix, *, target_sum: float = TARGET_SUM) -> csr_matrix:
     """log1p of counts per 10,000.
 
     Parameters
     ----------
     counts
         Raw counts, shape (n, g).
+    target_sum
+        Counts per spot after normalisation.
 
     Returns
     -------
@@ -26,7 +28,7 @@ def log_normalise(counts: csr_matrix) -> csr_matrix:
     """
     counts = csr_matrix(counts, dtype=np.float32, copy=True)
     total = np.asarray(counts.sum(axis=1)).ravel()
-    factor = np.divide(TARGET_SUM, total, out=np.zeros_like(total), where=total > 0)
+    factor = np.divide(np.float32(target_sum), total, out=np.zeros_like(total), where=total > 0)
     counts.data = np.log1p(counts.data * np.repeat(factor, np.diff(counts.indptr)))
     return counts
 

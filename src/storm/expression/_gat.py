@@ -1,0 +1,131 @@
+"""Forward pass of Novae's graph encoder over many small graphs at once, through the weights of its own layers.
+
+Novae runs a graph attention network (GATv2: Brody, Alon & Yahav 2022) on each spot's own graph and pools the graph's
+nodes by attention. Both functions here compute the same with fewer and larger operations.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from storm.expression._graph import SmallGraphs
+
+#: µm that make an edge of length 1 for Novae.
+EDGE_UNIT_UM = 20.0
+
+
+def check_encoder(encoder: nn.Module) -> None:
+    """Raise if the graph encoder is built in another way than these functions compute.
+
+    Raises
+    ------
+    ValueError
+        Names what is different.
+    """
+    gnn = encoder.gnn
+    wrong = []
+    for k, conv in enumerate(gnn.convs):
+        if type(conv).__name__ != "GATv2Conv":
+            wrong.append(f"layer {k} is a {type(conv).__name__}, not a GATv2Conv")
+            continue
+        found = (conv.add_self_loops, conv.fill_value, conv.share_weights, conv.res is None, conv.edge_dim)
+        if found != (True, "mean", False, True, 1):
+            wrong.append(f"layer {k} has self-loops, edges or residuals of another kind: {found}")
+    if any(not isinstance(norm, nn.Identity) for norm in gnn.norms) or gnn.jk_mode is not None:
+        wrong.append("it has norms or jumping knowledge")
+    if wrong:
+        msg = f"this Novae cannot be run here: {'; '.join(wrong)}. Novae 1.x builds GATv2 without norms"
+        raise ValueError(msg)
+
+
+def encode_single(encoder: nn.Module, x: Tensor) -> Tensor:
+    """Embedding of one-node graphs.
+
+    The only edge is the node's own, so that each attention weight is 1 and what remains is a chain of linear layers.
+
+    Parameters
+    ----------
+    encoder
+        Novae's graph encoder.
+    x
+        Cell embeddings, shape (n, e).
+
+    Returns
+    -------
+    Tensor
+        Shape (n, d).
+    """
+    gnn = encoder.gnn
+    last = len(gnn.convs) - 1
+    for k, conv in enumerate(gnn.convs):
+        weight, bias = conv.lin_l.weight, conv.lin_l.bias
+        if not conv.concat:  # the mean over heads is taken on the weights
+            weight = weight.view(conv.heads, conv.out_channels, -1).mean(0)
+            bias = bias.view(conv.heads, conv.out_channels).mean(0)
+        x = F.linear(x, weight, bias + conv.bias)
+        if k < last:
+            x = gnn.act(x)
+    return encoder.node_aggregation.attention_aggregation.nn(x)
+
+
+def encode_graphs(encoder: nn.Module, x: Tensor, graphs: SmallGraphs) -> Tensor:
+    """Embedding of each small graph.
+
+    Parameters
+    ----------
+    encoder
+        Novae's graph encoder.
+    x
+        Cell embeddings of all spots, shape (n, e).
+    graphs
+        The graphs, with lengths in µm.
+
+    Returns
+    -------
+    Tensor
+        Shape (b, d).
+    """
+    source = torch.from_numpy(graphs.source).to(x.device)
+    begin = torch.from_numpy(graphs.begin).to(x.device)
+    length = torch.from_numpy(graphs.length).to(x.device) / EDGE_UNIT_UM
+    degree = begin.diff()
+    target = torch.arange(len(degree), device=x.device).repeat_interleave(degree)
+    nodes = x[torch.from_numpy(graphs.nodes).to(x.device)]
+    gnn = encoder.gnn
+    heads = gnn.convs[0].heads
+    # Edges of each (slot, head), one after the other, and the row (source, head) that each of them brings.
+    entries = torch.arange(len(source) * heads, device=x.device).view(-1, heads)
+    rank = torch.arange(len(source), device=x.device) - begin[target]
+    place = (begin[target] * heads + rank)[:, None] + torch.arange(heads, device=x.device) * degree[target][:, None]
+    order = torch.empty_like(entries.view(-1))
+    order[place.view(-1)] = entries.view(-1)
+    entry = (source[:, None] * heads + torch.arange(heads, device=x.device)).view(-1)[order]
+    bag = (begin[:-1, None] * heads + torch.arange(heads, device=x.device) * degree[:, None]).view(-1)
+    last = len(gnn.convs) - 1
+    for k, conv in enumerate(gnn.convs):
+        heads, width = conv.heads, conv.out_channels
+        left, right = conv.lin_l(nodes), conv.lin_r(nodes)
+        mixed = right.index_select(0, target).add_(left.index_select(0, source))
+        mixed = F.leaky_relu_(mixed.addr_(length, conv.lin_edge.weight[:, 0]), conv.negative_slope)
+        share = _softmax(mixed @ torch.block_diag(*conv.att[0].unsqueeze(1)).T, begin, target)
+        # Sums of rows of a table with weights: the fastest weighted sum over edges that torch has.
+        nodes = F.embedding_bag(
+            entry, left.view(-1, width), bag, mode="sum", per_sample_weights=share.view(-1)[order]
+        ).view(-1, heads, width)
+        nodes = (nodes.flatten(1) if conv.concat else nodes.mean(1)) + conv.bias
+        if k < last:
+            nodes = gnn.act(nodes)
+    pool = encoder.node_aggregation.attention_aggregation
+    first = torch.from_numpy(graphs.first).to(x.device)
+    member = torch.arange(len(first) - 1, device=x.device).repeat_interleave(first.diff())
+    gate = _softmax(pool.gate_nn(nodes), first, member)
+    return torch.segment_reduce(gate * pool.nn(nodes), "sum", offsets=first)
+
+
+def _softmax(score: Tensor, begin: Tensor, group: Tensor) -> Tensor:
+    """Softmax within groups of consecutive rows."""
+    top = torch.segment_reduce(score, "max", offsets=begin)
+    weight = (score - top[group]).exp_()
+    return weight / torch.segment_reduce(weight, "sum", offsets=begin)[group]

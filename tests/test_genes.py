@@ -8,6 +8,7 @@ import scanpy as sc
 from anndata import AnnData
 from scipy.sparse import csr_matrix
 
+from storm.data._aliases import ALIASES
 from storm.data.genes import Vocabulary, match_genes, require_shared
 from storm.data.normalise import log_normalise, standardise
 
@@ -29,6 +30,28 @@ def test_the_closest_name_wins_whatever_the_order():
         assert match.matched == ("ACTB",)
         assert set(match.ambiguous) == {"actb", "ENSG00000075624"}
         assert (match.index >= 0).sum() == 1
+
+
+def test_renamed_genes_are_found_either_way_round():
+    new = Vocabulary(("CCN2", "SEPTIN9", "ATP5MK", "Selenop"))
+    match = match_genes(["CTGF", "SEPT9", "USMG5", "Sepp1", "CCN3"], new)
+    assert match.aliased == {"CTGF": "CCN2", "SEPT9": "SEPTIN9", "USMG5": "ATP5MK", "Sepp1": "Selenop"}
+    assert match.missing == ("CCN3",)
+    old = Vocabulary(("CTGF", "USMG5"))
+    assert match_genes(["CCN2", "Atp5md"], old).aliased == {"CCN2": "CTGF", "Atp5md": "USMG5"}
+    # The table has the gene under both names: the vocabulary's own is read, the other reported.
+    match = match_genes(["CTGF", "CCN2"], new)
+    assert (match.matched, match.ambiguous) == (("CCN2",), ("CTGF",))
+
+
+def test_alias_table_agrees_with_an_annotation(shared_data):
+    """10x names each gene once: a gene with two names there would be two genes, and one with none a slip."""
+    lines = (shared_data / "genes" / "human_10x_features.tsv").read_text().splitlines()
+    there = {line.split("\t")[1].upper() for line in lines}
+    genes = {frozenset((name, *others)) for name, others in ALIASES.items()}
+    assert len(genes) > 250
+    assert sum(len(names) for names in genes) == len(ALIASES), "a name stands for two genes"
+    assert [sorted(names) for names in genes if len(names & there) != 1] == []
 
 
 def test_too_few_shared_genes_names_the_numbers():

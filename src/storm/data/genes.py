@@ -1,4 +1,4 @@
-"""Gene names at the door: symbols, Ensembl ids and letter case, resolved once against a model's vocabulary."""
+"""Gene names at the door: symbols, their case, Ensembl ids and former symbols, resolved once against a vocabulary."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+
+from storm.data._aliases import ALIASES
 
 _ENSEMBL = re.compile(r"^(ENS[A-Z]*G\d{11})(\.\d+)?$", re.IGNORECASE)
 
@@ -49,7 +51,8 @@ class GeneMatch:
     matched
         Columns whose name is a symbol of the vocabulary, letter for letter.
     aliased
-        Column name → symbol, where only letter case differs (a mouse symbol, say) or an Ensembl id was resolved.
+        Column name → symbol, where only letter case differs (a mouse symbol, say), an Ensembl id was resolved, or the
+        gene was renamed.
     ambiguous
         Columns that meet a symbol which another column meets better; they are not used.
     missing
@@ -80,8 +83,10 @@ class GeneMatch:
 def match_genes(names: Sequence[str], vocabulary: Vocabulary) -> GeneMatch:
     """Find each column in a vocabulary.
 
-    A symbol that matches to the letter goes before one that differs in case, and that before an Ensembl id. Letter case
-    is what tells most mouse symbols from their human orthologues; a match of that kind is reported as aliased.
+    A symbol that matches to the letter goes before one that differs in case, that before an Ensembl id, and that before
+    another name of the gene (``CTGF`` and ``CCN2``, either way round; a short table of HGNC renamings, not all of
+    them). Letter case is what tells most mouse symbols from their human orthologues. All but the first kind are
+    reported as aliased.
 
     Parameters
     ----------
@@ -108,7 +113,10 @@ def match_genes(names: Sequence[str], vocabulary: Vocabulary) -> GeneMatch:
         ensembl = _ENSEMBL.match(name)
         if ensembl and ensembl.group(1).upper() in by_id:
             return by_id[ensembl.group(1).upper()], 2
-        return -1, 3
+        for other in ALIASES.get(name.upper(), ()):
+            if other in folded:
+                return folded[other], 3
+        return -1, 4
 
     names = [str(name) for name in names]
     found = [resolve(name) for name in names]

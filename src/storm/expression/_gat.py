@@ -112,7 +112,7 @@ def encode_graphs(encoder: nn.Module, x: Tensor, graphs: SmallGraphs) -> Tensor:
         share = _softmax(mixed @ torch.block_diag(*conv.att[0].unsqueeze(1)).T, begin, target)
         # Sums of rows of a table with weights: the fastest weighted sum over edges that torch has.
         nodes = F.embedding_bag(
-            entry, left.view(-1, width), bag, mode="sum", per_sample_weights=share.view(-1)[order]
+            entry, left.view(-1, width), bag, mode="sum", per_sample_weights=share.view(-1).index_select(0, order)
         ).view(-1, heads, width)
         nodes = (nodes.flatten(1) if conv.concat else nodes.mean(1)) + conv.bias
         if k < last:
@@ -125,7 +125,7 @@ def encode_graphs(encoder: nn.Module, x: Tensor, graphs: SmallGraphs) -> Tensor:
 
 
 def _softmax(score: Tensor, begin: Tensor, group: Tensor) -> Tensor:
-    """Softmax within groups of consecutive rows."""
+    """Softmax within groups of consecutive rows, in place."""
     top = torch.segment_reduce(score, "max", offsets=begin)
-    weight = (score - top[group]).exp_()
-    return weight / torch.segment_reduce(weight, "sum", offsets=begin)[group]
+    weight = score.sub_(top.index_select(0, group)).exp_()
+    return weight.div_(torch.segment_reduce(weight, "sum", offsets=begin).index_select(0, group))

@@ -184,7 +184,7 @@ class NovaeEncoder:
         centres: np.ndarray | None = None,
         visible: np.ndarray | None = None,
         statistics: SlideStatistics | None = None,
-        batch_size: int = 64,
+        batch_size: int = 32,
     ) -> np.ndarray:
         """Embed the spots of one section.
 

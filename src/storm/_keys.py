@@ -25,6 +25,11 @@ TILES_TABLE = "tiles"
 UM_SYSTEMS = ("um", "µm", "μm", "micron", "microns", "micrometer", "micrometers", "micrometre", "micrometres")
 
 
+def tiles_key(encoder: str) -> str:
+    """Default ``obsm`` key of :func:`storm.tl.encode_tiles`, in the characters that SpatialData stores."""
+    return "X_" + "".join(c if c.isascii() and (c.isalnum() or c in "_-.") else "_" for c in encoder)
+
+
 def predicted_table(table_key: str) -> str:
     """Name of the table that holds genes which ``table_key`` does not measure."""
     return f"{table_key}_{EXPRESSION}"

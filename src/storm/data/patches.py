@@ -16,6 +16,9 @@ from storm.data.sources import Source
 
 T = TypeVar("T")
 
+#: Raised whenever the pixels of a patch change, so that what was computed from others is not taken for the same.
+READER_VERSION = 1
+
 #: A level may be this much coarser than wanted before the next finer one is read.
 _LEVEL_TOLERANCE = 1.05
 

@@ -1,0 +1,225 @@
+"""``storm.tl.encode_tiles``."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from storm import __version__
+from storm._bridge import select_table
+from storm._bridge.read import read_spots
+from storm._bridge.workspace import open_workspace
+from storm._bridge.write import write_results
+from storm._checks import check_positive
+from storm._keys import UNS, tiles_key
+from storm._logging import logger
+from storm.data.patches import READER_VERSION
+from storm.data.spots import Spots
+from storm.encoders import EncoderInfo, load_encoder
+from storm.tl._device import resolve_device, resolve_precision
+from storm.tl._embed import warn_nan
+from storm.tl._tokens import encode_tiles as run_encoder
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+#: Tiles read to tell one image from another.
+_PROBES = 8
+#: What must be the same for an embedding to be used again; ``inputs`` stands for the centres and the image.
+_CACHE_KEY = ("encoder", "sha256", "field_um", "tile_px", "um_per_px", "precision", "reader_version", "inputs")
+
+
+def encode_tiles(
+    data: SpatialData | AnnData,
+    encoder: str | EncoderInfo,
+    *,
+    weights: str | Path | None = None,
+    image_key: str | None = None,
+    table_key: str | None = None,
+    shapes_key: str | None = None,
+    coordinate_system: str | None = None,
+    um_per_px: float | None = None,
+    field_um: float | None = None,
+    stride_um: float | None = None,
+    tile_px: int | str | None = None,
+    key_added: str | None = None,
+    device: str = "auto",
+    batch_size: int | None = None,
+    precision: str = "auto",
+    compiled: bool = False,
+    channels_last: bool = False,
+    recompute: bool = False,
+    copy: bool = False,
+) -> SpatialData | AnnData | None:
+    """Embed the H&E around each spot, bin, cell or tile with a tile encoder.
+
+    What the key already holds is used again if it was made from the same: weights, places, image (a few tiles of it are
+    compared), field, input size, precision and version of the reader.
+
+    Parameters
+    ----------
+    data
+        A SpatialData with an H&E image; one without a table is covered with a grid of tiles.
+    encoder
+        Name (:func:`storm.encoders.list`), ``"timm:<model>"``, or what :func:`storm.encoders.load_encoder` or
+        :func:`storm.encoders.wrap_encoder` returned.
+    weights
+        File or folder of its weights; by default they are looked for in the hub's cache. Nothing is downloaded.
+    image_key, table_key, shapes_key
+        Elements to use; needed only where there are several. ``shapes_key`` is what the table annotates.
+    coordinate_system
+        Where image and shapes meet; by default the one in µm, else ``"global"``.
+    um_per_px
+        µm per pixel of the full-resolution image, if the object does not say it.
+    field_um
+        Edge of the field around each centre, in µm; the encoder's own by default (55 µm for ``"h0-mini"``).
+    stride_um
+        Distance between the tiles of an image without a table, in µm; ``field_um`` by default.
+    tile_px
+        Side of the encoder's input in pixels, onto which the field is resized; ``None`` is the encoder's own;
+        ``"native"`` keeps the µm per pixel that it was trained at (112 px for 55 µm and ``"h0-mini"``: a quarter of
+        the computation).
+    key_added
+        Key of the embedding; ``"X_<encoder>"`` by default, characters that SpatialData cannot store replaced by ``_``.
+    device
+        ``"auto"`` or a torch device.
+    batch_size
+        Tiles per batch; by default 32 on the CPU (256 without a transformer) and 256 elsewhere.
+    precision
+        ``"auto"`` (bf16 on a GPU that has it, else fp32), ``"fp32"``, ``"bf16"`` or ``"fp16"``.
+    compiled
+        Run through :func:`torch.compile`, which takes a minute first.
+    channels_last
+        Use the memory layout that convolutions are often faster in. With this or ``compiled``, the first batch is run
+        both ways, and where the embeddings differ (cosine below 0.999) the plain way is taken, with a warning.
+    recompute
+        Compute even if the key already holds the same.
+    copy
+        Return a changed copy (tables copied, images shared) and leave ``data`` alone.
+
+    Returns
+    -------
+    SpatialData or AnnData or None
+        The copy if ``copy``, else ``None``; ``data`` gets
+
+        - ``obsm[key_added]``: float32, shape (n_obs, dim), a row of NaN where the centre lies outside the image or
+          there is no geometry, counted in a warning,
+        - ``uns["storm"][key_added]``: encoder, checksum and licence of its weights, field, µm per pixel, precision,
+        - for an image without a table: shapes ``"storm_tiles"`` and a table ``"tiles"`` that holds them.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the weights are not on this machine; the text says how to get them.
+    KeyError
+        If an element does not exist.
+    ValueError
+        If something is missing, ambiguous or contradictory, the encoder does not take ``tile_px``, or its numbers
+        overflow at this precision. ``data`` is then as it was.
+    """
+    where = resolve_device(device)
+    loaded = encoder
+    if isinstance(encoder, str) or weights is not None or (encoder.sha256 is None and encoder.architecture is not None):
+        loaded = load_encoder(encoder, weights=weights)
+    field_um = loaded.field_um if field_um is None else field_um
+    check_positive(field_um, name="field_um", unit="µm")
+    tile_px = input_size(loaded, tile_px, field_um=field_um)
+    if batch_size is None:
+        batch_size = 32 if where.type == "cpu" and loaded.patch_px else 256
+    check_positive(batch_size, name="batch_size")
+    how = {"precision": resolve_precision(precision, where), "batch_size": batch_size}
+    key = key_added or tiles_key(loaded.name)
+
+    work = open_workspace(
+        data, table_key=table_key, image_key=image_key, coordinate_system=coordinate_system, um_per_px=um_per_px,
+        field_um=field_um, stride_um=stride_um, copy=copy,
+    )  # fmt: skip
+    spots = read_spots(
+        work.data, image_key=work.image_key, table_key=work.table_key, shapes_key=shapes_key,
+        coordinate_system=coordinate_system, um_per_px=um_per_px, image=True, table=False,
+    )  # fmt: skip
+    facts = {
+        "storm_version": __version__,
+        "encoder": loaded.name,
+        # An encoder without weights is the package's own code.
+        "sha256": loaded.sha256 or f"storm {__version__}",
+        "licence": loaded.licence,
+        "field_um": float(field_um),
+        "tile_px": int(tile_px),
+        "um_per_px": float(spots.patches.um_per_px),
+        "um_source": spots.scale.source,
+        "reader_version": READER_VERSION,
+        "inputs": fingerprint(spots, field_um=field_um, tile_px=tile_px),
+        "device": str(where),
+        **how,
+    }
+    if not recompute and _holds(work.data, work.table_key, key, facts):
+        logger.info("obsm[%r] holds this already; recompute=True computes it again", key)
+    else:
+        fast = {"compiled": compiled, "channels_last": channels_last}
+        values = run_encoder(spots, loaded, field_um=field_um, tile_px=tile_px, device=where, **how, **fast)
+        _check_finite(values, spots, name=loaded.name, precision=how["precision"])
+        warn_nan(values, spots, name=key)
+        write_results(work.data, work.table_key, obsm={key: values}, uns={key: facts})
+        work.finish()
+    return work.owner if copy else None
+
+
+def input_size(encoder: EncoderInfo, tile_px: int | str | None, *, field_um: float) -> int:
+    """Side of the encoder's input in pixels.
+
+    Raises
+    ------
+    ValueError
+        If the encoder does not take it.
+    """
+    if tile_px is None:
+        return encoder.tile_px
+    if tile_px == "native":
+        return encoder.native_px(field_um)
+    if isinstance(tile_px, (bool, str)) or tile_px != int(tile_px):
+        msg = f"tile_px={tile_px!r} is neither a whole number of pixels nor 'native'"
+        raise ValueError(msg)
+    check_positive(tile_px, name="tile_px", unit="px")
+    if tile_px != encoder.tile_px and not encoder.any_size:
+        msg = f"tile encoder {encoder.name!r} takes {encoder.tile_px} px only, not tile_px={tile_px}"
+        raise ValueError(msg)
+    step = encoder.patch_px or 1
+    if tile_px % step:
+        near = max(step, step * round(tile_px / step))
+        msg = (
+            f"tile encoder {encoder.name!r} takes multiples of {step} px, not tile_px={tile_px}; the nearest is {near}"
+        )
+        raise ValueError(msg)
+    return int(tile_px)
+
+
+def fingerprint(spots: Spots, *, field_um: float, tile_px: int) -> str:
+    """Checksum of all centres and of a few tiles, read as the encoder would get them."""
+    digest = hashlib.sha256(np.ascontiguousarray(spots.centres, dtype="<f8").tobytes())
+    inside = np.flatnonzero(spots.patches.inside(spots.centres))
+    if len(inside):
+        rows = inside[np.unique(np.linspace(0, len(inside) - 1, _PROBES).astype(int))]
+        digest.update(spots.patches.read(spots.centres[rows], field_um=field_um, out_px=tile_px).tobytes())
+    return digest.hexdigest()
+
+
+def _holds(data: SpatialData | AnnData, table_key: str | None, key: str, facts: dict[str, Any]) -> bool:
+    _, table = select_table(data, table_key)
+    before = table.uns.get(UNS, {}).get(key, {})
+    return key in table.obsm and all(name in before and bool(before[name] == facts[name]) for name in _CACHE_KEY)
+
+
+def _check_finite(values: np.ndarray, spots: Spots, *, name: str, precision: str) -> None:
+    wrong = ~np.isfinite(values).all(axis=1) & spots.patches.inside(spots.centres)
+    if wrong.any():
+        other = "bf16 or fp32" if precision == "fp16" else "another encoder or image"
+        msg = (
+            f"tile encoder {name!r} gave numbers that are not finite for {wrong.sum()} tiles at precision="
+            f"{precision!r}; use {other}"
+        )
+        raise ValueError(msg)

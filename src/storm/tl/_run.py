@@ -1,0 +1,75 @@
+"""Running a frozen network: precision, and faster ways that are taken only where they say the same."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from storm.tl._device import autocast
+
+#: Cosine between two embeddings of one tile below which a faster way is not the same network any more.
+BOUND = 0.999
+
+
+class Run:
+    """A network on a device, at a precision.
+
+    Parameters
+    ----------
+    network
+        In evaluation mode, on ``device``.
+    device, precision
+        Where and how it runs.
+    compiled
+        Use :func:`torch.compile`.
+    channels_last
+        Use the memory layout that convolutions are often faster in.
+    """
+
+    def __init__(
+        self, network: nn.Module, *, device: torch.device, precision: str, compiled: bool, channels_last: bool
+    ) -> None:
+        self.network = network
+        self.device, self.precision = device, precision
+        self.compiled, self.channels_last = compiled, channels_last
+        self._faster: Callable[[Tensor], Tensor] | None = None
+        self._tried = not (compiled or channels_last)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Output for a batch (B, 3, H, W)."""
+        with autocast(self.device, self.precision):
+            if not self._tried:
+                self._tried = True
+                return self._try(x)
+            return self.network(x) if self._faster is None else self._faster(x)
+
+    def _try(self, x: Tensor) -> Tensor:
+        plain = self.network(x)
+        network = torch.compile(self.network) if self.compiled else self.network
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        if self.channels_last:
+            self.network.to(memory_format=layout)
+
+        def faster(x: Tensor) -> Tensor:
+            return network(x.contiguous(memory_format=layout))
+
+        try:
+            cosine = F.cosine_similarity(plain.float(), faster(x).float(), dim=-1).min().item()
+        except RuntimeError as error:  # also what torch.compile raises where there is no compiler
+            self._give_up(f"fails here ({str(error).splitlines()[0][:100]})")
+        else:
+            if cosine >= BOUND:
+                self._faster = faster
+            else:
+                self._give_up(f"changes the embeddings (cosine {cosine:.5f}, bound {BOUND})")
+        return plain
+
+    def _give_up(self, why: str) -> None:
+        names = " and ".join(n for n in ("compiled", "channels_last") if getattr(self, n))
+        if self.channels_last:
+            self.network.to(memory_format=torch.contiguous_format)
+        warnings.warn(f"{names} {why}; running without", UserWarning, stacklevel=2)

@@ -39,6 +39,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where to write the numbers")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
+    # numba, which Novae's preprocessing starts, would set the threads of all OpenMP libraries, torch's too
+    os.environ["NUMBA_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
     report = measure(options)
     print_table(report)
@@ -91,6 +93,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         results[name] = run()
         rates[name] = len(centres) / (time.perf_counter() - start)
         per_core[name] = len(centres) / (time.process_time() - start_cpu)
+        assert torch.get_num_threads() == 1, f"{name} changed the number of threads"
     differences, ratios = {}, {}
     for ours, own in (("storm, spot", "novae, one node"), ("storm, full", "novae, 2 hops")):
         reference, valid = results[own]

@@ -246,8 +246,8 @@ def _hub_answers() -> bool:
 
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         return False
-    if getproxies():
-        return True
+    if {"http", "https", "all"} & set(getproxies()):
+        return True  # the proxy knows the way, this machine need not
     hub = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
     try:
         socket.create_connection((hub.hostname, hub.port or (80 if hub.scheme == "http" else 443)), _TIMEOUT).close()

@@ -16,7 +16,7 @@ from storm.encoders.loading import build_with, find_weights, read_state
 from storm.encoders.registry import EncoderInfo, register
 from storm.encoders.vit import PooledViT, from_transformers, vit
 
-#: components.md: millions of parameters and GFLOP of one 224 px tile, as their makers publish them.
+#: Millions of parameters as published, and GFLOP of one 224 px tile as counted by others.
 PUBLISHED = {
     "h0-mini": (85.74, 47.1), "h-optimus-0": (1130, 608), "h-optimus-1": (1130, 608), "uni": (303, 123),
     "uni2-h": (681, 371), "virchow": (631, None), "virchow2": (631, 340), "prov-gigapath": (1135, 456),

@@ -104,10 +104,14 @@ def encode_graphs(encoder: nn.Module, x: Tensor, graphs: SmallGraphs) -> Tensor:
     entry = (source[:, None] * heads + torch.arange(heads, device=x.device)).view(-1)[order]
     bag = (begin[:-1, None] * heads + torch.arange(heads, device=x.device) * degree[:, None]).view(-1)
     last = len(gnn.convs) - 1
+    scratch = None
     for k, conv in enumerate(gnn.convs):
         heads, width = conv.heads, conv.out_channels
         left, right = conv.lin_l(nodes), conv.lin_r(nodes)
-        mixed = right.index_select(0, target).add_(left.index_select(0, source))
+        if scratch is None or scratch.shape[2] != left.shape[1]:  # the same memory for all layers of one width
+            scratch = left.new_empty((2, len(source), left.shape[1]))
+        mixed = torch.index_select(right, 0, target, out=scratch[0])
+        mixed.add_(torch.index_select(left, 0, source, out=scratch[1]))
         mixed = F.leaky_relu_(mixed.addr_(length, conv.lin_edge.weight[:, 0]), conv.negative_slope)
         share = _softmax(mixed @ torch.block_diag(*conv.att[0].unsqueeze(1)).T, begin, target)
         # Sums of rows of a table with weights: the fastest weighted sum over edges that torch has.

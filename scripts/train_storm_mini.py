@@ -3,8 +3,9 @@
     python scripts/train_storm_mini.py --data DIR --out DIR [--hold-out C G rep12] [--epochs 3]
 
 ``--data`` is a mirror of the public data sets, with the folders ``her2st`` and ``mob`` and, for Ensembl ids,
-``genes/human_10x_features.tsv``. ``--hold-out`` takes patients (``C``), sections (``C2``, ``rep12``) or both;
-nothing of them is used for anything, and the model is then scored on those that have labels. Runs on two cores in about ten minutes.
+``genes/human_10x_features.tsv``. ``--hold-out`` takes patients (``C``), sections (``C2``, ``rep12``) or both; nothing
+of them is used for anything, and the model is then scored on those that have labels or H&E. Runs on two cores in about
+ten minutes.
 """
 
 from __future__ import annotations
@@ -253,7 +254,7 @@ def main() -> None:
     parser.add_argument("--hold-out", nargs="*", default=[])
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--reuse", action="store_true", help="keep the network in --out, train its head and score again")
+    parser.add_argument("--reuse", action="store_true", help="keep the network in --out, train its head")
     args = parser.parse_args()
     storm.settings.verbosity = 0
     started = time.time()

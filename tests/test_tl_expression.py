@@ -100,7 +100,9 @@ def test_reliability_without_a_mask(toy, tiny_model):
     single = storm.tl.fit_expression(toy, model=tiny_model, n_genes=20, config=QUICK)
     assert single.notes["reliability"] == "the last fifth of the section along x"
     assert len(single.genes) == 20
-    several = storm.tl.fit_expression([toy, toy, toy], model=tiny_model, n_genes=5, config=QUICK, groups=["a", "a", "b"])
+    several = storm.tl.fit_expression(
+        [toy, toy, toy], model=tiny_model, n_genes=5, config=QUICK, groups=["a", "a", "b"]
+    )
     assert "group in turn" in several.notes["reliability"]
     assert np.isfinite(several.reliability).all()
 

@@ -19,8 +19,8 @@ class HeadConfig:
     epochs, lr, weight_decay
         AdamW with a cosine; 10 epochs at 5e-4 in the paper. The weight decay is ours.
     batch_size, hidden, dropout
-        Ours. The dropout is high because a handful of patients is all that most heads are trained on: on her2st, patients
-        C → B, 0.2 gave a median r of 0.20 and 0.8 to 0.9 gave 0.27 to 0.29. Take less with many patients.
+        Ours. The dropout is high because a handful of patients is all that most heads are trained on: on her2st, from
+        patient C to B, 0.2 gave a median r of 0.20 and 0.8 to 0.9 gave 0.27 to 0.29. Take less with many patients.
     l1, l2
         λ1 and λ2 of eq. 4; the paper does not state them.
     seed

@@ -26,8 +26,8 @@ def he_features(
     """Features of H&E-only windows.
 
     Side by side: the window's input tokens weighted by distance, and what the network makes of them. That is the ST
-    decoder's last hidden state at the centre, asked for with all of the window's H&E visible and no expression; a network
-    without that decoder gives its output tokens, weighted by distance.
+    decoder's last hidden state at the centre, asked for with all of the window's H&E visible and no expression; a
+    network without that decoder gives its output tokens, weighted by distance.
 
     Parameters
     ----------

@@ -121,8 +121,8 @@ def predict_expression(
     features = he_features(loaded.network, he_tokens(spots, loaded, field_um=field_um, **how), windows, **how)
     if features.shape[1] != head.module.linear.in_features:
         msg = (
-            f"the head reads {head.module.linear.in_features} features, this version of storm makes {features.shape[1]}; "
-            "train it again with storm.tl.fit_expression"
+            f"the head reads {head.module.linear.in_features} features, and this version of storm makes "
+            f"{features.shape[1]}; train it again with storm.tl.fit_expression"
         )
         raise ValueError(msg)
     predicted = apply_head(head.module, features)[:, columns]

@@ -15,11 +15,16 @@ if TYPE_CHECKING:
     from storm import StormModel
 
 mpl.use("Agg")
+os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def _one_thread() -> None:
-    """Tensors here are tiny, and parallel workers share the cores."""
+    """Tensors here are tiny, and parallel workers share the cores.
+
+    Before every test, not once: numba's OpenMP layer, which scanpy and novae use, raises the thread count that torch
+    shares with it, and two workers with two spinning threads each are slower by orders of magnitude.
+    """
     import torch
 
     torch.set_num_threads(1)

@@ -21,7 +21,9 @@ class Settings:
     cache_dir
         Folder for downloads; initial value from ``STORM_CACHE_DIR``, else the user's cache folder.
     n_threads
-        Threads of the CPU path; ``None`` leaves torch's own default.
+        Threads that a network runs with on the CPU. It is handed to ``torch.set_num_threads``, which holds for the
+        whole process, whenever a function of :mod:`storm.tl` starts to run one; ``None`` leaves torch's number as it
+        is.
     """
 
     verbosity: int
@@ -46,7 +48,8 @@ class Settings:
         if name == "verbosity" and value not in (0, 1):
             msg = f"verbosity is 0 or 1, not {value!r}"
             raise ValueError(msg)
-        if name == "n_threads" and value is not None and (not isinstance(value, int) or value < 1):
+        counts = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        if name == "n_threads" and value is not None and not counts:
             msg = f"n_threads is a positive integer or None, not {value!r}"
             raise ValueError(msg)
         if name in ("data_dir", "cache_dir") and value is not None:

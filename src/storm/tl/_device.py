@@ -7,12 +7,16 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from storm._checks import check_choice
+from storm._settings import settings
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """The device of a name.
+    """The device of a name, ready to run: on the CPU, with as many threads as ``storm.settings.n_threads`` says.
+
+    Torch has one number of threads for the whole process. ``n_threads=None`` leaves it as it is, be it torch's own or
+    the one that was set last; it does not bring back an earlier one, which somebody else may have changed since.
 
     Parameters
     ----------
@@ -24,6 +28,13 @@ def resolve_device(device: str | torch.device) -> torch.device:
     ValueError
         If there is no such device on this machine.
     """
+    found = _find(device)
+    if found.type == "cpu" and settings.n_threads is not None:
+        torch.set_num_threads(settings.n_threads)
+    return found
+
+
+def _find(device: str | torch.device) -> torch.device:
     there = ["cpu"]
     if torch.cuda.is_available():
         there += [f"cuda:{i}" for i in range(torch.cuda.device_count())]

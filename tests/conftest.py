@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from storm import StormModel
 
 mpl.use("Agg")
-os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)
@@ -23,10 +23,13 @@ def _one_thread() -> None:
     """Tensors here are tiny, and parallel workers share the cores.
 
     Before every test, not once: numba's OpenMP layer, which scanpy and novae use, raises the thread count that torch
-    shares with it, and two workers with two spinning threads each are slower by orders of magnitude.
+    shares with it, and two workers with two spinning threads each are slower by orders of magnitude. An environment
+    variable would come too late: a plugin of pytest imports numba before this file is read.
     """
     import torch
 
+    if "numba" in sys.modules:
+        sys.modules["numba"].set_num_threads(1)
     torch.set_num_threads(1)
 
 

@@ -270,7 +270,7 @@ def test_gated_and_absent_on_the_hub(gated, monkeypatch, tmp_path) -> None:
 
         return download
 
-    monkeypatch.setattr("storm.encoders.loading._hub_answers", lambda: True)
+    monkeypatch.setattr("storm.encoders.hub.hub_answers", lambda: True)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", answer(errors.GatedRepoError))
     with pytest.raises(PermissionError, match=r"does not give them to you.*accept the terms.*HF_TOKEN"):
         load_encoder(gated, download=True, token="mine")

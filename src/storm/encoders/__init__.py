@@ -2,7 +2,7 @@
 
 # Importing a maker's file registers its encoders, so that every name is known however this room is entered.
 from storm.encoders import bioptimus, histai, mahmoodlab, microsoft, owkin, paige
-from storm.encoders.loading import load_encoder
+from storm.encoders.loading import load_encoder, with_weights
 from storm.encoders.packaged import STAIN_TEXTURE
 from storm.encoders.registry import EncoderInfo, get_encoder, list_encoders, register
 from storm.encoders.registry import encoder_table as list  # noqa: A004  the table, as storm.encoders.list()
@@ -24,5 +24,6 @@ __all__ = [
     "owkin",
     "paige",
     "register",
+    "with_weights",
     "wrap_encoder",
 ]

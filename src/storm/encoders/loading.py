@@ -5,24 +5,19 @@ Nothing is fetched unless the caller says so, and nothing is unpickled: a ``.bin
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from storm._logging import logger
+from storm.encoders.digest import state_digest
+from storm.encoders.hub import NAMES, cached_weights, download_weights, how_to_get
 from storm.encoders.registry import EncoderInfo, get_encoder
 
-#: Names under which weights are published, safetensors first.
-_NAMES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.safetensors", "pytorch_model.bin")
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
-#: Seconds until the hub has to answer.
-_TIMEOUT = 10
-_UNREACHABLE = "the hub cannot be reached from here, or HF_HUB_OFFLINE is set"
 
 
 def load_encoder(
@@ -77,13 +72,49 @@ def load_encoder(
     if weights is not None:
         path = find_weights(weights, name=info.name)
     else:
-        path = _cached(info) or (_download(info, token) if download else None)
+        path = cached_weights(info) or (download_weights(info, token) if download else None)
     if path is None:
-        raise FileNotFoundError(_how_to_get(info, "its weights are not on this machine"))
+        raise FileNotFoundError(how_to_get(info, "its weights are not on this machine"))
     module = build_with(info, read_state(path))
-    digest = _sha256(path)
+    digest = state_digest(inner_module(module))
     logger.info("tile encoder %r with weights %s (sha256 %s…)", info.name, path, digest[:12])
     return replace(info, build=lambda: module, sha256=digest)
+
+
+def with_weights(encoder: str | EncoderInfo, module: nn.Module) -> EncoderInfo:
+    """A known encoder with weights of one's own: fine-tuned, or random.
+
+    Parameters
+    ----------
+    encoder
+        Name in the registry, ``"timm:<model>"``, or a description.
+    module
+        What the description's ``architecture()`` made, with any weights.
+
+    Returns
+    -------
+    EncoderInfo
+        Its ``modified`` is true: a model with it keeps these weights in a file of their own. Its checksum is that of
+        the weights as they are now.
+
+    Raises
+    ------
+    ValueError
+        If the encoder is unknown, has no weights, or the module is another architecture.
+    """
+    info = get_encoder(encoder) if isinstance(encoder, str) else encoder
+    if info.architecture is None:
+        msg = f"tile encoder {info.name!r} has no weights that could be one's own; use storm.encoders.wrap_encoder"
+        raise ValueError(msg)
+    with torch.device("meta"):
+        wanted = inner_module(info.architecture()).state_dict()
+    _check_fit(info, wanted, inner_module(module).state_dict())
+    return replace(info, build=lambda: module, sha256=state_digest(inner_module(module)), modified=True)
+
+
+def inner_module(module: nn.Module) -> nn.Module:
+    """The network whose tensors have the published names: without the pooling that is put around it."""
+    return getattr(module, "backbone", module)
 
 
 def find_weights(path: str | Path, *, name: str = "") -> Path:
@@ -104,7 +135,7 @@ def find_weights(path: str | Path, *, name: str = "") -> Path:
         raise FileNotFoundError(msg)
     folders = [path, *sorted(path.glob("snapshots/*"))]
     for folder in folders:
-        for usual in _NAMES:
+        for usual in NAMES:
             if (folder / usual).is_file():
                 return folder / usual
     found = sorted(p for folder in folders for p in folder.iterdir() if p.suffix in _SUFFIXES and p.is_file())
@@ -115,7 +146,7 @@ def find_weights(path: str | Path, *, name: str = "") -> Path:
     if found:
         msg = f"weights={str(path)!r} holds several files of weights ({there}); give one of them"
         raise ValueError(msg)
-    msg = f"weights={str(path)!r} holds no weights ({', '.join(_NAMES)}), but {there}"
+    msg = f"weights={str(path)!r} holds no weights ({', '.join(NAMES)}), but {there}"
     raise FileNotFoundError(msg)
 
 
@@ -169,8 +200,17 @@ def build_with(info: EncoderInfo, state: Mapping[str, Tensor]) -> nn.Module:
     # Without memory of its own first: a giant transformer is then held once, not twice, and not drawn at random.
     with torch.device("meta"):
         module = info.architecture()
-    inner = getattr(module, "backbone", module)
-    own = inner.state_dict()
+    inner = inner_module(module)
+    _check_fit(info, inner.state_dict(), state)
+    inner.load_state_dict(state, assign=True)
+    if any(tensor.is_meta for tensor in (*inner.parameters(), *inner.buffers())):
+        # Buffers that are computed, not stored.
+        module = info.architecture()
+        inner_module(module).load_state_dict(state)
+    return module.requires_grad_(False).eval()
+
+
+def _check_fit(info: EncoderInfo, own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
     missing, unknown = sorted(set(own) - set(state)), sorted(set(state) - set(own))
     shapes = [
         f"{k} {tuple(state[k].shape)} instead of {tuple(own[k].shape)}"
@@ -183,93 +223,3 @@ def build_with(info: EncoderInfo, state: Mapping[str, Tensor]) -> nn.Module:
             f"another shape {shapes[:4]}; are they those of {info.hub_id or info.name!r}?"
         )
         raise ValueError(msg)
-    inner.load_state_dict(state, assign=True)
-    if any(tensor.is_meta for tensor in (*inner.parameters(), *inner.buffers())):
-        # Buffers that are computed, not stored.
-        module = info.architecture()
-        getattr(module, "backbone", module).load_state_dict(state)
-    return module.requires_grad_(False).eval()
-
-
-def _cache_dir() -> Path:
-    """Where the hub's downloads lie, asked anew: the environment may be set after an import."""
-    if given := os.environ.get("HF_HUB_CACHE"):
-        return Path(given).expanduser()
-    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"
-    return Path(home).expanduser() / "hub"
-
-
-def _cached(info: EncoderInfo) -> Path | None:
-    from huggingface_hub import try_to_load_from_cache
-
-    if info.hub_id is None:
-        return None
-    for name in _NAMES:
-        found = try_to_load_from_cache(info.hub_id, name, cache_dir=_cache_dir())
-        if isinstance(found, str):
-            return Path(found)
-    return None
-
-
-def _download(info: EncoderInfo, token: str | None) -> Path | None:
-    from huggingface_hub import errors as hub
-    from huggingface_hub import hf_hub_download
-
-    if info.hub_id is None:
-        return None
-    if not _hub_answers():
-        raise ConnectionError(_how_to_get(info, _UNREACHABLE))
-    how: dict[str, Any] = {"cache_dir": _cache_dir(), "token": token, "etag_timeout": _TIMEOUT}
-    for name in _NAMES:
-        try:
-            return Path(hf_hub_download(info.hub_id, name, **how))
-        except hub.LocalEntryNotFoundError as error:
-            # of EntryNotFoundError's family, but it says that the hub did not answer
-            raise ConnectionError(_how_to_get(info, _UNREACHABLE)) from error
-        except hub.EntryNotFoundError:
-            logger.debug("%s has no file %s", info.hub_id, name)
-        except (hub.GatedRepoError, hub.RepositoryNotFoundError) as error:
-            raise PermissionError(_how_to_get(info, "the hub does not give them to you")) from error
-        except (hub.OfflineModeIsEnabled, ConnectionError) as error:
-            raise ConnectionError(_how_to_get(info, _UNREACHABLE)) from error
-        except hub.HfHubHTTPError as error:
-            raise ConnectionError(_how_to_get(info, f"the hub answered with an error ({error})")) from error
-    msg = f"{info.hub_id!r} has none of the files {', '.join(_NAMES)}; download its weights and give weights='…'"
-    raise FileNotFoundError(msg)
-
-
-def _hub_answers() -> bool:
-    """Whether there is any use in asking the hub, whose client would try again and again where there is no network."""
-    import socket
-    from urllib.parse import urlsplit
-    from urllib.request import getproxies
-
-    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
-        return False
-    if {"http", "https", "all"} & set(getproxies()):
-        return True  # the proxy knows the way, this machine need not
-    hub = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
-    try:
-        socket.create_connection((hub.hostname, hub.port or (80 if hub.scheme == "http" else 443)), _TIMEOUT).close()
-    except OSError:
-        return False
-    return True
-
-
-def _how_to_get(info: EncoderInfo, reason: str) -> str:
-    licence = f"licence {info.licence}" + (", gated: accept the terms on that page first" if info.gated else "")
-    name = repr(info.name)
-    where = f"see {info.page} ({licence})" if info.page else licence
-    return (
-        f"tile encoder {name}: {reason}; looked in {_cache_dir()}. {where[0].upper() + where[1:]}. Then either "
-        f"(1) storm.encoders.load_encoder({name}, download=True), with your token in the environment variable "
-        f"HF_TOKEN; or (2) load_encoder({name}, weights='folder or .safetensors file') with a copy of the weights; "
-        f"or (3) set HF_HOME to a cache that holds them, which works offline"
-    )
-
-
-def _sha256(path: Path) -> str:
-    import hashlib
-
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

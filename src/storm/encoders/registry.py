@@ -74,6 +74,8 @@ class EncoderInfo:
         Turns a published state into the architecture's.
     sha256
         Checksum of the weights, once they are loaded.
+    modified
+        Whether the weights are not the published ones: fine-tuned, or random.
     """
 
     name: str
@@ -100,6 +102,7 @@ class EncoderInfo:
     architecture: Callable[[], nn.Module] | None = None
     convert: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
     sha256: str | None = None
+    modified: bool = False
 
     @property
     def um_per_px(self) -> float:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import uuid
 from collections.abc import Callable
 
 from torch import Tensor, nn
 
 from storm._checks import check_positive
+from storm.encoders.digest import state_digest
 from storm.encoders.registry import TIMM, EncoderInfo
 
 
@@ -111,11 +111,5 @@ def wrap_encoder(
 
 
 def _digest(module: nn.Module) -> str:
-    state = module.state_dict()
-    if not state:
-        return f"session-{uuid.uuid4().hex}"
-    digest = hashlib.sha256(repr(module).encode())
-    for name, tensor in sorted(state.items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    # A callable's code cannot be compared: no two sessions have the same.
+    return state_digest(module, also=repr(module)) if module.state_dict() else f"session-{uuid.uuid4().hex}"

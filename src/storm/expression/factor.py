@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.sparse import csr_matrix
+from torch import Tensor
 
 from storm.data.genes import GeneMatch, Vocabulary, match_genes, require_shared
 from storm.data.normalise import log_normalise
@@ -30,6 +32,7 @@ class FactorExpression:
     """
 
     needs_centres = False
+    kind = "factors"
 
     def __init__(
         self, encoder: FactorEncoder, vocabulary: Vocabulary, *, min_genes: int = 20, name: str = "factors"
@@ -38,6 +41,21 @@ class FactorExpression:
         self.vocabulary = vocabulary
         self.min_genes = min_genes
         self._encoder = encoder
+
+    @classmethod
+    def restore(cls, facts: dict[str, Any], vocabulary: Vocabulary, state: dict[str, Tensor]) -> FactorExpression:
+        """The encoder that :meth:`facts` and :meth:`state` describe."""
+        encoder = FactorEncoder(len(vocabulary), facts["dim"])
+        encoder.load_state_dict(state)
+        return cls(encoder.eval(), vocabulary, min_genes=facts["min_genes"], name=facts["name"])
+
+    def facts(self) -> dict[str, Any]:
+        """What must be known to build it again, beside its genes and :meth:`state`."""
+        return {"dim": self.dim, "min_genes": self.min_genes, "name": self.name}
+
+    def state(self) -> dict[str, Tensor]:
+        """Its tensors."""
+        return self._encoder.state_dict()
 
     @property
     def dim(self) -> int:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import torch
 from scipy.sparse import csr_matrix
 from scipy.sparse.linalg import LinearOperator, svds
+from torch import Tensor
 
 from storm._checks import check_positive
 from storm.data.genes import GeneMatch, Vocabulary, match_genes, require_shared
@@ -31,6 +34,7 @@ class VariableGenes:
     """
 
     needs_centres = False
+    kind = "genes"
 
     def __init__(self, genes: Sequence[str], *, min_genes: int = 1, name: str = "hvg") -> None:
         self.name = name
@@ -60,6 +64,19 @@ class VariableGenes:
             return cls(genes)
         keep = variable_genes(expression, n_top=n_top)
         return cls([gene for gene, kept in zip(genes, keep, strict=True) if kept])
+
+    @classmethod
+    def restore(cls, facts: dict[str, Any], vocabulary: Vocabulary, state: dict[str, Tensor]) -> VariableGenes:
+        """The encoder that :meth:`facts` and :meth:`state` describe."""
+        return cls(vocabulary.symbols, **facts)
+
+    def facts(self) -> dict[str, Any]:
+        """What must be known to build it again, beside its genes."""
+        return {"min_genes": self.min_genes, "name": self.name}
+
+    def state(self) -> dict[str, Tensor]:
+        """Its tensors: none."""
+        return {}
 
     @property
     def dim(self) -> int:
@@ -101,6 +118,7 @@ class PCAEncoder:
     """
 
     needs_centres = False
+    kind = "pca"
 
     def __init__(
         self, genes: Sequence[str], mean: np.ndarray, loadings: np.ndarray, *, min_genes: int = 1, name: str = "pca"
@@ -167,6 +185,19 @@ class PCAEncoder:
         # The sign of a component is arbitrary: its largest loading is positive.
         sign = np.sign(right[np.arange(n_components), np.abs(right).argmax(axis=1)])
         return cls(names, mean, (right * sign[:, None]).T)
+
+    @classmethod
+    def restore(cls, facts: dict[str, Any], vocabulary: Vocabulary, state: dict[str, Tensor]) -> PCAEncoder:
+        """The encoder that :meth:`facts` and :meth:`state` describe."""
+        return cls(vocabulary.symbols, state["mean"].numpy(), state["loadings"].numpy(), **facts)
+
+    def facts(self) -> dict[str, Any]:
+        """What must be known to build it again, beside its genes and :meth:`state`."""
+        return {"min_genes": self.min_genes, "name": self.name}
+
+    def state(self) -> dict[str, Tensor]:
+        """Its tensors."""
+        return {"mean": torch.from_numpy(self.mean), "loadings": torch.from_numpy(self.loadings)}
 
     @property
     def dim(self) -> int:

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from storm._checks import check_choice
 from storm.data.genes import GeneMatch, Vocabulary, match_genes, require_shared
 from storm.data.normalise import log_normalise
+from storm.encoders.hub import UNREACHABLE, cache_dir, hub_answers
 from storm.expression._gat import check_encoder, encode_graphs, encode_single
 from storm.expression._graph import neighbourhoods, restrict, small_graphs, spatial_graph
 from storm.expression.interface import blank_empty, check_counts
@@ -31,6 +32,10 @@ _MIN_GENES = 20
 _EPS = 1e-8
 #: Values of one dense block of expression.
 _BLOCK = 2**22
+#: Novae's hyper-parameters that give its tensors their shape, or decide which cells a graph holds.
+_SHAPE = (
+    "embedding_size", "hidden_size", "num_layers", "output_size", "heads", "histo_embedding_size", "n_hops_local",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +91,8 @@ class NovaeEncoder:
         If Novae was trained in a way that cannot be run here, or an option does not exist.
     """
 
+    kind = "novae"
+
     def __init__(
         self,
         model: Any,
@@ -113,8 +120,30 @@ class NovaeEncoder:
         self.hops = int(model.hparams["n_hops_local"])
         self._cells = copy.deepcopy(model.cell_embedder).requires_grad_(False).eval().to(self.device)
         self._encoder = copy.deepcopy(model.encoder).requires_grad_(False).eval().to(self.device)
+        self._shape = {key: model.hparams[key] for key in _SHAPE}
         # Novae folds its names to lower case; most human symbols are upper case.
         self.vocabulary = Vocabulary(tuple(str(gene).upper() for gene in self._cells.gene_names))
+
+    @classmethod
+    def restore(cls, facts: dict[str, Any], vocabulary: Vocabulary, state: dict[str, Tensor]) -> NovaeEncoder:
+        """The encoder that :meth:`facts` and :meth:`state` describe."""
+        options = dict(facts)
+        model = random_novae(vocabulary.symbols, **options.pop("shape"))
+        for part, module in (("cells", model.cell_embedder), ("encoder", model.encoder)):
+            prefix = f"{part}."
+            own = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
+            module.load_state_dict(own)
+        return cls(model, **options)
+
+    def facts(self) -> dict[str, Any]:
+        """What must be known to build it again, beside its genes and :meth:`state`."""
+        options = {key: getattr(self, key) for key in ("name", "context", "graph", "radius_um", "variable")}
+        return options | {"shape": self._shape}
+
+    def state(self) -> dict[str, Tensor]:
+        """Its tensors: those of Novae that an embedding needs."""
+        parts = {"cells": self._cells, "encoder": self._encoder}
+        return {f"{part}.{name}": t for part, module in parts.items() for name, t in module.state_dict().items()}
 
     @cached_property
     def dim(self) -> int:
@@ -281,14 +310,42 @@ class NovaeEncoder:
         return out
 
 
-def load_novae(source: str | Path, **options: Any) -> NovaeEncoder:
-    """Load a Novae from a folder, or by its name from the Hugging Face hub.
+def random_novae(genes: Sequence[str], *, seed: int | None = None, **shape: Any) -> Any:
+    """An untrained ``novae.Novae`` over some genes.
+
+    Parameters
+    ----------
+    genes
+        Its vocabulary.
+    seed
+        Of its random weights, drawn aside from torch's own numbers; ``None`` takes these.
+    **shape
+        Its hyper-parameters.
+
+    Returns
+    -------
+    novae.Novae
+        :class:`NovaeEncoder` takes it.
+    """
+    from novae import Novae
+
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[], enabled=seed is not None):
+        warnings.simplefilter("ignore")  # torch and lightning warn of themselves while Novae is built
+        if seed is not None:
+            torch.manual_seed(seed)
+        return Novae(var_names=[gene.lower() for gene in genes], **shape)
+
+
+def load_novae(source: str | Path, *, download: bool = False, **options: Any) -> NovaeEncoder:
+    """Load a Novae from a folder, or by its name on the Hugging Face hub. Nothing is downloaded unasked.
 
     Parameters
     ----------
     source
-        A folder that ``novae.Novae.save_pretrained`` wrote, or a name such as ``"prism-oncology/novae-human-0"``. A
-        name is looked up in the local cache of the hub first; with ``HF_HUB_OFFLINE=1`` only there.
+        A folder that ``novae.Novae.save_pretrained`` wrote, or a name such as ``"prism-oncology/novae-human-0"``, which
+        is looked up in the hub's cache on this machine.
+    download
+        Fetch it from the hub if it is not on this machine.
     **options
         Options of :class:`NovaeEncoder`, such as ``context``.
 
@@ -299,7 +356,9 @@ def load_novae(source: str | Path, **options: Any) -> NovaeEncoder:
     Raises
     ------
     FileNotFoundError
-        If it is no folder and cannot be had from the hub.
+        If it is not on this machine; the text says how to get it.
+    ConnectionError
+        If the hub cannot be reached.
     ValueError
         If it is neither a folder nor a name of a Novae on the hub.
     """
@@ -308,6 +367,7 @@ def load_novae(source: str | Path, **options: Any) -> NovaeEncoder:
     text = str(source)
     folder = Path(source).expanduser()
     advice = "give a folder that novae.Novae.save_pretrained wrote, or 'prism-oncology/novae-human-0'"
+    how: dict[str, Any] = {}
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             msg = f"{text!r} holds no config.json; {advice}"
@@ -316,15 +376,20 @@ def load_novae(source: str | Path, **options: Any) -> NovaeEncoder:
     elif not text.startswith(("prism-oncology/", "MICS-Lab/")):
         msg = f"{text!r} is neither a folder nor the name of a Novae on the hub; {advice}"
         raise ValueError(msg)
+    else:
+        how = {"cache_dir": cache_dir(), "local_files_only": not download}
+    ways = (
+        f"Either (1) load_novae({text!r}, download=True); or (2) download it elsewhere (hf download {text} --local-dir "
+        "FOLDER) and give the folder; or (3) set HF_HOME to a cache that holds it, which works offline"
+    )
+    if how and download and not hub_answers():
+        msg = f"{text!r}: {UNREACHABLE}. {ways}"
+        raise ConnectionError(msg)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch and lightning warn of themselves while Novae is built
         try:
-            model = Novae.from_pretrained(text)
-        except OSError as error:
-            msg = (
-                f"{text!r} cannot be loaded ({type(error).__name__}). On a machine without internet, download it "
-                f"elsewhere (huggingface-cli download {text} --local-dir FOLDER) and give the folder, or copy the "
-                "hub's cache and set HF_HOME and HF_HUB_OFFLINE=1"
-            )
+            model = Novae.from_pretrained(text, **how)
+        except (OSError, TypeError) as error:  # without its config.json the hub's mixin calls Novae without arguments
+            msg = f"{text!r} is not in {cache_dir()} or cannot be loaded ({type(error).__name__}). {ways}"
             raise FileNotFoundError(msg) from error
     return NovaeEncoder(model, name=str(source), **options)

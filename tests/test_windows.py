@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from storm.data import lattice as lattice_module
+from storm.data import windows as windows_module
 from storm.data.lattice import find_lattice
+from storm.data.order import spatial_order
 from storm.data.windows import make_windows
 
 
@@ -129,3 +132,77 @@ def test_errors():
         make_windows(square(), kind="grid")
     with pytest.raises(ValueError, match="coincide"):
         make_windows(np.zeros((50, 2)), kind="knn")
+
+
+def planted(grid, seed, *, holes, degrees, jitter=0.0):
+    """Shuffled, turned, thinned lattice; and each point's place in the whole one."""
+    rng = np.random.default_rng(seed)
+    whole = grid(33)
+    place = rng.permutation(np.flatnonzero(rng.random(len(whole)) >= holes))
+    points = turned(whole, degrees) + rng.normal(0, jitter, whole.shape)
+    return points[place], place, whole
+
+
+@pytest.mark.parametrize("chains", [False, True])
+@pytest.mark.parametrize("sampled", [False, True])
+@pytest.mark.parametrize(("grid", "holes", "degrees", "jitter"), [
+    (square, 0.0, 0, 0.0), (square, 0.2, 17, 0.0), (square, 0.3, 80, 4.0),
+    (hexagonal, 0.0, 0, 0.0), (hexagonal, 0.2, 17, 0.0), (hexagonal, 0.3, 101, 2.0),
+])  # fmt: skip
+def test_rounding_and_chains_find_the_planted_windows(grid, holes, degrees, jitter, sampled, chains, monkeypatch):
+    if sampled:
+        monkeypatch.setattr(lattice_module, "_SAMPLE", 320)
+        monkeypatch.setattr(lattice_module, "_PATCHES", 5)
+        monkeypatch.setattr(windows_module, "_BLOCK", 100)
+    if chains:
+        monkeypatch.setattr(lattice_module, "_by_rounding", lambda *_: None)
+    points, place, whole = planted(grid, 3, holes=holes, degrees=degrees, jitter=jitter)
+    found = make_windows(points)
+    # the same windows by distances in the whole, unturned lattice
+    row_of = np.full(len(whole), -1)
+    row_of[place] = np.arange(len(place))
+    pitch = 200.0 if grid is square else 100.0
+    relative = (whole[None, place] - whole[place, None]) / pitch
+    inside = abs(relative).max(-1) < 2.5 if grid is square else (relative**2).sum(-1) < 6.9
+    if grid is square:
+        for row in range(0, len(points), 37):
+            assert set(found.index[row][found.index[row] >= 0]) == set(np.flatnonzero(inside[row]))
+    else:  # 19 positions are in every order of the shell at √7, of which six of twelve belong to the window
+        near = (found.offsets**2).sum(-1) < 6.9
+        for row in range(0, len(points), 37):
+            members = found.index[row, near]
+            assert set(members[members >= 0]) == set(np.flatnonzero(inside[row]))
+    assert found.pitch == pytest.approx(pitch, rel=2e-3)
+    assert sorted(found.order) == list(range(len(points)))
+
+
+def test_a_lattice_with_more_holes_than_bins_is_one():
+    """Too few bins left for chains of neighbours to hold together: arithmetic needs none."""
+    points, place, _ = planted(square, 0, holes=0.6, degrees=30)
+    found = make_windows(points)
+    assert found.kind == "square"
+    x, y = place % 33, place // 33
+    for row in range(0, len(points), 29):
+        inside = (abs(x - x[row]) <= 2) & (abs(y - y[row]) <= 2)
+        assert set(found.index[row][found.index[row] >= 0]) == set(np.flatnonzero(inside))
+
+
+def test_far_pieces_keep_a_sorted_index():
+    points = np.concatenate([square(8), square(8) + 200.0 * 40_000])
+    found = make_windows(points)
+    assert found.kind == "square"
+    np.testing.assert_array_equal(found.index[:64], make_windows(square(8)).index)
+    np.testing.assert_array_equal(found.index[64:], np.where(found.index[:64] >= 0, found.index[:64] + 64, -1))
+
+
+def test_order_puts_neighbours_beside_each_other():
+    rng = np.random.default_rng(0)
+    points = rng.random((4096, 2))
+    order = spatial_order(points)
+    assert sorted(order) == list(range(4096))
+    assert np.linalg.norm(np.diff(points[order], axis=0), axis=1).mean() < 0.03
+    assert spatial_order(np.ones((3, 2))).tolist() == [0, 1, 2]
+    points[7] = np.nan
+    windows = make_windows(points)
+    assert 7 not in windows.rows()
+    assert len(windows.rows()) == 4095

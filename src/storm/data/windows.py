@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 
 from storm._checks import check_choice, check_positive
 from storm.data.lattice import Lattice, find_lattice
+from storm.data.order import spatial_order
 
 #: Members of a window of cells: the cell itself and its 8 nearest neighbours (paper, Methods: *single-cell ST*).
 N_CELLS = 9
@@ -21,6 +22,8 @@ N_CELLS = 9
 N_LATTICE = 25
 #: Without a radius of the user's, a neighbouring cell further than this many typical distances is missing.
 DEFAULT_REACH = 5.0
+#: Windows that are filled at once: what is held beside the result does not grow with the section.
+_BLOCK = 65_536
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,20 @@ class Windows:
         Distance of neighbours in the units of the centres.
     kind
         ``"square"``, ``"hex"`` or ``"knn"``.
+    order
+        Rows that have a window in an order in which neighbours are close to each other, shape (m,); ``None`` where that
+        is the order of the rows.
     """
 
     index: np.ndarray
     offsets: np.ndarray
     pitch: float
     kind: str
+    order: np.ndarray | None = None
+
+    def rows(self) -> np.ndarray:
+        """Rows that have a window, in ``order``."""
+        return np.flatnonzero(self.index[:, 0] >= 0) if self.order is None else self.order
 
     def __len__(self) -> int:
         return len(self.index)
@@ -91,13 +102,15 @@ def make_windows(
         index = np.full((len(centres), 1), -1, dtype=np.int32)
         index[placed, 0] = placed
         return Windows(index, np.zeros((1, 2), np.float32), 1.0, "knn")
-    lattice = None if kind == "knn" else find_lattice(centres[placed])
+    points = centres[placed]
+    order = spatial_order(points)
+    lattice = None if kind == "knn" else find_lattice(points, order=order)
     if lattice is None and kind == "lattice":
         msg = "the centres lie neither on a square nor on a hexagonal lattice; use kind='knn' for cells"
         raise ValueError(msg)
     if lattice is not None:
-        return _lattice_windows(lattice, placed, len(centres), size or N_LATTICE)
-    return _knn_windows(centres, placed, size or N_CELLS, radius)
+        return _lattice_windows(lattice, placed, order, n=len(centres), size=size or N_LATTICE)
+    return _knn_windows(points, placed, order, n=len(centres), size=size or N_CELLS, radius=radius)
 
 
 @cache
@@ -123,33 +136,47 @@ def _block(kind: str, size: int) -> np.ndarray:
     return steps[order[:size]]
 
 
-def _lattice_windows(lattice: Lattice, placed: np.ndarray, n: int, size: int) -> Windows:
+def _lattice_windows(lattice: Lattice, placed: np.ndarray, order: np.ndarray, *, n: int, size: int) -> Windows:
     steps = _block(lattice.kind, size)
     ij = lattice.ij - lattice.ij.min(axis=0)
     reach = int(abs(steps).max())
-    height, width = ij.max(axis=0) + 1 + 2 * reach
+    height, width = (ij.max(axis=0) + 1 + 2 * reach).tolist()
     # A dense table of the lattice answers every neighbour query by arithmetic; a sparse section keeps a sorted index.
     flat = (ij[:, 0] + reach) * width + ij[:, 1] + reach
     delta = steps[:, 0] * width + steps[:, 1]
-    wanted = flat[:, None] + delta[None, :]
-    if height * width <= max(50 * len(placed), 1_000_000):
+    dense = height * width <= max(50 * len(placed), 1_000_000)
+    if dense:
         table = np.full(height * width, -1, dtype=np.int32)
         table[flat] = placed
-        members = table[wanted]
     else:
-        order = np.argsort(flat)
-        at = np.minimum(np.searchsorted(flat[order], wanted), len(flat) - 1)
-        members = np.where(flat[order][at] == wanted, placed[order][at], -1).astype(np.int32)
+        by_key = np.argsort(flat)
+        keys, row_of = flat[by_key], placed[by_key].astype(np.int32)
     index = np.full((n, size), -1, dtype=np.int32)
-    index[placed] = members
+    # In spatial order the table is read from the cache.
+    for start in range(0, len(placed), _BLOCK):
+        rows = order[start : start + _BLOCK]
+        wanted = flat[rows, None] + delta
+        if dense:
+            index[placed[rows]] = table[wanted]
+        else:
+            at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+            index[placed[rows]] = np.where(keys[at] == wanted, row_of[at], -1)
     axes = np.array([[1.0, 0.0], [0.0, 1.0]]) if lattice.kind == "square" else np.array([[1, 0], [0.5, np.sqrt(3) / 2]])
-    return Windows(index, (steps @ axes).astype(np.float32), lattice.pitch, lattice.kind)
+    return Windows(index, (steps @ axes).astype(np.float32), lattice.pitch, lattice.kind, placed[order])
 
 
-def _knn_windows(centres: np.ndarray, placed: np.ndarray, size: int, radius: float | None) -> Windows:
-    points = centres[placed]
+def _knn_windows(
+    points: np.ndarray, placed: np.ndarray, order: np.ndarray, *, n: int, size: int, radius: float | None
+) -> Windows:
+    # Everything below counts in spatial order, in which a tree is built and asked two to three times faster.
+    points, rows_of = points[order], placed[order]
     k = min(size, len(points))
-    distance, neighbour = cKDTree(points).query(points, k=k)
+    distance = np.empty((len(points), k))
+    neighbour = np.empty((len(points), k), dtype=np.int32)
+    tree = cKDTree(points)
+    for start in range(0, len(points), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        distance[part], neighbour[part] = tree.query(points[part], k=k)
     pitch = float(np.median(distance[:, 1]))
     if pitch == 0:
         msg = "more than half of the centres coincide with another one; check the coordinates"
@@ -158,17 +185,18 @@ def _knn_windows(centres: np.ndarray, placed: np.ndarray, size: int, radius: flo
         radius = DEFAULT_REACH * pitch
     check_positive(radius, name="radius", unit="units of the centres")
     # Coincident cells could push a cell out of its own first place.
-    me = np.arange(len(points))
-    elsewhere = neighbour[:, 0] != me
+    elsewhere = neighbour[:, 0] != np.arange(len(points))
     if elsewhere.any():
         rows = np.flatnonzero(elsewhere)
         at = np.argmax(neighbour[rows] == rows[:, None], axis=1)
         neighbour[rows, at], distance[rows, at] = neighbour[rows, 0], distance[rows, 0]
         neighbour[rows, 0], distance[rows, 0] = rows, 0.0
-    near = distance <= radius
-    index = np.full((len(centres), size), -1, dtype=np.int32)
-    offsets = np.zeros((len(centres), size, 2), dtype=np.float32)
-    index[placed[:, None], np.arange(k)] = np.where(near, placed[neighbour], -1)
-    relative = (points[neighbour] - points[:, None]) / pitch
-    offsets[placed[:, None], np.arange(k)] = np.where(near[..., None], relative, 0)
-    return Windows(index, offsets, pitch, "knn")
+    index = np.full((n, size), -1, dtype=np.int32)
+    offsets = np.zeros((n, size, 2), dtype=np.float32)
+    for start in range(0, len(points), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        near, rows = distance[part] <= radius, rows_of[part]
+        index[rows, :k] = np.where(near, rows_of[neighbour[part]], -1)
+        relative = (points[neighbour[part]] - points[part, None]) / pitch
+        offsets[rows, :k] = np.where(near[..., None], relative, 0)
+    return Windows(index, offsets, pitch, "knn", rows_of)

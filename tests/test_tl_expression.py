@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
-from spatialdata import SpatialData
+from spatialdata import SpatialData, read_zarr
 
 import storm
+from storm._bridge import select_table
 from storm.data.normalise import log_normalise
 from storm.metrics.expression import pearson_per_gene
 from storm.pretraining.head import HeadConfig
@@ -71,6 +73,38 @@ def test_genes_that_the_table_lacks_go_into_a_new_table(toy, tiny_model, head):
     storm.tl.predict_expression(toy, model=tiny_model, head=head)
     assert "storm" not in toy.tables["table"].layers
     assert toy.tables["table_storm"].n_vars == len(head.genes)
+
+
+@pytest.mark.filterwarnings("ignore:zarr v3 autosharding:UserWarning")
+def test_predictions_under_names_of_their_own_do_not_compete(toy, tiny_model, head, tmp_path):
+    """Whatever they are called, tables that STORM made need no ``table_key`` in later calls; other tables do."""
+    for key_added in ("storm", "mine", "other_head"):
+        storm.tl.predict_expression(toy, ["EPCAM"], model=tiny_model, head=head, key_added=key_added, to="table")
+    toy.write(tmp_path / "a.zarr")
+    for sdata in (toy, read_zarr(tmp_path / "a.zarr")):
+        assert set(sdata.tables) == {"table", "table_storm", "table_mine", "table_other_head"}
+        assert select_table(sdata)[0] == "table"
+    storm.tl.embed(toy, model=tiny_model)
+    assert "X_storm" in toy.tables["table"].obsm
+    del toy.tables["table_mine"].uns["storm"]
+    with pytest.raises(ValueError, match="several tables"):
+        select_table(toy)
+
+
+def test_a_table_of_other_places_competes(toy, tiny_model, head):
+    storm.tl.predict_expression(toy, ["EPCAM"], model=tiny_model, head=head, key_added="mine", to="table")
+    toy.shapes["copies"] = toy.shapes["spots"]
+    toy.tables["table_mine"].obs["region"] = pd.Categorical(["copies"] * toy.tables["table"].n_obs)
+    toy.tables["table_mine"].uns["spatialdata_attrs"]["region"] = "copies"
+    with pytest.raises(ValueError, match=r"several tables; .* out of \['table', 'table_mine'\]"):
+        select_table(toy)
+    assert select_table(toy, "table_mine")[0] == "table_mine"
+
+
+def test_a_prediction_that_is_the_only_table_is_a_table(toy, tiny_model, head):
+    storm.tl.predict_expression(toy, ["EPCAM"], model=tiny_model, head=head, key_added="mine", to="table")
+    del toy.tables["table"]
+    assert select_table(toy)[0] == "table_mine"
 
 
 def test_image_only(toy, tiny_model, head):

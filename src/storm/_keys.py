@@ -30,6 +30,6 @@ def tiles_key(encoder: str) -> str:
     return "X_" + "".join(c if c.isascii() and (c.isalnum() or c in "_-.") else "_" for c in encoder)
 
 
-def predicted_table(table_key: str) -> str:
+def predicted_table(table_key: str, key_added: str = EXPRESSION) -> str:
     """Name of the table that holds genes which ``table_key`` does not measure."""
-    return f"{table_key}_{EXPRESSION}"
+    return f"{table_key}_{key_added}"

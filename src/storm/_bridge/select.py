@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from storm._checks import check_key
-from storm._keys import predicted_table
+from storm._keys import UNS, predicted_table
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -42,7 +43,7 @@ def select_table(data: SpatialData | AnnData, table_key: str | None = None) -> t
     data
         Object with a table, or a table.
     table_key
-        Which table; not needed if there is only one, beside which its table of predicted genes does not count.
+        Which table; not needed if there is only one, beside which its tables of predicted genes do not count.
 
     Returns
     -------
@@ -68,13 +69,28 @@ def select_table(data: SpatialData | AnnData, table_key: str | None = None) -> t
             msg = "the object holds no table; add one: sdata.tables[name] = spatialdata.models.TableModel.parse(...)"
             raise ValueError(msg)
         # A table of predicted genes stands beside the one it was predicted for, and does not compete with it.
-        mine = [key for key in data.tables if key not in {predicted_table(other) for other in data.tables}]
+        mine = [key for key in data.tables if not any(_predicted_for(data, key, other) for other in data.tables)]
         if len(mine) > 1:
             msg = f"the object holds several tables; choose one with table_key= out of {sorted(data.tables)}"
             raise ValueError(msg)
         table_key = mine[0]
     check_key(table_key, data.tables, name="table_key", where="sdata.tables")
     return table_key, data.tables[table_key]
+
+
+def _predicted_for(sdata: SpatialData, key: str, other: str) -> bool:
+    """Whether one table is the prediction that :func:`storm.tl.predict_expression` put beside another.
+
+    The default name is enough. Under a name of the user's choice its provenance must say so, and both must annotate the
+    same elements.
+    """
+    if key == predicted_table(other):
+        return True
+    table = sdata.tables[key]
+    made = table.uns.get(UNS)
+    named = isinstance(made, Mapping) and any(key == predicted_table(other, key_added) for key_added in made)
+    places, others = annotated_regions(table), annotated_regions(sdata.tables[other])
+    return named and places is not None and others is not None and set(places[0]) == set(others[0])
 
 
 def select_image(data: SpatialData | AnnData, image_key: str | None, *, image: bool | str) -> str | None:

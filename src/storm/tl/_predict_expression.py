@@ -180,7 +180,7 @@ def _write(work: Workspace, symbols, predicted, reliability, facts, *, to: str, 
     key, _ = select_table(work.data, work.table_key)
     new = annotate_like(table, predicted, var=pd.DataFrame({RELIABILITY: reliability}, index=pd.Index(symbols)))
     new.uns[UNS] = {key_added: facts}
-    name = predicted_table(key) if key_added == EXPRESSION else f"{key}_{key_added}"
+    name = predicted_table(key, key_added)
     if work.made:
         work.made["tables"][name] = new
     else:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Silhouette", "silhouette"]
 
-#: Distances held at once (float64): 64 MB.
-_BLOCK = 8_000_000
+#: Distances held at once (float64): 8 MB, so that they are summed while the cache still holds them.
+_BLOCK = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from storm._checks import check_choice, check_positive
-from storm.metrics._arrays import codes, coordinates
+from storm.metrics._arrays import codes, coordinates, place_order
 from storm.metrics._silhouette import silhouette
 
 if TYPE_CHECKING:
@@ -19,7 +19,9 @@ __all__ = ["asw", "chaos", "fide", "jsd", "pas"]
 _TIE = 1e-9
 
 #: Neighbours held at once while searching: bounds the memory at any number of spots.
-_BLOCK = 4_000_000
+_BLOCK = 2_000_000
+#: Neighbours searched beyond k before ties at the end are known: on both lattices those of k = 10 end within these.
+_BEYOND = 4
 
 
 def chaos(coords: ArrayLike, labels: ArrayLike, *, convention: Literal["sdmbench", "spatialpca"] = "sdmbench") -> float:
@@ -66,8 +68,10 @@ def chaos(coords: ArrayLike, labels: ArrayLike, *, convention: Literal["sdmbench
     ends = np.cumsum(np.bincount(domain, minlength=n_domains))
     for members in np.split(np.argsort(domain, kind="stable"), ends[:-1]):
         if len(members) >= smallest:
-            distance, _ = cKDTree(xy[members]).query(xy[members], k=2)
-            total += float(distance[:, 1].sum())
+            own = xy[members]
+            own = own[place_order(own)]
+            tree, step = cKDTree(own), _BLOCK // 2
+            total += sum(float(tree.query(own[i : i + step], k=2)[0][:, 1].sum()) for i in range(0, len(own), step))
     return total / len(xy)
 
 
@@ -108,8 +112,10 @@ def pas(coords: ArrayLike, labels: ArrayLike, *, k: int = 10) -> float:
     if len(xy) <= k:
         msg = f"k={k} neighbours need at least {k + 1} spots, there are {len(xy)}; give a smaller k"
         raise ValueError(msg)
+    order = place_order(xy)
+    xy, domain = xy[order], domain[order]
     tree = cKDTree(xy)
-    pending, width, abnormal = np.arange(len(xy)), min(k + 16, len(xy)), 0
+    pending, width, abnormal = np.arange(len(xy)), min(k + _BEYOND, len(xy)), 0
     while pending.size:
         unsettled = []
         for start in range(0, pending.size, max(1, _BLOCK // width)):
@@ -128,8 +134,10 @@ def _differing(
 ) -> tuple[np.ndarray, np.ndarray]:
     """How many of the k nearest differ from their spot (ties shared), and whether all ties were seen; each (m,)."""
     is_self = index == rows[:, None]
-    # Among many spots on one point the search may not return the spot itself: then all it returned are others.
-    kth = np.sort(np.where(is_self, np.inf, distance), axis=1)[:, k - 1]
+    # Distances rise; without the spot itself, all behind it move up by one place. Among many spots on one point the
+    # search may not return the spot itself: then all it returned are others.
+    before = is_self[:, :k].any(axis=1)
+    kth = np.where(before, distance[:, k], distance[:, k - 1])
     edge = kth * (1 + _TIE)
     nearer = (distance < (kth * (1 - _TIE))[:, None]) & ~is_self
     tied = (distance <= edge[:, None]) & ~nearer & ~is_self

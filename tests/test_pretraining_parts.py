@@ -162,3 +162,13 @@ def test_head_learns_a_planted_map_and_is_reproducible():
     assert min(np.corrcoef(found[:, j], y[500:, j])[0, 1] for j in range(6)) > 0.95
     again = fit_head(x[:500], y[:500], HeadConfig(epochs=60, lr=5e-3))
     assert torch.equal(head.linear.weight, again.linear.weight)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"epochs": 0}, {"batch_size": 1.5}, {"hidden": -1}, {"lr": 0}, {"dropout": 1}, {"l1": -1}, {"l1": 0, "l2": 0}],
+    ids=str,
+)
+def test_head_config_names_what_is_wrong(values):
+    with pytest.raises(ValueError, match=f"{next(iter(values))}={next(iter(values.values()))!r}"):
+        HeadConfig(**values)

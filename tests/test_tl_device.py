@@ -10,7 +10,6 @@ from torch import nn
 
 import storm
 from storm.encoders import wrap_encoder
-from storm.pretraining.head import HeadConfig
 from storm.tl._device import resolve_device
 
 
@@ -69,7 +68,7 @@ def test_every_tool_that_runs_a_network_obeys(toy, tiny_model) -> None:
     handle = tiny_model.network.register_forward_hook(watch)
     try:
         storm.tl.embed(toy, model=tiny_model, **whole)
-        head = storm.tl.fit_expression(toy, model=tiny_model, n_genes=2, config=HeadConfig(epochs=1), **whole)
+        head = storm.tl.fit_expression(toy, model=tiny_model, n_genes=2, config=storm.HeadConfig(epochs=1), **whole)
         storm.tl.predict_expression(toy, model=tiny_model, head=head, **whole)
     finally:
         handle.remove()

@@ -11,9 +11,8 @@ import storm
 from storm._bridge import select_table
 from storm.data.normalise import log_normalise
 from storm.metrics.expression import pearson_per_gene
-from storm.pretraining.head import HeadConfig
 
-QUICK = HeadConfig(epochs=30, lr=2e-3, batch_size=32, hidden=32)
+QUICK = storm.HeadConfig(epochs=30, lr=2e-3, batch_size=32, hidden=32)
 
 
 @pytest.fixture

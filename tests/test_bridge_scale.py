@@ -1,0 +1,128 @@
+"""Where the µm per pixel come from."""
+
+from __future__ import annotations
+
+import anndata as ad
+import numpy as np
+import pytest
+from spatialdata import SpatialData
+from spatialdata.models import Image2DModel
+from spatialdata.transformations import Identity, Scale, set_transformation
+
+from planted_section import UM, circles, colours, counts, grid_px, image_element, planted_image, section, table_for
+from storm._bridge import read_spots
+from storm._keys import UM_SYSTEMS
+
+
+def in_pixels(**uns) -> SpatialData:
+    """A section without any frame in µm."""
+    pixels = {"global": Identity()}
+    return section(
+        image=image_element(pixels), shapes=circles(transformations=pixels), table=table_for(np.arange(48), **uns)
+    )
+
+
+def scalefactors(**factors) -> dict:
+    return {"spatial": {"lib": {"scalefactors": factors}}}
+
+
+def test_scale_from_the_argument() -> None:
+    spots = read_spots(in_pixels(), um_per_px=0.4)
+    assert spots.scale.source == "the argument um_per_px"
+    assert spots.scale.um_per_px == 0.4
+    np.testing.assert_allclose(spots.centres, grid_px() * 0.4)
+    np.testing.assert_allclose(colours(spots), grid_px(), atol=0.7)
+
+
+def test_argument_counts_pixels_of_the_full_image() -> None:
+    """An image that is half as fine as the coordinate system: its pixels are two units long."""
+    halved = Image2DModel.parse(
+        planted_image()[:, ::2, ::2], dims=("c", "y", "x"), transformations={"global": Scale([2, 2], axes=("x", "y"))}
+    )
+    spots = read_spots(section(image=halved, shapes=circles(transformations={"global": Identity()})), um_per_px=1.0)
+    assert spots.scale.um_per_unit == 0.5
+    np.testing.assert_allclose(spots.centres, grid_px() * 0.5)
+
+
+@pytest.mark.parametrize("name", [*UM_SYSTEMS, "Micrometers"])
+def test_scale_from_a_transformation(name: str) -> None:
+    places = {"global": Identity(), name: Scale([UM, UM], axes=("x", "y"))}
+    spots = read_spots(section(image=image_element(places), shapes=circles(transformations=places)))
+    np.testing.assert_allclose(spots.centres, grid_px() * UM)
+    assert name in spots.scale.source
+    in_px = read_spots(
+        section(image=image_element(places), shapes=circles(transformations=places)), coordinate_system="global"
+    )
+    np.testing.assert_allclose(in_px.centres, grid_px() * UM)
+    assert in_px.scale.um_per_px == pytest.approx(UM)
+
+
+def test_scale_from_an_image_in_um_when_the_shapes_are_not() -> None:
+    spots = read_spots(section(shapes=circles(transformations={"global": Identity()})))
+    assert spots.scale.source == "the transformation of the image into 'um'"
+    np.testing.assert_allclose(spots.centres, grid_px() * UM)
+
+
+@pytest.mark.parametrize(
+    ("factors", "um"),
+    [
+        ({"microns_per_pixel": 0.27, "spot_diameter_fullres": 29.2, "bin_size_um": 8.0}, 0.27),
+        ({"spot_diameter_fullres": 130.0, "fiducial_diameter_fullres": 200.0}, 0.5),
+        ({"spot_diameter_fullres": 16.0, "bin_size_um": 8.0}, 0.5),
+    ],
+    ids=["Visium HD", "Visium", "bins"],
+)
+def test_scale_from_metadata(factors: dict, um: float) -> None:
+    spots = read_spots(in_pixels(**scalefactors(**factors)))
+    assert spots.scale.um_per_px == pytest.approx(um)
+    assert "scalefactors" in spots.scale.source
+    np.testing.assert_allclose(spots.centres, grid_px() * um)
+    alone = ad.AnnData(counts(48), obsm={"spatial": grid_px()}, uns=scalefactors(**factors))
+    np.testing.assert_allclose(read_spots(alone).centres, grid_px() * um)
+
+
+def test_metadata_counts_pixels_of_the_full_image() -> None:
+    """spatialdata-io's hires image: shapes lie in pixels of an image that is not there; obsm says so as well."""
+    for with_obsm in (False, True):
+        sdata = in_pixels(**scalefactors(microns_per_pixel=0.25))
+        for element in (sdata.images["he"], sdata.shapes["spots"]):
+            set_transformation(element, {"hires": Identity()}, set_all=True)
+        sdata.shapes["spots"] = circles(grid_px() * 2, {"hires": Scale([0.5, 0.5], axes=("x", "y"))})
+        if with_obsm:
+            sdata.tables["table"].obsm["spatial"] = grid_px() * 2
+        spots = read_spots(sdata)
+        assert spots.scale.um_per_px == pytest.approx(0.5)
+        np.testing.assert_allclose(colours(spots), grid_px(), atol=0.7)
+
+
+def test_spot_diameter_of_an_unknown_platform_is_not_believed() -> None:
+    with pytest.raises(ValueError, match="no µm scale"):
+        read_spots(in_pixels(**scalefactors(spot_diameter_fullres=130.0)))
+
+
+def test_scale_from_the_pitch_of_a_declared_platform() -> None:
+    sdata = in_pixels()
+    sdata.attrs["spatialdata_io_reader"] = "visium"
+    spots = read_spots(sdata)
+    assert spots.scale.um_per_px == pytest.approx(100 / 36)
+    assert "pitch" in spots.scale.source
+    bins = SpatialData(images=dict(sdata.images), shapes={"a_square_016um": sdata.shapes["spots"]})
+    bins.tables["table"] = table_for(np.arange(48), region="a_square_016um")
+    bins.attrs["spatialdata_io_reader"] = "visium_hd"
+    assert read_spots(bins).scale.um_per_px == pytest.approx(16 / 36)
+
+
+def test_scale_of_xenium_shapes() -> None:
+    """spatialdata-io keeps Xenium's shapes in µm and scales them to pixels."""
+    sdata = section(
+        image=image_element({"global": Identity()}),
+        shapes=circles(grid_px() * 0.2125, {"global": Scale([1 / 0.2125] * 2, axes=("x", "y"))}),
+    )
+    sdata.attrs["spatialdata_io_reader"] = "xenium"
+    assert read_spots(sdata).scale.um_per_px == pytest.approx(0.2125)
+
+
+def test_agreeing_sources_are_no_problem() -> None:
+    sdata = section(table=table_for(np.arange(48), **scalefactors(microns_per_pixel=0.51)))
+    assert read_spots(sdata, um_per_px=0.49).scale.source == "the argument um_per_px"
+    assert read_spots(sdata).scale.um_per_px == UM

@@ -1,24 +1,13 @@
-"""Patches: true in µm (against planted colours and spatialdata's rasterization), each chunk decoded once."""
+"""Patches are true in µm, against planted colours and spatialdata's rasterization, at every level."""
 
 from __future__ import annotations
 
-import multiprocessing
-import pickle
-import threading
-import time
-from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
-
-import dask.array as da
 import numpy as np
 import pytest
-import zarr
 
-from storm.data.patches import ImageLevel, PatchReader, Sweep, prefetched
-from storm.data.sources import ArraySource, DaskSource, Source, ZarrSource, as_source, zarr_behind
-
-IDENTITY = np.array([[1.0, 0, 0], [0, 1, 0]])
+from planted_pixels import IDENTITY, noise, pyramid, smooth
+from storm.data.patches import ImageLevel, PatchReader
+from storm.data.sources import as_source
 
 
 def affine(linear, shift=(0.0, 0.0)) -> np.ndarray:
@@ -28,29 +17,6 @@ def affine(linear, shift=(0.0, 0.0)) -> np.ndarray:
 def turn(degrees: float, scale: float = 1.0) -> np.ndarray:
     a = np.deg2rad(degrees)
     return scale * np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]])
-
-
-class Counting(ArraySource):
-    """Counts how often each chunk is decoded and how many of them are alive."""
-
-    def __init__(self, *args, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        self.decoded: Counter = Counter()
-
-    def read_chunk(self, i: int, j: int) -> np.ndarray:
-        self.decoded[i, j] += 1
-        return super().read_chunk(i, j)
-
-
-def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (3, height, width), dtype=np.uint8)
-
-
-def smooth(height: int, width: int, sigma: float = 4.0, seed: int = 0) -> np.ndarray:
-    from scipy.ndimage import gaussian_filter
-
-    planes = [gaussian_filter(p, sigma) for p in np.random.default_rng(seed).normal(size=(3, height, width))]
-    return np.stack([np.interp(p, (p.min(), p.max()), (0, 255)) for p in planes]).round().astype(np.uint8)
 
 
 # ------------------------------------------------------------------------------------------- truth in µm
@@ -168,11 +134,6 @@ def test_beyond_the_image_is_white() -> None:
 # ------------------------------------------------------------------------------------------------ levels
 
 
-def pyramid(image: np.ndarray) -> PatchReader:
-    levels = [ImageLevel(as_source(np.ascontiguousarray(image[:, ::f, ::f])), IDENTITY / f) for f in (4, 1, 2)]
-    return PatchReader(levels)
-
-
 def test_level_is_chosen_for_the_wanted_resolution() -> None:
     reader = pyramid(noise(256, 256))
     assert [level.um_per_px for level in reader.levels] == [1, 2, 4]
@@ -218,216 +179,3 @@ def test_no_centre_no_patch() -> None:
     assert list(reader.iter_patches(np.zeros((0, 2)), field_um=8, out_px=8)) == []
     assert list(reader.iter_patches(np.full((4, 2), -9.0), field_um=8, out_px=8)) == []
     assert reader.read(np.zeros((0, 2)), field_um=8, out_px=8).shape == (0, 8, 8, 3)
-
-
-# ------------------------------------------------------------------------------------------ chunks, once
-
-
-@pytest.mark.parametrize(("height", "width"), [(900, 400), (400, 900)])
-@pytest.mark.parametrize("field", [20, 130, 300])
-def test_every_needed_chunk_is_decoded_once(height: int, width: int, field: int) -> None:
-    image = noise(height, width)
-    source = Counting(image, chunks_yx=(64, 48))
-    centres = np.random.default_rng(0).uniform((-20, -20), (width + 20, height + 20), (300, 2))
-    reader = PatchReader([ImageLevel(source, IDENTITY)])
-    batches = list(reader.iter_patches(centres, field_um=field, out_px=16, batch_size=37))
-    assert set(source.decoded.values()) == {1}
-
-    index = np.concatenate([i for i, _ in batches])
-    assert index.dtype == np.int64
-    assert sorted(index) == np.flatnonzero(reader.inside(centres)).tolist()
-    needed = {
-        (i, j)
-        for x, y in centres[index]
-        for i in range(int(max(y - field / 2, 0) // 64), int((min(y + field / 2, height) - 1e-9) // 64) + 1)
-        for j in range(int(max(x - field / 2, 0) // 48), int((min(x + field / 2, width) - 1e-9) // 48) + 1)
-    }
-    assert set(source.decoded) == needed
-
-    # order and company of a patch change nothing about it
-    alone = np.stack([reader.read(centres[k : k + 1], field_um=field, out_px=16)[0] for k in index[:20]])
-    np.testing.assert_array_equal(np.concatenate([p for _, p in batches])[:20], alone)
-
-
-@pytest.mark.parametrize(("height", "width"), [(3000, 500), (500, 3000)])
-def test_memory_is_bounded_by_the_shorter_axis(height: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = ArraySource(np.zeros((3, height, width), dtype=np.uint8), chunks_yx=(50, 50))
-    rects = np.random.default_rng(0).integers((0, 0), (width - 60, height - 60), (4000, 2))
-    sweep = Sweep(source, rects=np.hstack([rects, rects + 60]))
-    held = []
-    cut = Sweep._crop
-    monkeypatch.setattr(Sweep, "_crop", lambda self, row, store: (cut(self, row, store), held.append(len(store)))[0])
-    assert sum(1 for _ in sweep) == 4000
-    assert max(held) <= 4 * 10  # a patch covers up to three rows of chunks, one more is on its way
-
-
-def test_irregular_blocks() -> None:
-    image = noise(100, 90)
-    source = as_source(da.from_array(image, chunks=((3,), (13, 50, 37), (60, 7, 23))) + 0)
-    assert isinstance(source, DaskSource)
-    assert source.grid == (3, 3)
-    assert source.chunks_yx == (50, 60)
-    reader = PatchReader([ImageLevel(source, IDENTITY)])
-    centres = np.random.default_rng(0).uniform(15, 75, (20, 2)).round()
-    patches = reader.read(centres, field_um=30, out_px=30)
-    for patch, (x, y) in zip(patches, centres.astype(int), strict=True):
-        np.testing.assert_array_equal(patch, np.moveaxis(image[:, y - 15 : y + 15, x - 15 : x + 15], 0, 2))
-
-
-# ----------------------------------------------------------------------------------------------- sources
-
-
-@pytest.fixture
-def stored(tmp_path: Path) -> tuple[np.ndarray, zarr.Array]:
-    image = noise(120, 100)
-    array = zarr.create_array(tmp_path / "image.zarr", name="s0", shape=image.shape, dtype="u1", chunks=(1, 32, 40))
-    array[:] = image
-    return image, array
-
-
-def test_zarr_is_read_without_dask(stored, tmp_path: Path) -> None:
-    image, array = stored
-    lazy = da.from_zarr(array)
-    assert zarr_behind(lazy).path == array.path
-    assert zarr_behind(lazy + 1) is None
-    assert zarr_behind(lazy[:, 5:]) is None
-    assert zarr_behind(da.zeros((3, 9, 9), dtype="u1")) is None
-    for data in (lazy, array):
-        source = as_source(data)
-        assert isinstance(source, ZarrSource)
-        assert source.chunks_yx == (32, 40)
-        np.testing.assert_array_equal(source.read_chunk(3, 2), np.moveaxis(image[:, 96:, 80:], 0, 2))
-    assert isinstance(as_source(lazy[:, 5:]), DaskSource)
-    by_path = ZarrSource(tmp_path / "image.zarr", "s0", channels=(2, 1, 0))
-    np.testing.assert_array_equal(by_path.read_chunk(0, 0), np.moveaxis(image[::-1, :32, :40], 0, 2))
-
-
-def test_zarr_of_format_2(tmp_path: Path) -> None:
-    image = noise(64, 64)
-    array = zarr.create_array(tmp_path / "a.zarr", shape=image.shape, dtype="u1", chunks=(3, 32, 32), zarr_format=2)
-    array[:] = image
-    source = pickle.loads(pickle.dumps(as_source(da.from_zarr(array))))
-    assert isinstance(source, ZarrSource)
-    np.testing.assert_array_equal(source.read_chunk(1, 0), np.moveaxis(image[:, 32:, :32], 0, 2))
-
-
-def test_blocks_of_single_channels() -> None:
-    image = noise(64, 64)
-    source = as_source(da.from_array(image, chunks=(1, 32, 32)) + 0)
-    np.testing.assert_array_equal(source.read_chunk(1, 0), np.moveaxis(image[:, 32:, :32], 0, 2))
-
-
-def test_sharded_zarr_is_read_by_its_inner_chunks(tmp_path: Path) -> None:
-    image = noise(128, 128)
-    array = zarr.create_array(
-        tmp_path / "image.zarr", shape=image.shape, dtype="u1", chunks=(3, 32, 32), shards=(3, 64, 64)
-    )
-    array[:] = image
-    source = as_source(da.from_zarr(array))
-    assert source.chunks_yx == (32, 32)
-    np.testing.assert_array_equal(source.read_chunk(1, 3), np.moveaxis(image[:, 32:64, 96:], 0, 2))
-
-
-def test_blocks_cut_from_one_piece_are_noticed() -> None:
-    import dask
-
-    image = noise(80, 80)
-    page = da.from_delayed(dask.delayed(lambda: image)(), image.shape, "u1")
-    assert as_source(page.rechunk((3, 10, 10))).shared_leaves
-    assert not as_source(page).shared_leaves
-    assert not as_source(da.from_array(image, chunks=(3, 10, 10)) + 1).shared_leaves
-    assert as_source(da.from_array(image, chunks=(3, 10, 10)) + 1).in_memory
-
-
-def patch_sum(reader: PatchReader) -> int:
-    return int(reader.read(np.array([[50.0, 60.0]]), field_um=40, out_px=20).astype(int).sum())
-
-
-@pytest.mark.parametrize("kind", ["array", "zarr", "dask"])
-def test_reader_survives_pickling(kind: str, stored) -> None:
-    image, array = stored
-    data = {"array": image, "zarr": array, "dask": da.from_zarr(array)[:, 1:]}[kind]
-    reader = PatchReader([ImageLevel(as_source(data), IDENTITY)])
-    packed = pickle.dumps(reader)
-    assert kind != "zarr" or len(packed) < 2000
-    assert patch_sum(pickle.loads(packed)) == patch_sum(reader)
-
-
-@pytest.mark.parametrize("start", ["fork", "spawn"])
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_no_deadlock_in_workers(start: str, stored) -> None:
-    """A dask read in the parent starts threads that a forked child waits for: the reader must not need them."""
-    _, array = stored
-    lazy = da.from_zarr(array)
-    lazy.sum().compute(scheduler="threads")
-    centres = np.array([[50.0, 60.0]])
-    for data in (lazy, lazy[:, 1:]):
-        reader = PatchReader([ImageLevel(as_source(data), IDENTITY)])
-        expected = reader.read(centres, field_um=40, out_px=20)
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context(start)) as pool:
-            answer = pool.submit(reader.read, centres, field_um=40, out_px=20).result(timeout=60)
-        np.testing.assert_array_equal(answer, expected)
-
-
-# ------------------------------------------------------------------------------------------ the prefetch
-
-
-def workers() -> int:
-    return sum(t.name == "storm-prefetch" and t.is_alive() for t in threading.enumerate())
-
-
-def test_prefetch_gives_the_same_batches() -> None:
-    reader = pyramid(noise(300, 200))
-    centres = np.random.default_rng(0).uniform(0, 200, (101, 2))
-    options = {"field_um": 20, "out_px": 20, "batch_size": 10}
-    direct = list(reader.iter_patches(centres, **options, prefetch=0))
-    ahead = list(reader.iter_patches(centres, **options, prefetch=3))
-    assert [len(i) for i, _ in ahead] == [10] * 10 + [1]
-    for (i, a), (j, b) in zip(direct, ahead, strict=True):
-        np.testing.assert_array_equal(i, j)
-        np.testing.assert_array_equal(a, b)
-    assert workers() == 0
-
-
-class Broken(ArraySource):
-    def read_chunk(self, i: int, j: int) -> np.ndarray:
-        if i == 2:
-            msg = "chunk (2, *) is damaged"
-            raise OSError(msg)
-        return super().read_chunk(i, j)
-
-
-def test_errors_in_the_thread_reach_the_caller() -> None:
-    source: Source = Broken(noise(400, 60), chunks_yx=(50, 50))
-    reader = PatchReader([ImageLevel(source, IDENTITY)])
-    centres = np.column_stack([np.full(40, 30.0), np.linspace(10, 390, 40)])
-    batches = reader.iter_patches(centres, field_um=10, out_px=10, batch_size=4)
-    assert len(next(batches)[0]) == 4
-    with pytest.raises(OSError, match="damaged"):
-        list(batches)
-    assert workers() == 0
-
-
-def test_closing_early_stops_the_thread() -> None:
-    reader = pyramid(noise(300, 200))
-    centres = np.random.default_rng(0).uniform(0, 200, (500, 2))
-    batches = reader.iter_patches(centres, field_um=20, out_px=20, batch_size=5)
-    next(batches)
-    assert workers() == 1
-    batches.close()
-    assert workers() == 0
-
-
-def test_prefetch_runs_no_further_ahead_than_told() -> None:
-    made = []
-
-    def make():
-        for k in range(20):
-            made.append(k)
-            yield k
-
-    items = prefetched(make, depth=2)
-    assert next(items) == 0
-    time.sleep(0.3)
-    assert len(made) <= 1 + 2 + 1  # taken, waiting in the queue, in the thread's hand
-    assert list(items) == list(range(1, 20))

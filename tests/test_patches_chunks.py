@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections import Counter
 
 import dask.array as da
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 
 from planted_pixels import IDENTITY, noise, pyramid
-from storm.data.patches import ImageLevel, PatchReader, Sweep, prefetched
+from storm.data.patches import ImageLevel, PatchReader
+from storm.data.prefetch import prefetched
 from storm.data.sources import ArraySource, DaskSource, Source, as_source
+from storm.data.sweep import Sweep
 
 
 class Counting(ArraySource):
@@ -53,16 +56,32 @@ def test_every_needed_chunk_is_decoded_once(height: int, width: int, field: int)
     np.testing.assert_array_equal(np.concatenate([p for _, p in batches])[:20], alone)
 
 
+class Weighing(ArraySource):
+    """Counts the bytes of the chunks that are alive."""
+
+    alive = peak = 0
+
+    def read_chunk(self, i: int, j: int) -> np.ndarray:
+        chunk = super().read_chunk(i, j).copy()
+        self.alive += chunk.nbytes
+        self.peak = max(self.peak, self.alive)
+        weakref.finalize(chunk, self._gone, chunk.nbytes)
+        return chunk
+
+    def _gone(self, size: int) -> None:
+        self.alive -= size
+
+
 @pytest.mark.parametrize(("height", "width"), [(3000, 500), (500, 3000)])
-def test_memory_is_bounded_by_the_shorter_axis(height: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = ArraySource(np.zeros((3, height, width), dtype=np.uint8), chunks_yx=(50, 50))
+def test_memory_is_bounded_by_the_shorter_axis(height: int, width: int) -> None:
+    source = Weighing(np.zeros((3, height, width), dtype=np.uint8), chunks_yx=(50, 50))
     rects = np.random.default_rng(0).integers((0, 0), (width - 60, height - 60), (4000, 2))
-    sweep = Sweep(source, rects=np.hstack([rects, rects + 60]))
-    held = []
-    cut = Sweep._crop
-    monkeypatch.setattr(Sweep, "_crop", lambda self, row, store: (cut(self, row, store), held.append(len(store)))[0])
-    assert sum(1 for _ in sweep) == 4000
-    assert max(held) <= 4 * 10  # a patch covers up to three rows of chunks, one more is on its way
+    sweep = Sweep(source, rects=np.hstack([rects, rects + 60]), max_px=100_000)
+    assert sum(len(canvas.rows) for canvas in sweep) == 4000
+    assert source.peak == sweep.held_bytes  # foretold
+    # a band is two chunks high, a patch reaches over two more rows: these along all columns, the band along some
+    assert source.peak <= 5 * 10 * 50 * 50 * 3
+    assert source.alive == 0
 
 
 def test_irregular_blocks() -> None:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 
 from storm._checks import check_positive
+from storm.data.prefetch import prefetched
 from storm.data.resample import Resampler
 from storm.data.sources import Source
-
-T = TypeVar("T")
+from storm.data.sweep import Sweep
 
 #: Raised whenever the pixels of a patch change, so that what was computed from others is not taken for the same.
-READER_VERSION = 1
+READER_VERSION = 2
 
 #: A level may be this much coarser than wanted before the next finer one is read.
 _LEVEL_TOLERANCE = 1.05
@@ -66,8 +63,8 @@ class PatchReader:
 
     A patch is a square of ``field_um`` whose edges are parallel to the axes of the µm frame, cut with sub-pixel
     precision and resized with an antialiasing filter. Patches are produced in an order in which every chunk of the
-    pyramid level is decoded once: the image is swept along its longer axis, and a chunk is dropped after the last patch
-    that needs it, so that about two rows of chunks (or as many as a field covers) are held at a time.
+    pyramid level is decoded once: the image is swept in bands along its longer axis, and a chunk is dropped after the
+    last patch that needs it, so that about one row of chunks (or as many as a field covers) is held at a time.
 
     The reader holds no container and can be pickled.
 
@@ -169,144 +166,132 @@ class PatchReader:
         centres_um = _as_centres(centres_um)
         _check_geometry(field_um, out_px)
         check_positive(batch_size, name="batch_size")
-        level = self.levels[self.level_for(field_um, out_px)]
-        resample = Resampler(level.um_to_px, field_um=field_um, out_px=out_px)
-        index = np.flatnonzero(self.inside(centres_um))
-        boxes = resample.boxes(centres_um[index])
-        sweep = Sweep(level.source, rects=resample.rects(boxes), fill=self.fill)
+        job = self._job(centres_um, field_um, out_px)
 
         def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            crops = iter(sweep)
-            for start in range(0, len(index), int(batch_size)):
-                rows = sweep.order[start : start + int(batch_size)]
-                patches = np.empty((len(rows), out_px, out_px, 3), dtype=np.uint8)
-                for k, row in enumerate(rows):
-                    patches[k] = resample(next(crops), boxes[row] - np.tile(sweep.rects[row, :2], 2))
-                yield index[rows], patches
+            n, size, done = len(job.index), int(batch_size), 0
+            compiled = job.resample.compiles(n)
+            for canvas in Sweep(job.source, rects=job.rects, fill=self.fill, max_rows=size):
+                shift = np.array([canvas.x0, canvas.y0] * 2)
+                first = 0
+                while first < len(canvas.rows):
+                    filled = done % size
+                    if filled == 0:
+                        index = np.empty(min(size, n - done), dtype=np.int64)
+                        patches = np.empty((len(index), out_px, out_px, 3), dtype=np.uint8)
+                    rows = canvas.rows[first : first + len(index) - filled]
+                    part = slice(filled, filled + len(rows))
+                    index[part] = job.index[rows]
+                    rects, boxes = job.rects[rows] - shift, job.boxes[rows] - shift
+                    job.resample.many(canvas.pixels, rects, boxes=boxes, out=patches[part], compiled=compiled)
+                    first, done = first + len(rows), done + len(rows)
+                    if part.stop == len(index):
+                        yield index, patches
 
         return prefetched(batches, depth=prefetch) if prefetch else batches()
 
+    def iter_canvases(
+        self,
+        centres_um: np.ndarray,
+        *,
+        field_um: float,
+        out_px: int,
+        batch_size: int = 256,
+        max_px: int = 16_000_000,
+        prefetch: int = 2,
+    ) -> Iterator[PatchCanvas]:
+        """Iterate over canvases from which an accelerator cuts the patches itself, see :mod:`storm.data.crop`.
 
-class Sweep:
-    """Cuts rectangles out of a source so that each chunk is decoded once and held no longer than needed.
+        A canvas is sent to the accelerator once, as bytes, where overlapping patches would be sent pixel by pixel.
 
-    Iterating yields the crops, uint8 (h, w, 3), in the order ``order``.
+        Parameters
+        ----------
+        centres_um
+            x and y of the centres in µm, shape (n, 2). Those that are not inside the image are left out.
+        field_um
+            Edge of the field in µm.
+        out_px
+            Edge of the patches in pixels; it decides about the pyramid level that is read.
+        batch_size
+            Patches on a canvas, at most: where patches lie far apart, there are fewer.
+        max_px
+            Pixels of a canvas, 3 bytes each; a single patch (or what starts within 1024 px) may take more.
+        prefetch
+            Canvases that one background thread keeps ready, as in :meth:`iter_patches`.
 
-    Parameters
+        Yields
+        ------
+        PatchCanvas
+
+        Raises
+        ------
+        ValueError
+            If the axes of the image and of the µm frame are not parallel, so that a patch is no box of the image
+            (:meth:`boxes_suffice` tells); or as in :meth:`iter_patches`.
+        """
+        centres_um = _as_centres(centres_um)
+        _check_geometry(field_um, out_px)
+        check_positive(batch_size, name="batch_size")
+        if not self.boxes_suffice(field_um, out_px):
+            msg = "the image is rotated or sheared against the µm frame, its patches are no boxes: use iter_patches"
+            raise ValueError(msg)
+        job = self._job(centres_um, field_um, out_px)
+
+        def canvases() -> Iterator[PatchCanvas]:
+            sweep = Sweep(job.source, rects=job.rects, fill=self.fill, max_px=max_px, max_rows=int(batch_size))
+            for canvas in sweep:
+                boxes = job.boxes[canvas.rows] - np.array([canvas.x0, canvas.y0] * 2)
+                yield PatchCanvas(job.index[canvas.rows], canvas.pixels, boxes, **job.resample.turn)
+
+        return prefetched(canvases, depth=prefetch) if prefetch else canvases()
+
+    def boxes_suffice(self, field_um: float, out_px: int) -> bool:
+        """Whether patches are boxes of the image, up to flips and quarter turns, so that canvases can be read."""
+        level = self.levels[self.level_for(field_um, out_px)]
+        return Resampler(level.um_to_px, field_um=field_um, out_px=out_px).straight
+
+    def _job(self, centres_um: np.ndarray, field_um: float, out_px: int) -> _Job:
+        level = self.levels[self.level_for(field_um, out_px)]
+        resample = Resampler(level.um_to_px, field_um=field_um, out_px=int(out_px))
+        index = np.flatnonzero(self.inside(centres_um))
+        boxes = resample.boxes(centres_um[index])
+        return _Job(level.source, resample, index, boxes, resample.rects(boxes))
+
+
+@dataclass(frozen=True, eq=False)
+class PatchCanvas:
+    """Pixels of an image and the boxes of some patches in them.
+
+    Attributes
     ----------
-    source
-        The pixels.
-    rects
-        x0, y0, x1, y1 in whole pixels, shape (n, 4); what lies beyond the image is filled.
-    fill
-        Grey value beyond the image.
+    index
+        Rows of the centres, int64 (b,).
+    pixels
+        uint8 (3, h, w), channels first; what lies beyond the image is filled. Pixels that no patch needs are arbitrary.
+    boxes
+        x0, y0, x1, y1 of each patch in pixels of the canvas, float64 (b, 4), within the canvas.
+    flip_x, flip_y, turned
+        How a patch that was cut along the image's axes gets upright in the µm frame: mirrored along x, along y, and
+        then with its axes swapped.
     """
 
-    def __init__(self, source: Source, *, rects: np.ndarray, fill: int = 255) -> None:
-        self.source, self.rects, self.fill = source, rects, fill
-        size = np.array([source.width, source.height] * 2)
-        self._clipped = np.clip(rects, 0, size)
-        first_x, first_y, last_x, last_y = (
-            np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
-            for edges, values in zip(
-                [source.x_edges, source.y_edges] * 2, (self._clipped - (0, 0, 1, 1)).T, strict=True
-            )
-        )
-        major, minor = (first_y, first_x) if source.height >= source.width else (first_x, first_y)
-        #: Rows of ``rects`` in the order in which they are cut.
-        self.order = np.lexsort((minor, major))
-        self._chunks = np.stack([first_y, last_y, first_x, last_x], axis=1)
-        self._evict = self._last_uses()
-
-    def _last_uses(self) -> list[tuple[int, tuple[int, int]]]:
-        """When each chunk is used for the last time: (step, chunk), sorted."""
-        last = np.full(self.source.grid, -1, dtype=np.int64)
-        y0, y1, x0, x1 = self._chunks[self.order].T
-        steps = np.arange(len(self.order))
-        for dy in range(int((y1 - y0).max(initial=-1)) + 1):
-            for dx in range(int((x1 - x0).max(initial=-1)) + 1):
-                uses = (y0 + dy <= y1) & (x0 + dx <= x1)
-                np.maximum.at(last, (y0[uses] + dy, x0[uses] + dx), steps[uses])
-        used = np.argwhere(last >= 0)
-        steps = last[tuple(used.T)]
-        return [(int(steps[k]), (int(used[k, 0]), int(used[k, 1]))) for k in np.argsort(steps, kind="stable")]
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        held: dict[tuple[int, int], np.ndarray] = {}
-        evict = iter([*self._evict, (len(self.order), (-1, -1))])
-        step_out, chunk_out = next(evict)
-        for step, row in enumerate(self.order):
-            yield self._crop(int(row), held)
-            while step_out <= step:
-                del held[chunk_out]
-                step_out, chunk_out = next(evict)
-
-    def _crop(self, row: int, held: dict[tuple[int, int], np.ndarray]) -> np.ndarray:
-        x0, y0, x1, y1 = self.rects[row].tolist()
-        i0, i1, j0, j1 = self._chunks[row].tolist()
-        y_edges, x_edges = self.source.y_edges, self.source.x_edges
-        crop: np.ndarray | None = None
-        whole = (self._clipped[row] == self.rects[row]).all()
-        for i in range(i0, i1 + 1):
-            for j in range(j0, j1 + 1):
-                if (i, j) not in held:
-                    held[i, j] = self.source.read_chunk(i, j)
-                chunk, top, left = held[i, j], int(y_edges[i]), int(x_edges[j])
-                if whole and i0 == i1 and j0 == j1:
-                    return chunk[y0 - top : y1 - top, x0 - left : x1 - left]
-                if crop is None:
-                    crop = np.empty((y1 - y0, x1 - x0, 3), dtype=np.uint8)
-                    if not whole:
-                        crop.fill(self.fill)
-                a, b = max(y0, top), min(y1, top + chunk.shape[0])
-                c, d = max(x0, left), min(x1, left + chunk.shape[1])
-                if a < b and c < d:
-                    crop[a - y0 : b - y0, c - x0 : d - x0] = chunk[a - top : b - top, c - left : d - left]
-        assert crop is not None, "a rectangle without chunks"
-        return crop
+    index: np.ndarray
+    pixels: np.ndarray
+    boxes: np.ndarray
+    flip_x: bool = False
+    flip_y: bool = False
+    turned: bool = False
 
 
-def prefetched(make: Callable[[], Iterator[T]], *, depth: int) -> Iterator[T]:
-    """Run an iterator in one background thread, at most ``depth`` items ahead.
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """What is read where: row numbers of the centres inside, boxes and rectangles in pixels of the level."""
 
-    The thread starts with the first item. It ends when the iterator does, when it fails (the error is raised to the
-    consumer) or when the generator is closed.
-    """
-    ready: queue.Queue = queue.Queue(maxsize=depth)
-    stop = threading.Event()
-
-    def put(kind: str, value: object) -> bool:
-        while not stop.is_set():
-            try:
-                ready.put((kind, value), timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    def work() -> None:
-        try:
-            for item in make():
-                if not put("item", item):
-                    return
-        except BaseException as error:  # noqa: BLE001 - whatever happens in the thread must reach the consumer
-            put("error", error)
-        else:
-            put("end", None)
-
-    thread = threading.Thread(target=work, name="storm-prefetch", daemon=True)
-    thread.start()
-    try:
-        while True:
-            kind, value = ready.get()
-            if kind == "end":
-                return
-            if kind == "error":
-                raise value
-            yield value
-    finally:
-        stop.set()
-        thread.join()
+    source: Source
+    resample: Resampler
+    index: np.ndarray
+    boxes: np.ndarray
+    rects: np.ndarray
 
 
 def _as_centres(centres_um: np.ndarray) -> np.ndarray:

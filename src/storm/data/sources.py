@@ -13,9 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from storm.data.chunks import chunk_files
+
 if TYPE_CHECKING:
     import dask.array as da
     import zarr
+
+    from storm.data.chunks import ChunkFiles
 
 #: Chunks with more pixels than this are reported: decoded they take over 192 MB each, and a reader has to hold several.
 HUGE_CHUNK_PX = 64_000_000
@@ -80,16 +84,18 @@ class Source(ABC):
         return len(self.y_edges) - 1, len(self.x_edges) - 1
 
     def read_chunk(self, i: int, j: int) -> np.ndarray:
-        """Decode chunk ``(i, j)``: uint8, shape (h, w, 3), contiguous, rows along y."""
+        """Decode chunk ``(i, j)``: uint8, shape (h, w, 3), rows along y.
+
+        It is a view of what was decoded, where the channels usually come one after the other, and not to be written.
+        """
         box = (
             slice(int(self.y_edges[i]), int(self.y_edges[i + 1])),
             slice(int(self.x_edges[j]), int(self.x_edges[j + 1])),
         )
         planes = self._decode(i, j, box)
-        out = np.empty((*planes.shape[1:], 3), dtype=np.uint8)
-        for c, channel in enumerate(self.channels):
-            out[..., c] = planes[channel]
-        return out
+        if self.channels != tuple(range(len(planes))):
+            planes = planes[list(self.channels)]
+        return np.moveaxis(planes, 0, 2)
 
     @abstractmethod
     def _decode(self, i: int, j: int, box: tuple[slice, slice]) -> np.ndarray:
@@ -109,7 +115,7 @@ class ArraySource(Source):
     array
         Image (c, y, x), uint8.
     chunks_yx
-        Size of the pieces in which it is handed out; only their copies take memory.
+        Size of the pieces in which it is handed out, which are views of the array.
     channels
         Which three channels are red, green and blue.
     """
@@ -145,12 +151,16 @@ class ZarrSource(Source):
 
     Notes
     -----
-    In a sharded array the inner chunks, which can be decoded one by one, are the chunks.
+    In a sharded array the inner chunks, which can be decoded one by one, are the chunks. Where an array lies in a local
+    folder and is compressed in one of the usual ways, its chunks are decoded without zarr's own pipeline, see
+    :mod:`storm.data.chunks`.
     """
 
     def __init__(self, store: Any, component: str = "", *, channels: tuple[int, ...] = (0, 1, 2)) -> None:
         self._store, self._component = store, component
-        self._array: zarr.Array | None = self._open()
+        self._array: zarr.Array | None = None
+        self._files: ChunkFiles | None = None
+        self._open()
         _, step_y, step_x = self._array.chunks if self._array.ndim == 3 else (0, 1, 1)
         shape = self._array.shape
         edges = (regular_edges(shape[-2], step_y), regular_edges(shape[-1], step_x))
@@ -161,18 +171,24 @@ class ZarrSource(Source):
         """Make a source that opens the same array on its own."""
         return cls(array.store, array.path, channels=channels)
 
-    def _open(self) -> zarr.Array:
+    def _open(self) -> None:
         import zarr
 
-        return zarr.open_array(store=self._store, path=self._component or None, mode="r")
+        self._array = zarr.open_array(store=self._store, path=self._component or None, mode="r")
+        self._files = chunk_files(self._array)
 
     def _decode(self, i: int, j: int, box: tuple[slice, slice]) -> np.ndarray:
         if self._array is None:
-            self._array = self._open()
-        return np.asarray(self._array[:, *box])
+            self._open()
+        if self._files is None:
+            return np.asarray(self._array[:, *box])
+        height, width = (s.stop - s.start for s in box)
+        deep = self._array.chunks[0]
+        blocks = [self._files.decode((k, i, j))[:, :height, :width] for k in range(-(-self.shape[0] // deep))]
+        return (blocks[0] if len(blocks) == 1 else np.concatenate(blocks))[: self.shape[0]]
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_array": None}
+        return self.__dict__ | {"_array": None, "_files": None}
 
 
 class DaskSource(Source):

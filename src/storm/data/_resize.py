@@ -1,0 +1,126 @@
+"""Compiled antialiased bicubic resizing of many boxes of one canvas: Pillow's filter, digit by digit.
+
+Imported where there is enough to resize to pay for it, see :mod:`storm.data.resample`. Pillow resizes in two passes,
+along x and then along y, each with weights of 22 binary digits and a result that is rounded to 8 bits. Integer sums in
+the same digits are equal, in whatever order they are taken, so that the pixels are Pillow's own.
+
+The order that a processor likes is along contiguous memory with one weight at a time. The first pass therefore works on
+the crop's columns (a transposed copy), the second on the rows of the outcome.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numba
+import numpy as np
+
+_DIGITS = 22
+_HALF = 1 << (_DIGITS - 1)
+#: Boxes nearer to whole pixels than this are copied: no weight would differ from 0 and 1 in its digits.
+_WHOLE_PX = 1e-7
+
+
+@numba.njit(cache=True, nogil=True)
+def _weights(size, low, high, out, first, count, weights):
+    """Which pixels of a line of ``size`` enter each of ``out`` pixels of the box from ``low`` to ``high``, and how."""
+    scale = np.float64(np.float32(high - low)) / out
+    stretch = max(scale, 1.0)
+    for o in range(out):
+        centre = np.float64(low) + (o + 0.5) * scale
+        a = max(int(centre - 2.0 * stretch + 0.5), 0)
+        b = min(int(centre + 2.0 * stretch + 0.5), size)
+        total = 0.0
+        for t in range(b - a):
+            total += _bicubic((a + t - centre + 0.5) * (1.0 / stretch))
+        for t in range(b - a):
+            w = _bicubic((a + t - centre + 0.5) * (1.0 / stretch))
+            if total != 0.0:
+                w /= total
+            weights[o, t] = int(w * (1 << _DIGITS) + (0.5 if w >= 0 else -0.5))
+        first[o], count[o] = a, b - a
+
+
+@numba.njit(cache=True, nogil=True)
+def _bicubic(x):
+    """Keys' cubic with a = -0.5."""
+    x = abs(x)
+    if x < 1.0:
+        return (1.5 * x - 2.5) * x * x + 1
+    if x < 2.0:
+        return (((x - 5) * x + 8) * x - 4) * -0.5
+    return 0.0
+
+
+@numba.njit(cache=True, nogil=True)
+def _blend(lines, first, count, weights, out, sums):
+    """Sum lines (w, m) by weight into lines (out, m), rounded to 8 bits."""
+    m = lines.shape[1]
+    for o in range(out.shape[0]):
+        for i in range(m):
+            sums[i] = _HALF
+        for t in range(count[o]):
+            k = weights[o, t]
+            line = lines[first[o] + t]
+            for i in range(m):
+                sums[i] += k * np.int32(line[i])
+        done = out[o]
+        for i in range(m):
+            done[i] = np.uint8(min(max(sums[i] >> _DIGITS, 0), 255))
+
+
+@numba.njit(cache=True, nogil=True)
+def resize_boxes(canvas, rects, boxes, out):
+    """Resize boxes of a canvas, each seeing the pixels of its rectangle and no others.
+
+    Parameters
+    ----------
+    canvas
+        uint8 (3, h, w), contiguous.
+    rects
+        x0, y0, x1, y1 of the rectangles in pixels of the canvas, int64 (n, 4).
+    boxes
+        x0, y0, x1, y1 of the boxes in pixels of their rectangles and within them, float32 (n, 4).
+    out
+        uint8 (n, s, s, 3), contiguous; written.
+    """
+    n, s = out.shape[0], out.shape[1]
+    h_max, w_max = 1, 1
+    for p in range(n):
+        w_max = max(w_max, rects[p, 2] - rects[p, 0])
+        h_max = max(h_max, rects[p, 3] - rects[p, 1])
+    taps = 2 * math.ceil(2.0 * max(max(h_max, w_max) / s, 1.0)) + 1
+    first, count, weights = np.empty(s, np.int64), np.empty(s, np.int64), np.empty((s, taps), np.int32)
+    columns, wide = np.empty(w_max * 3 * h_max, np.uint8), np.empty(s * 3 * h_max, np.uint8)
+    rows, sums = np.empty(h_max * s * 3, np.uint8), np.empty(3 * max(h_max, s), np.int32)
+    for p in range(n):
+        x0, y0, w, h = rects[p, 0], rects[p, 1], rects[p, 2] - rects[p, 0], rects[p, 3] - rects[p, 1]
+        low_x, low_y, high_x, high_y = boxes[p]
+        if (
+            w == s == h
+            and max(abs(low_x), abs(low_y)) < _WHOLE_PX
+            and max(abs(high_x - s), abs(high_y - s)) < _WHOLE_PX
+        ):
+            for y in range(s):
+                for c in range(3):
+                    line = canvas[c, y0 + y, x0 : x0 + s]
+                    for x in range(s):
+                        out[p, y, x, c] = line[x]
+            continue
+        _weights(w, low_x, high_x, s, first, count, weights)
+        by_column = columns[: w * 3 * h].reshape((w, 3, h))
+        for c in range(3):
+            for y in range(h):
+                line = canvas[c, y0 + y, x0 : x0 + w]
+                for x in range(w):
+                    by_column[x, c, y] = line[x]
+        resized = wide[: s * 3 * h].reshape((s, 3 * h))
+        _blend(by_column.reshape((w, 3 * h)), first, count, weights, resized, sums)
+        _weights(h, low_y, high_y, s, first, count, weights)
+        by_row = rows[: h * s * 3].reshape((h, s, 3))
+        by_channel = resized.reshape((s, 3, h))
+        for o in range(s):
+            for c in range(3):
+                for y in range(h):
+                    by_row[y, o, c] = by_channel[o, c, y]
+        _blend(by_row.reshape((h, s * 3)), first, count, weights, out[p].reshape((s, s * 3)), sums)

@@ -1,0 +1,181 @@
+"""Rectangles of an image, visited in an order in which every chunk is decoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from storm.data.sources import Source
+
+#: Large chunks are visited piece by piece, so that a canvas stays small.
+_CELL_PX = 1024
+#: Height of the bands in which an image is visited, and the share of its shorter side that they may take.
+_BAND_PX, _BAND_SHARE = 2048, 0.25
+
+
+@dataclass(frozen=True, eq=False)
+class Canvas:
+    """Pixels that cover some rectangles.
+
+    Attributes
+    ----------
+    rows
+        Which rectangles, int64 (b,).
+    x0, y0
+        Where the canvas lies in the image, in pixels; it may reach beyond the image.
+    pixels
+        uint8 (3, h, w), contiguous. Pixels that no rectangle needs are arbitrary.
+    """
+
+    rows: np.ndarray
+    x0: int
+    y0: int
+    pixels: np.ndarray
+
+
+class Sweep:
+    """Cuts an image into canvases around rectangles, so that each chunk is decoded once and held no longer than needed.
+
+    The image is visited in bands along its longer side, and each band from end to end, so that what is held at a time
+    is a band's width of a few chunks and the row of chunks that the next band needs again.
+
+    Parameters
+    ----------
+    source
+        The pixels.
+    rects
+        x0, y0, x1, y1 in whole pixels, shape (n, 4); what lies beyond the image is filled.
+    fill
+        Grey value beyond the image.
+    max_px
+        Pixels of a canvas, unless a single rectangle (or what starts in one piece of 1024 px) takes more.
+    max_rows
+        Rectangles on a canvas.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        rects: np.ndarray,
+        fill: int = 255,
+        max_px: int = 4_000_000,
+        max_rows: int | None = None,
+    ) -> None:
+        self.source, self.rects, self.fill = source, rects, fill
+        size = np.array([source.width, source.height] * 2)
+        low_x, low_y, high_x, high_y = (np.clip(rects, 0, size) - (0, 0, 1, 1)).T
+        first_y, last_y = _place(source.y_edges, low_y), _place(source.y_edges, high_y)
+        first_x, last_x = _place(source.x_edges, low_x), _place(source.x_edges, high_x)
+        chunks = np.stack([first_y, last_y, first_x, last_x], axis=1)
+        cell_y, cell_x = _place(_cells(source.y_edges), low_y), _place(_cells(source.x_edges), low_x)
+        if source.height >= source.width:
+            major, cell_major, cell_minor, step, short = first_y, cell_y, cell_x, source.chunks_yx[0], source.width
+        else:
+            major, cell_major, cell_minor, step, short = first_x, cell_x, cell_y, source.chunks_yx[1], source.height
+        band = major // max(1, int(min(_BAND_PX, _BAND_SHARE * short)) // step)
+        #: Rows of ``rects`` in the order in which they are visited.
+        self.order = np.lexsort((cell_major, cell_minor, band))
+        cells = np.stack([band, cell_minor, cell_major], axis=1)[self.order]
+        self._boxes, self._stops = self._group(cells, max_px, max_rows or len(rects))
+        self._plan(chunks[self.order])
+
+    def __len__(self) -> int:
+        """Number of canvases."""
+        return len(self._stops)
+
+    def _group(self, cells: np.ndarray, max_px: int, max_rows: int) -> tuple[list[list[int]], list[int]]:
+        """Join neighbouring cells into canvases: their boxes, and the steps at which they end."""
+        if not len(cells):
+            return [], []
+        new = np.flatnonzero(np.r_[True, (cells[1:] != cells[:-1]).any(axis=1)])
+        length = np.diff(np.r_[new, len(cells)])
+        # a cell with too many rectangles is cut into several
+        starts = np.concatenate([np.arange(a, a + n, max_rows) for a, n in zip(new, length, strict=True)])
+        stops = np.r_[starts[1:], len(cells)].tolist()
+        rects = self.rects[self.order]
+        low = np.minimum.reduceat(rects[:, :2], starts, axis=0).tolist()
+        high = np.maximum.reduceat(rects[:, 2:], starts, axis=0).tolist()
+        boxes, ends, begin = [[*low[0], *high[0]]], [stops[0]], 0
+        for (x0, y0), (x1, y1), stop in zip(low[1:], high[1:], stops[1:], strict=True):
+            box = boxes[-1]
+            union = [min(box[0], x0), min(box[1], y0), max(box[2], x1), max(box[3], y1)]
+            if (union[2] - union[0]) * (union[3] - union[1]) <= max_px and stop - begin <= max_rows:
+                boxes[-1], ends[-1] = union, stop
+            else:
+                begin = ends[-1]
+                boxes.append([x0, y0, x1, y1])
+                ends.append(stop)
+        return boxes, ends
+
+    def _plan(self, chunks: np.ndarray) -> None:
+        """Which chunks each canvas needs, and which are not needed after it."""
+        group = np.repeat(np.arange(len(self._stops)), np.diff([0, *self._stops]))
+        uses = np.column_stack([group, chunks])
+        uses = uses[np.r_[True, (uses[1:] != uses[:-1]).any(axis=1)]] if len(uses) else uses
+        n_y, n_x = self.source.grid
+        step, y0, y1, x0, x1 = uses.T
+        pairs = []
+        for dy in range(int((y1 - y0).max(initial=-1)) + 1):
+            for dx in range(int((x1 - x0).max(initial=-1)) + 1):
+                here = (y0 + dy <= y1) & (x0 + dx <= x1)
+                pairs.append((step[here] * n_y + y0[here] + dy) * n_x + x0[here] + dx)
+        pairs = np.unique(np.concatenate(pairs)) if pairs else np.zeros(0, dtype=np.int64)
+        step, chunk = np.divmod(pairs, n_y * n_x)
+        used, first = np.unique(chunk, return_index=True)
+        last = len(chunk) - 1 - np.unique(chunk[::-1], return_index=True)[1]
+        bounds = np.arange(len(self._stops) + 1)
+        self._needs = np.split(chunk, np.searchsorted(step, bounds[1:-1])) if len(bounds) > 1 else []
+        by_end = np.argsort(step[last], kind="stable")
+        self._drops = (
+            np.split(used[by_end], np.searchsorted(step[last][by_end], bounds[1:-1])) if len(bounds) > 1 else []
+        )
+        sizes = 3 * np.outer(np.diff(self.source.y_edges), np.diff(self.source.x_edges)).ravel()[used]
+        change = np.bincount(step[first], sizes, len(bounds)) - np.bincount(step[last] + 1, sizes, len(bounds) + 1)[:-1]
+        #: Bytes of decoded chunks that are held at most.
+        self.held_bytes = int(np.cumsum(change).max(initial=0))
+
+    def __iter__(self) -> Iterator[Canvas]:
+        """Yield the canvases in order; each is newly allocated."""
+        held: dict[int, np.ndarray] = {}
+        n_x, begin = self.source.grid[1], 0
+        for k, stop in enumerate(self._stops):
+            needs, rows = self._needs[k].tolist(), self.order[begin:stop]
+            for chunk in needs:
+                if chunk not in held:
+                    held[chunk] = self.source.read_chunk(*divmod(chunk, n_x))
+            box = self._boxes[k]
+            yield Canvas(rows, box[0], box[1], self._assemble(box, {chunk: held[chunk] for chunk in needs}))
+            for chunk in self._drops[k].tolist():
+                del held[chunk]
+            begin = stop
+
+    def _assemble(self, box: list[int], chunks: dict[int, np.ndarray]) -> np.ndarray:
+        x0, y0, x1, y1 = box
+        pixels = np.empty((3, y1 - y0, x1 - x0), dtype=np.uint8)
+        pixels[:, : max(-y0, 0)] = self.fill
+        pixels[:, max(self.source.height - y0, 0) :] = self.fill
+        pixels[:, :, : max(-x0, 0)] = self.fill
+        pixels[:, :, max(self.source.width - x0, 0) :] = self.fill
+        for chunk, decoded in chunks.items():
+            i, j = divmod(chunk, self.source.grid[1])
+            top, left = int(self.source.y_edges[i]) - y0, int(self.source.x_edges[j]) - x0
+            a, b = max(top, 0), min(top + decoded.shape[0], y1 - y0)
+            c, d = max(left, 0), min(left + decoded.shape[1], x1 - x0)
+            if a < b and c < d:
+                pixels[:, a:b, c:d] = np.moveaxis(decoded[a - top : b - top, c - left : d - left], 2, 0)
+        return pixels
+
+
+def _place(edges: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Which interval each value lies in."""
+    return np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
+
+
+def _cells(edges: np.ndarray) -> np.ndarray:
+    """Edges of chunks, and more in between where chunks are large."""
+    parts = [np.linspace(a, b, -(-(b - a) // _CELL_PX) + 1)[:-1] for a, b in pairwise(edges)]
+    return np.append(np.concatenate(parts).astype(np.int64), edges[-1])

@@ -30,6 +30,7 @@ from storm.data.genes import Vocabulary
 from storm.data.normalise import log_normalise, standardise
 from storm.data.windows import make_windows
 from storm.encoders import get_encoder
+from storm.expression import FactorExpression
 from storm.metrics.domains import score_domains
 from storm.metrics.expression import pearson_per_gene
 from storm.model import build_storm
@@ -130,10 +131,8 @@ def train(names: list[str], args: argparse.Namespace) -> tuple[StormModel, list[
         }
     )
     settings = {
-        "tile_encoder": "stain-texture",
         "standardise": "section",
         "readout": "window",
-        "min_genes": 50,
         "modality_weights": {"he": 0.5, "st": 1.0},
     }
     vocabulary = Vocabulary(tuple(symbols), ensembl_ids(symbols, args.data))
@@ -141,7 +140,8 @@ def train(names: list[str], args: argparse.Namespace) -> tuple[StormModel, list[
     model = StormModel(
         name="storm-mini",
         network=network,
-        expression=factors,
+        tile_encoder=get_encoder("stain-texture"),
+        expression=FactorExpression(factors, vocabulary, min_genes=50),
         vocabulary=vocabulary,
         statistics=statistics,
         settings=settings,

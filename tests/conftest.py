@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,43 +77,8 @@ def toy(toy_once: SpatialData) -> SpatialData:
 @pytest.fixture(scope="session")
 def tiny_model(toy_once: SpatialData) -> StormModel:
     """A model of the smallest size with random weights, whose vocabulary is the toy's genes. It knows nothing."""
-    import numpy as np
-    import torch
+    import storm
 
-    from storm import StormModel
-    from storm.data.genes import Vocabulary
-    from storm.encoders import get_encoder
-    from storm.model import build_storm
-    from storm.model.expression import FactorEncoder
-
-    genes = tuple(map(str, toy_once.tables["table"].var_names))
-    he_dim, st_dim = get_encoder("stain-texture").dim, 8
-    state = torch.random.get_rng_state()
-    torch.manual_seed(0)
-    network = build_storm("tiny", he_dim=he_dim, st_dim=st_dim, n_genes=len(genes)).eval()
-    torch.random.set_rng_state(state)
-    expression = FactorEncoder(len(genes), st_dim).eval()
-    loadings = np.linalg.qr(np.random.default_rng(0).normal(size=(len(genes), st_dim)))[0]
-    expression.loadings.copy_(torch.from_numpy(loadings))
-    sizes = {"he": he_dim, "st": st_dim}
-    statistics = {f"{m}_{what}": getattr(torch, fill)(d) for m, d in sizes.items() for what, fill in _STATISTICS}
-    return StormModel(
-        name="tiny-random",
-        network=network.requires_grad_(False),
-        expression=expression,
-        vocabulary=Vocabulary(genes),
-        statistics=torch.nn.ParameterDict(
-            {name: torch.nn.Parameter(value, requires_grad=False) for name, value in statistics.items()}
-        ),
-        settings={
-            "tile_encoder": "stain-texture",
-            "standardise": "section",
-            "readout": "center",
-            "modality_weights": {"he": 1.0, "st": 1.0},
-            "min_genes": 20,
-        },
-        card={"summary": "random weights, for tests"},
-    )
-
-
-_STATISTICS = (("mean", "zeros"), ("std", "ones"))
+    model = storm.build_model("storm-tiny", genes=toy_once.tables["table"].var_names)
+    settings = {**model.settings, "readout": "center", "modality_weights": {"he": 1.0, "st": 1.0}}
+    return replace(model, name="tiny-random", settings=settings)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import spatialdata
+from safetensors.torch import save_file
 from scipy import sparse
 
 import storm
@@ -90,6 +91,27 @@ def test_embed_domains_predict(store, model, capsys):
     untouched = [name for name in before if name.startswith(("images/", "shapes/", "tables/table/X/"))]
     assert untouched
     assert all(before[name] == after[name] for name in untouched)
+
+
+def test_encode_and_what_embed_makes_of_it(store, capsys, tmp_path):
+    weights = tmp_path / "weights.safetensors"
+    name = "timm:test_vit"
+    info = storm.encoders.get_encoder(name)
+    save_file(info.architecture().state_dict(), weights)
+    argv = ["encode", str(store), "--encoder", name, "--weights", str(weights), "--quiet"]
+    assert main(argv) == 0
+    assert f"{N} of {N} tiles encoded in {info.dim} dimensions" in capsys.readouterr().out
+    table = spatialdata.read_zarr(store).tables["table"]
+    assert table.obsm["X_timm_test_vit"].shape == (N, info.dim)
+    loaded = storm.encoders.load_encoder(name, weights=weights)
+    mine = storm.build_model("storm-tiny", genes=table.var_names, tile_encoder=loaded)
+    mine.save(tmp_path / "mine")
+    # the model knows its tile encoder by name, its weights are here only
+    embed = ["embed", str(store), "--model", str(tmp_path / "mine"), "--tile-encoder", str(weights), "--quiet"]
+    assert main(embed) == 0
+    assert spatialdata.read_zarr(store).tables["table"].uns["storm"]["X_storm"]["tiles_reused"]
+    capsys.readouterr()
+    assert "is unknown" in error(capsys, "encode", store, "--encoder", "nobody")
 
 
 def test_a_command_can_be_repeated(store, model):
@@ -201,7 +223,7 @@ def test_two_genes_are_good_and_unlike():
 
 
 def test_models(model, capsys, monkeypatch):
-    monkeypatch.setattr("storm._loading._PACKAGED", Path(model).parent)
+    monkeypatch.setattr("storm._loading.fetch._PACKAGED", Path(model).parent)
     assert main(["models"]) == 0
     said = capsys.readouterr().out
     assert said.startswith("tiny\n")
@@ -209,7 +231,7 @@ def test_models(model, capsys, monkeypatch):
     assert storm.load_model("tiny").sha256 in said
     for name in storm.encoders.list_encoders():
         assert f"\n{name} " in said
-    monkeypatch.setattr("storm._loading._PACKAGED", Path(model) / "nothing")
+    monkeypatch.setattr("storm._loading.fetch._PACKAGED", Path(model) / "nothing")
     assert "no model is packaged" in error(capsys, "models")
 
 

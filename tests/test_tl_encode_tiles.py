@@ -145,7 +145,7 @@ def test_stored_and_used_again(toy, tiny, tmp_path, monkeypatch) -> None:
     assert "X_tiny_vit" in toy.tables["table"].obsm
     toy.write(tmp_path / "section.zarr")
     back = spatialdata.read_zarr(tmp_path / "section.zarr")
-    monkeypatch.setattr("storm.tl._encode_tiles.run_encoder", lambda *_, **__: pytest.fail("computed again"))
+    monkeypatch.setattr("storm.tl._tiles.encode_tiles", lambda *_, **__: pytest.fail("computed again"))
     storm.tl.encode_tiles(back, tiny)
 
 

@@ -8,6 +8,7 @@ from . import pl as pl
 from . import tl as tl
 from ._loading import ExpressionHead as ExpressionHead
 from ._loading import StormModel as StormModel
+from ._loading import build_model as build_model
 from ._loading import load_model as load_model
 from ._settings import settings as settings
 from .pretraining.head import HeadConfig as HeadConfig

@@ -19,11 +19,21 @@ from storm._bridge.select import (
     select_region,
     select_table,
 )
+from storm._keys import UNS
 from storm.data.spots import Spots
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
+
+
+def held_result(
+    data: SpatialData | AnnData, table_key: str | None, key: str
+) -> tuple[np.ndarray, dict[str, Any]] | None:
+    """What an earlier call left under ``obsm[key]``, with its provenance; ``None`` if there is nothing of STORM."""
+    _, table = select_table(data, table_key)
+    facts = table.uns.get(UNS, {}).get(key)
+    return None if facts is None or key not in table.obsm else (table.obsm[key], facts)
 
 
 def read_spots(

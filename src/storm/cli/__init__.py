@@ -1,4 +1,4 @@
-"""The command line, thin over the same functions: ``storm demo | embed | domains | predict | models``."""
+"""The command line, thin over the same functions: ``storm demo | encode | embed | domains | predict | models``."""
 
 from __future__ import annotations
 
@@ -106,10 +106,23 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--quiet", action="store_true", help="no progress bars")
     model = argparse.ArgumentParser(add_help=False)
     model.add_argument(
-        "--model", default="storm-mini", help="packaged model, or a model's folder (default: storm-mini)"
+        "--model",
+        default="storm-mini",
+        help="packaged model, a model's folder, or its name in the hub's cache on this machine (default: storm-mini)",
     )
-    model.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
-    parents = {"common": common, "model": model, "store": _store_options(), "inputs": _input_options()}
+    model.add_argument(
+        "--tile-encoder", type=Path, metavar="FILE", help="your copy of the weights of the model's tile encoder"
+    )
+    device = argparse.ArgumentParser(add_help=False)
+    device.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+    model = argparse.ArgumentParser(add_help=False, parents=[model, device])
+    parents = {
+        "common": common,
+        "model": model,
+        "device": device,
+        "store": _store_options(),
+        "inputs": _input_options(),
+    }
 
     def command(name: str, summary: str, *using: str) -> argparse.ArgumentParser:
         return commands.add_parser(
@@ -128,6 +141,16 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--each-modality", action="store_true", help="also score the domains of H&E alone and ST alone")
     demo.add_argument("--overwrite", action="store_true", help="replace the results of an earlier demo")
 
+    encode = command("encode", "run a tile encoder over a section", "common", "device", "store", "inputs")
+    encode.add_argument("--encoder", required=True, help="a name of storm models, or timm:<model>")
+    encode.add_argument("--weights", type=Path, help="file or folder of its weights (default: the hub's cache)")
+    encode.add_argument("--field-um", type=float, help="edge of the H&E field in µm (default: the encoder's)")
+    encode.add_argument("--tile-px", type=_number_or_word, help="side of the encoder's input, or native")
+    encode.add_argument("--precision", default="auto", help="auto, fp32, bf16 or fp16 (default: auto)")
+    encode.add_argument("--batch-size", type=int)
+    encode.add_argument("--recompute", action="store_true", help="compute even what is there already")
+    encode.add_argument("--key-added", help="key in obsm (default: X_<encoder>)")
+
     embed = command("embed", "embed the spots of a section", "common", "model", "store", "inputs")
     embed.add_argument("--modality", choices=["auto", "both", "he", "st"], default="auto", help="default: auto")
     embed.add_argument("--layer", help="layer with the raw counts (default: X)")
@@ -138,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     embed.add_argument("--key-added", default=_keys.X_STORM, help=f"key in obsm (default: {_keys.X_STORM})")
 
     domains = command("domains", "find spatial domains in an embedded section", "common", "store")
-    domains.add_argument("--n-domains", type=_number_or_auto, default="auto", help="a number, or auto (default)")
+    domains.add_argument("--n-domains", type=_number_or_word, default="auto", help="a number, or auto (default)")
     domains.add_argument("--method", choices=["kmeans", "leiden", "gmm"], default="kmeans", help="default: kmeans")
     domains.add_argument("--use-rep", default=_keys.X_STORM, help=f"key in obsm (default: {_keys.X_STORM})")
     domains.add_argument("--table-key", help="the table, where there are several")
@@ -178,5 +201,5 @@ def _input_options() -> argparse.ArgumentParser:
     return options
 
 
-def _number_or_auto(text: str) -> int | str:
-    return text if text == "auto" else int(text)
+def _number_or_word(text: str) -> int | str:
+    return text if text in ("auto", "native") else int(text)

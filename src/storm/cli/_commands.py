@@ -17,12 +17,29 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 
-def embed(*, path: Path, out: Path | None, key_added: str, **options: Any) -> None:
-    """``storm embed``."""
+def encode(*, path: Path, out: Path | None, key_added: str | None, **options: Any) -> None:
+    """``storm encode``."""
     _check_out(out)
+    key_added = key_added or _keys.tiles_key(storm.encoders.get_encoder(options["encoder"]).name)
     sdata = read_store(path)
     before = _elements(sdata)
-    storm.tl.embed(sdata, key_added=key_added, **options)
+    storm.tl.encode_tiles(sdata, key_added=key_added, **options)
+    where = store(sdata, out, before, table_key=options["table_key"], obsm=[key_added], uns=[key_added])
+    key, table = select_table(sdata, options["table_key"])
+    values = table.obsm[key_added]
+    known = int(np.isfinite(values).all(axis=1).sum())
+    print(f"{known} of {table.n_obs} tiles encoded in {values.shape[1]} dimensions: {where}, {key}.obsm[{key_added!r}]")
+
+
+def embed(
+    *, path: Path, out: Path | None, key_added: str, model: str, tile_encoder: Path | None, **options: Any
+) -> None:
+    """``storm embed``."""
+    _check_out(out)
+    loaded = storm.load_model(model, tile_encoder=tile_encoder)
+    sdata = read_store(path)
+    before = _elements(sdata)
+    storm.tl.embed(sdata, model=loaded, key_added=key_added, **options)
     where = store(sdata, out, before, table_key=options["table_key"], obsm=[key_added], uns=[key_added])
     key, table = select_table(sdata, options["table_key"])
     values = table.obsm[key_added]
@@ -44,15 +61,24 @@ def domains(*, path: Path, out: Path | None, n_domains: int | str, key_added: st
 
 
 def predict(
-    *, path: Path, out: Path | None, genes: Sequence[str] | None, head: Path | None, key_added: str, **options: Any
+    *,
+    path: Path,
+    out: Path | None,
+    genes: Sequence[str] | None,
+    head: Path | None,
+    key_added: str,
+    model: str,
+    tile_encoder: Path | None,
+    **options: Any,
 ) -> None:
     """``storm predict``."""
     _check_out(out)
+    loaded = storm.load_model(model, tile_encoder=tile_encoder)
     names = None if genes is None else [name for item in genes for name in item.split(",") if name]
     fitted = None if head is None else storm.ExpressionHead.load(head)
     sdata = read_store(path)
     before = _elements(sdata)
-    storm.tl.predict_expression(sdata, names, head=fitted, key_added=key_added, **options)
+    storm.tl.predict_expression(sdata, names, model=loaded, head=fitted, key_added=key_added, **options)
     made = [name for name, table in sdata.tables.items() if before["tables"].get(name) is not table]
     slots = {} if made else {"layers": [key_added], "var": [_keys.RELIABILITY], "uns": [key_added]}
     where = store(sdata, out, before, table_key=options["table_key"], **slots)
@@ -81,7 +107,9 @@ def models() -> None:
             f"  network      {parameters:.1f} M parameters, {model.config.depth} blocks of width {model.config.width}"
         )
         print(f"  H&E          {model.tile_encoder.name}, fields of {model.tile_encoder.field_um:g} µm")
-        print(f"  expression   reads {len(model.vocabulary)} genes, predicts {virtual} from H&E")
+        print(
+            f"  expression   {model.expression.name}, reads {len(model.expression.vocabulary)} genes; predicts {virtual} from H&E"
+        )
         print(f"  sha256       {model.sha256}")
         for key, value in model.card.items():
             if isinstance(value, str | int | float):

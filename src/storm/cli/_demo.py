@@ -54,6 +54,7 @@ def demo(
     n: int | None,
     seed: int,
     model: str,
+    tile_encoder: Path | None,
     device: str,
     each_modality: bool,
     overwrite: bool,
@@ -65,7 +66,7 @@ def demo(
         raise FileExistsError(msg)
     report = Report()
     with report.stage("load the model"):
-        loaded = storm.load_model(model)
+        loaded = storm.load_model(model, tile_encoder=tile_encoder)
     with report.stage("section"):
         sdata = _section(dataset, n=n, seed=seed)
     _, table = select_table(sdata)

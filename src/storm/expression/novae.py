@@ -310,15 +310,13 @@ class NovaeEncoder:
         return out
 
 
-def random_novae(genes: Sequence[str], *, seed: int | None = None, **shape: Any) -> Any:
-    """An untrained ``novae.Novae`` over some genes.
+def random_novae(genes: Sequence[str], **shape: Any) -> Any:
+    """An untrained ``novae.Novae`` over some genes; torch's random numbers stay where they are.
 
     Parameters
     ----------
     genes
-        Its vocabulary.
-    seed
-        Of its random weights, drawn aside from torch's own numbers; ``None`` takes these.
+        Its vocabulary, in any case of letters.
     **shape
         Its hyper-parameters.
 
@@ -329,11 +327,9 @@ def random_novae(genes: Sequence[str], *, seed: int | None = None, **shape: Any)
     """
     from novae import Novae
 
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[], enabled=seed is not None):
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")  # torch and lightning warn of themselves while Novae is built
-        if seed is not None:
-            torch.manual_seed(seed)
-        return Novae(var_names=[gene.lower() for gene in genes], **shape)
+        return Novae(var_names=list(dict.fromkeys(gene.lower() for gene in genes)), **shape)
 
 
 def load_novae(source: str | Path, *, download: bool = False, **options: Any) -> NovaeEncoder:

@@ -12,7 +12,8 @@ from storm.expression.interface import ExpressionEncoder
 from storm.expression.linear import PCAEncoder, VariableGenes
 from storm.expression.novae import NovaeEncoder
 
-_KINDS = {cls.kind: cls for cls in (FactorExpression, NovaeEncoder, PCAEncoder, VariableGenes)}
+#: Encoders that can be stored, by the word in their facts.
+KINDS = {cls.kind: cls for cls in (FactorExpression, NovaeEncoder, PCAEncoder, VariableGenes)}
 
 
 def dump(encoder: ExpressionEncoder) -> tuple[dict[str, Any], Vocabulary, dict[str, Tensor]]:
@@ -23,10 +24,10 @@ def dump(encoder: ExpressionEncoder) -> tuple[dict[str, Any], Vocabulary, dict[s
     TypeError
         If it is a class of the user's own, of which nobody knows how to build it again.
     """
-    if type(encoder) not in _KINDS.values():
+    if type(encoder) not in KINDS.values():
         msg = (
             f"expression encoder {encoder.name!r} is a {type(encoder).__name__}, which cannot be stored; storm stores "
-            f"{[cls.__name__ for cls in _KINDS.values()]}"
+            f"{[cls.__name__ for cls in KINDS.values()]}"
         )
         raise TypeError(msg)
     return {"kind": encoder.kind, **encoder.facts()}, encoder.vocabulary, encoder.state()
@@ -42,11 +43,11 @@ def restore(facts: dict[str, Any], vocabulary: Vocabulary, state: dict[str, Tens
     """
     facts = dict(facts)
     kind = facts.pop("kind")
-    if kind not in _KINDS:
-        msg = f"expression encoder of kind {kind!r} is unknown, there are {sorted(_KINDS)}; update storm"
+    if kind not in KINDS:
+        msg = f"expression encoder of kind {kind!r} is unknown, there are {sorted(KINDS)}; update storm"
         raise ValueError(msg)
     try:
-        return _KINDS[kind].restore(facts, vocabulary, state)
+        return KINDS[kind].restore(facts, vocabulary, state)
     except (RuntimeError, KeyError, TypeError) as error:
         msg = f"the tensors of the expression encoder do not fit its description ({str(error).splitlines()[0][:200]})"
         raise ValueError(msg) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -18,8 +19,13 @@ def sha256(path: str | Path) -> str:
 
 def save_weights(module: nn.Module, path: str | Path) -> str:
     """Write a module's state and return the file's sha256."""
+    return save_state(module.state_dict(), path)
+
+
+def save_state(state: Mapping[str, Tensor], path: str | Path) -> str:
+    """Write tensors, whole or not at all, and return the file's sha256."""
     path = Path(path)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     scratch = path.with_name(path.name + ".part")
     save_file(state, scratch)
     # safetensors writes files that only their owner can read; a cluster's users share an installation.

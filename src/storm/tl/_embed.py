@@ -14,10 +14,12 @@ from storm._bridge.write import write_results
 from storm._checks import check_choice, check_positive
 from storm._keys import X_STORM
 from storm._loading import READOUTS, StormModel, load_model
+from storm._logging import logger
 from storm.data.genes import GeneMatch
 from storm.data.spots import Spots
 from storm.data.windows import make_windows
 from storm.tl._device import resolve_device, resolve_precision
+from storm.tl._tiles import model_tiles, tile_facts
 from storm.tl._tokens import he_tokens, st_tokens
 from storm.tl._windows import run_windows
 
@@ -60,7 +62,9 @@ def embed(
         A SpatialData with an H&E image, a table of raw counts, or both; or an AnnData with raw counts and
         ``obsm["spatial"]`` (expression only). An image without a table is covered with a grid of tiles.
     model
-        Name of a packaged model, folder of a saved one, or a loaded :class:`~storm.StormModel`.
+        Name of a packaged model, folder of a saved one, or a loaded :class:`~storm.StormModel`; see
+        :func:`storm.load_model`. Tile embeddings that :func:`encode_tiles` left under the default key of the model's
+        tile encoder are used again if they were made from the same.
     modality
         ``"both"``, ``"he"`` (H&E only), ``"st"`` (expression only), or ``"auto"``: what the object has.
     image_key, table_key, shapes_key
@@ -90,7 +94,7 @@ def embed(
     device
         ``"auto"`` or a torch device.
     batch_size
-        Tiles and windows per batch.
+        Tiles and windows per batch; by default 512 windows, and 256 tiles (32 for a transformer on the CPU).
     precision
         ``"auto"`` (bf16 on a GPU that has it, else fp32), ``"fp32"``, ``"bf16"`` or ``"fp16"``.
     seed
@@ -126,8 +130,9 @@ def embed(
     readout = readout or loaded.settings["readout"]
     check_choice(readout, READOUTS, name="readout")
     where = resolve_device(device)
-    how = {"device": where, "precision": resolve_precision(precision, where), "batch_size": batch_size or _BATCH}
-    check_positive(how["batch_size"], name="batch_size")
+    how = {"device": where, "precision": resolve_precision(precision, where)}
+    if batch_size is not None:
+        check_positive(batch_size, name="batch_size")
     field_um = loaded.tile_encoder.field_um if field_um is None else field_um
     check_positive(field_um, name="field_um", unit="µm")
     work = open_workspace(
@@ -140,15 +145,27 @@ def embed(
         image={"both": True, "he": True, "st": False, "auto": "auto"}[modality],
         table={"both": True, "he": False, "st": True, "auto": "auto"}[modality],
     )  # fmt: skip
-    tokens, match = spot_tokens(spots, loaded, modality, field_um=field_um, **how)
+    tokens, match = {}, None
+    if wants_tiles(spots, modality):
+        tiles = model_tiles(
+            work.data, work.table_key, spots, loaded, field_um=field_um, device=where, precision=precision,
+            batch_size=batch_size,
+        )  # fmt: skip
+        tokens["he"] = he_tokens(tiles.values, loaded)
+    if wants_counts(spots, modality):
+        tokens["st"], match = st_tokens(spots, loaded)
     windows = make_windows(spots.centres, kind=window, radius=radius_in_units(spots, radius_um))
-    parts = run_windows(loaded.network, tokens, windows, readout=readout, seed=seed, **how)
+    parts = run_windows(
+        loaded.network, tokens, windows, readout=readout, seed=seed, batch_size=batch_size or _BATCH, **how
+    )
     used = "both" if len(tokens) == 2 else next(iter(tokens))
     vectors = combine(parts, tokens, loaded.settings["modality_weights"])
     vector = np.concatenate(list(vectors.values()), axis=1)
     warn_nan(vector, spots, name=key_added)
     facts = provenance(loaded, spots, modality=used, windows=windows.kind, match=match, seed=seed, **how)
-    facts |= {"readout": readout, "field_um": float(field_um)}
+    facts |= {"readout": readout}
+    if "he" in tokens:
+        facts |= tile_facts(tiles)
     obsm = {key_added: vector}
     if per_modality:
         obsm |= {f"{key_added}_{name}": part for name, part in vectors.items()}
@@ -157,23 +174,27 @@ def embed(
     return work.owner if copy else None
 
 
-def spot_tokens(
-    spots: Spots, model: StormModel, modality: str, *, field_um: float, **how: Any
-) -> tuple[dict[str, np.ndarray], GeneMatch | None]:
-    """Tokens of the modalities that were asked for and are there."""
-    tokens, match = {}, None
-    if modality in ("both", "he") or (modality == "auto" and spots.patches is not None):
-        tokens["he"] = he_tokens(spots, model, field_um=field_um, **how)
+def wants_tiles(spots: Spots, modality: str) -> bool:
+    """Whether H&E is asked for, or is there where what is there is asked for."""
+    return modality in ("both", "he") or (modality == "auto" and spots.patches is not None)
+
+
+def wants_counts(spots: Spots, modality: str) -> bool:
+    """Whether expression is asked for, or is there where what is there is asked for.
+
+    Raises
+    ------
+    ValueError
+        If it is asked for and not there, or neither H&E nor expression is there.
+    """
     has_genes = spots.genes is not None and len(spots.genes) > 0
-    if modality in ("both", "st") or (modality == "auto" and has_genes):
-        if not has_genes:
-            msg = f"modality={modality!r} needs a table with counts, and it has no genes; use modality='he'"
-            raise ValueError(msg)
-        tokens["st"], match = st_tokens(spots, model)
-    if not tokens:
+    if modality in ("both", "st") and not has_genes:
+        msg = f"modality={modality!r} needs a table with counts, and it has no genes; use modality='he'"
+        raise ValueError(msg)
+    if modality == "auto" and spots.patches is None and not has_genes:
         msg = "the object has neither an H&E image nor counts; there is nothing to embed"
         raise ValueError(msg)
-    return tokens, match
+    return has_genes and modality != "he"
 
 
 def combine(
@@ -249,6 +270,9 @@ def provenance(
 ) -> dict[str, Any]:
     """What is written beside every result."""
     record = {"storm_version": __version__, "model": model.name, "sha256": model.sha256, "device": str(device)}
+    if not model.trained:
+        record["trained"] = False
+        logger.warning("model %r has random weights: what it says of a section means nothing", model.name)
     record |= {name: value for name, value in facts.items() if value is not None}
     if spots.scale is not None:
         record["um_source"] = spots.scale.source

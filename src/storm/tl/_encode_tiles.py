@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from storm import __version__
-from storm._bridge import select_table
-from storm._bridge.read import read_spots
+from storm._bridge.read import held_result, read_spots
 from storm._bridge.workspace import open_workspace
 from storm._bridge.write import write_results
 from storm._checks import check_positive
-from storm._keys import UNS, tiles_key
+from storm._keys import tiles_key
 from storm._logging import logger
-from storm.data.patches import READER_VERSION
-from storm.data.spots import Spots
 from storm.encoders import EncoderInfo, load_encoder
 from storm.tl._device import resolve_device, resolve_precision
 from storm.tl._embed import warn_nan
-from storm.tl._tokens import encode_tiles as run_encoder
+from storm.tl._tiles import input_size, tile_embedding
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
-
-#: Tiles read to tell one image from another.
-_PROBES = 8
-#: What must be the same for an embedding to be used again; ``inputs`` stands for the centres and the image.
-_CACHE_KEY = ("encoder", "sha256", "field_um", "tile_px", "um_per_px", "precision", "reader_version", "inputs")
 
 
 def encode_tiles(
@@ -128,10 +116,8 @@ def encode_tiles(
     field_um = loaded.field_um if field_um is None else field_um
     check_positive(field_um, name="field_um", unit="µm")
     tile_px = input_size(loaded, tile_px, field_um=field_um)
-    if batch_size is None:
-        batch_size = 32 if where.type == "cpu" and loaded.patch_px else 256
-    check_positive(batch_size, name="batch_size")
-    how = {"precision": resolve_precision(precision, where), "batch_size": batch_size}
+    if batch_size is not None:
+        check_positive(batch_size, name="batch_size")
     key = key_added or tiles_key(loaded.name)
 
     work = open_workspace(
@@ -142,84 +128,15 @@ def encode_tiles(
         work.data, image_key=work.image_key, table_key=work.table_key, shapes_key=shapes_key,
         coordinate_system=coordinate_system, um_per_px=um_per_px, image=True, table=False,
     )  # fmt: skip
-    facts = {
-        "storm_version": __version__,
-        "encoder": loaded.name,
-        # An encoder without weights is the package's own code.
-        "sha256": loaded.sha256 or f"storm {__version__}",
-        "licence": loaded.licence,
-        "field_um": float(field_um),
-        "tile_px": int(tile_px),
-        "um_per_px": float(spots.patches.um_per_px),
-        "um_source": spots.scale.source,
-        "reader_version": READER_VERSION,
-        "inputs": fingerprint(spots, field_um=field_um, tile_px=tile_px),
-        "device": str(where),
-        **how,
-    }
-    if not recompute and _holds(work.data, work.table_key, key, facts):
+    embedding = tile_embedding(
+        spots, loaded, held=None if recompute else held_result(work.data, work.table_key, key), field_um=field_um,
+        tile_px=tile_px, device=where, precision=resolve_precision(precision, where), batch_size=batch_size,
+        compiled=compiled, channels_last=channels_last,
+    )  # fmt: skip
+    if embedding.reused:
         logger.info("obsm[%r] holds this already; recompute=True computes it again", key)
     else:
-        fast = {"compiled": compiled, "channels_last": channels_last}
-        values = run_encoder(spots, loaded, field_um=field_um, tile_px=tile_px, device=where, **how, **fast)
-        _check_finite(values, spots, name=loaded.name, precision=how["precision"])
-        warn_nan(values, spots, name=key)
-        write_results(work.data, work.table_key, obsm={key: values}, uns={key: facts})
+        warn_nan(embedding.values, spots, name=key)
+        write_results(work.data, work.table_key, obsm={key: embedding.values}, uns={key: embedding.facts})
         work.finish()
     return work.owner if copy else None
-
-
-def input_size(encoder: EncoderInfo, tile_px: int | str | None, *, field_um: float) -> int:
-    """Side of the encoder's input in pixels.
-
-    Raises
-    ------
-    ValueError
-        If the encoder does not take it.
-    """
-    if tile_px is None:
-        return encoder.tile_px
-    if tile_px == "native":
-        return encoder.native_px(field_um)
-    if isinstance(tile_px, (bool, str)) or tile_px != int(tile_px):
-        msg = f"tile_px={tile_px!r} is neither a whole number of pixels nor 'native'"
-        raise ValueError(msg)
-    check_positive(tile_px, name="tile_px", unit="px")
-    if tile_px != encoder.tile_px and not encoder.any_size:
-        msg = f"tile encoder {encoder.name!r} takes {encoder.tile_px} px only, not tile_px={tile_px}"
-        raise ValueError(msg)
-    step = encoder.patch_px or 1
-    if tile_px % step:
-        near = max(step, step * round(tile_px / step))
-        msg = (
-            f"tile encoder {encoder.name!r} takes multiples of {step} px, not tile_px={tile_px}; the nearest is {near}"
-        )
-        raise ValueError(msg)
-    return int(tile_px)
-
-
-def fingerprint(spots: Spots, *, field_um: float, tile_px: int) -> str:
-    """Checksum of all centres and of a few tiles, read as the encoder would get them."""
-    digest = hashlib.sha256(np.ascontiguousarray(spots.centres, dtype="<f8").tobytes())
-    inside = np.flatnonzero(spots.patches.inside(spots.centres))
-    if len(inside):
-        rows = inside[np.unique(np.linspace(0, len(inside) - 1, _PROBES).astype(int))]
-        digest.update(spots.patches.read(spots.centres[rows], field_um=field_um, out_px=tile_px).tobytes())
-    return digest.hexdigest()
-
-
-def _holds(data: SpatialData | AnnData, table_key: str | None, key: str, facts: dict[str, Any]) -> bool:
-    _, table = select_table(data, table_key)
-    before = table.uns.get(UNS, {}).get(key, {})
-    return key in table.obsm and all(name in before and bool(before[name] == facts[name]) for name in _CACHE_KEY)
-
-
-def _check_finite(values: np.ndarray, spots: Spots, *, name: str, precision: str) -> None:
-    wrong = ~np.isfinite(values).all(axis=1) & spots.patches.inside(spots.centres)
-    if wrong.any():
-        other = "bf16 or fp32" if precision == "fp16" else "another encoder or image"
-        msg = (
-            f"tile encoder {name!r} gave numbers that are not finite for {wrong.sum()} tiles at precision="
-            f"{precision!r}; use {other}"
-        )
-        raise ValueError(msg)

@@ -10,7 +10,7 @@ import numpy as np
 
 from storm._bridge.read import read_spots
 from storm._bridge.select import check_container, select_table
-from storm._checks import check_key
+from storm._checks import check_key, check_positive
 from storm._loading import ExpressionHead, StormModel, load_model
 from storm.data.genes import Vocabulary, match_genes
 from storm.data.normalise import log_normalise
@@ -18,7 +18,8 @@ from storm.data.windows import Windows, make_windows
 from storm.metrics.expression import pearson_per_gene
 from storm.pretraining.head import HeadConfig, fit_head
 from storm.tl._device import resolve_device, resolve_precision
-from storm.tl._he_features import he_features
+from storm.tl._he_features import BATCH, he_features
+from storm.tl._tiles import model_tiles
 from storm.tl._tokens import he_tokens
 
 if TYPE_CHECKING:
@@ -119,7 +120,9 @@ def fit_expression(
     loaded = load_model(model)
     config = config or HeadConfig()
     where = resolve_device(device)
-    how = {"device": where, "precision": resolve_precision(precision, where), "batch_size": batch_size or 512}
+    if batch_size is not None:
+        check_positive(batch_size, name="batch_size")
+    how = {"device": where, "precision": precision, "batch_size": batch_size}
     read = {
         "image_key": image_key, "table_key": table_key, "shapes_key": shapes_key,
         "coordinate_system": coordinate_system, "um_per_px": um_per_px, "layer": layer,
@@ -156,9 +159,12 @@ def _read(section, mask, model, read, field_um, how) -> _Sample:
     spots = read_spots(section, **read, image=True, table=True)
     _, table = select_table(section, read["table_key"])
     keep = np.ones(len(spots), bool) if mask is None else _mask(mask, table)
-    tokens = he_tokens(spots, model, field_um=field_um, **how)
+    tiles = model_tiles(section, read["table_key"], spots, model, field_um=field_um, **how)
     windows = make_windows(spots.centres)
-    features = he_features(model.network, tokens, windows, **how)
+    features = he_features(
+        model.network, he_tokens(tiles.values, model), windows, device=how["device"],
+        precision=resolve_precision(how["precision"], how["device"]), batch_size=how["batch_size"] or BATCH,
+    )  # fmt: skip
     return _Sample(features, log_normalise(spots.counts), spots.genes, keep, spots.centres, _reach(windows))
 
 

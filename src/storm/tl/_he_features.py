@@ -13,6 +13,9 @@ from storm.model.storm import Storm
 from storm.tl._device import autocast
 from storm.tl._windows import window_batches
 
+#: Windows per batch.
+BATCH = 512
+
 
 def he_features(
     network: Storm,

@@ -12,7 +12,7 @@ from storm._bridge.read import read_spots
 from storm._bridge.select import is_spatialdata, select_table
 from storm._bridge.workspace import Workspace, open_workspace
 from storm._bridge.write import add_elements, annotate_like, write_results
-from storm._checks import check_choice
+from storm._checks import check_choice, check_positive
 from storm._keys import EXPRESSION, RELIABILITY, UNS, predicted_table
 from storm._loading import ExpressionHead, StormModel, load_model
 from storm.data.genes import Vocabulary, match_genes
@@ -20,7 +20,8 @@ from storm.data.windows import make_windows
 from storm.tl._device import resolve_device, resolve_precision
 from storm.tl._embed import provenance, warn_nan
 from storm.tl._fit_expression import apply_head
-from storm.tl._he_features import he_features
+from storm.tl._he_features import BATCH, he_features
+from storm.tl._tiles import model_tiles, tile_facts
 from storm.tl._tokens import he_tokens
 
 if TYPE_CHECKING:
@@ -107,7 +108,9 @@ def predict_expression(
     loaded = load_model(model)
     head, columns = _head(loaded, head, genes)
     where = resolve_device(device)
-    how = {"device": where, "precision": resolve_precision(precision, where), "batch_size": batch_size or 512}
+    if batch_size is not None:
+        check_positive(batch_size, name="batch_size")
+    how = {"device": where, "precision": resolve_precision(precision, where)}
     field_um = head.notes.get("field_um", loaded.tile_encoder.field_um) if field_um is None else field_um
     work = open_workspace(
         data, table_key=table_key, image_key=image_key, coordinate_system=coordinate_system, um_per_px=um_per_px,
@@ -118,7 +121,13 @@ def predict_expression(
         coordinate_system=coordinate_system, um_per_px=um_per_px, image=True, table=False,
     )  # fmt: skip
     windows = make_windows(spots.centres)
-    features = he_features(loaded.network, he_tokens(spots, loaded, field_um=field_um, **how), windows, **how)
+    tiles = model_tiles(
+        work.data, work.table_key, spots, loaded, field_um=field_um, device=where, precision=precision,
+        batch_size=batch_size,
+    )  # fmt: skip
+    features = he_features(
+        loaded.network, he_tokens(tiles.values, loaded), windows, batch_size=batch_size or BATCH, **how
+    )
     if features.shape[1] != head.module.linear.in_features:
         msg = (
             f"the head reads {head.module.linear.in_features} features, and this version of storm makes "
@@ -128,7 +137,7 @@ def predict_expression(
     predicted = apply_head(head.module, features)[:, columns]
     warn_nan(predicted, spots, name=key_added)
     facts = provenance(loaded, spots, match=None, windows=windows.kind, **how)
-    facts |= {"field_um": float(field_um), "units": "log1p of counts per 10,000", "n_genes": len(columns)}
+    facts |= tile_facts(tiles) | {"units": "log1p of counts per 10,000", "n_genes": len(columns)}
     facts["head"] = {"n_genes": len(head.genes), "reliability": str(head.notes.get("reliability", "not stated"))}
     symbols = [head.genes[i] for i in columns]
     _write(work, symbols, predicted, head.reliability[columns], facts, to=to, key_added=key_added)

@@ -8,8 +8,8 @@ from tqdm.auto import tqdm
 
 from storm._loading import StormModel
 from storm._settings import settings
-from storm.data.genes import GeneMatch, match_genes, require_shared
-from storm.data.normalise import log_normalise, standardise
+from storm.data.genes import GeneMatch
+from storm.data.normalise import standardise
 from storm.data.spots import Spots
 from storm.encoders import EncoderInfo
 from storm.tl._run import Run
@@ -75,9 +75,8 @@ def encode_tiles(
     return out
 
 
-def he_tokens(spots: Spots, model: StormModel, **how) -> np.ndarray:
+def he_tokens(raw: np.ndarray, model: StormModel) -> np.ndarray:
     """Standardised tile embeddings, shape (n, he_dim)."""
-    raw = encode_tiles(spots, model.tile_encoder, **how)
     within = model.settings["standardise"] == "section"
     scaled = standardise(raw, model.statistic("he_mean"), model.statistic("he_std"), within=within)
     return np.clip(scaled, -_CLIP, _CLIP)
@@ -89,19 +88,16 @@ def st_tokens(spots: Spots, model: StormModel) -> tuple[np.ndarray, GeneMatch]:
     Raises
     ------
     ValueError
-        If the table shares too few genes with the model's vocabulary.
+        If the table shares too few genes with the expression encoder, or that reads distances and none are known.
     """
-    match = match_genes(spots.genes, model.vocabulary)
-    require_shared(match, model.vocabulary, model.settings["min_genes"])
-    columns = np.flatnonzero(match.index >= 0)
-    measured = torch.from_numpy(match.index[columns])
-    expression = log_normalise(spots.counts)[:, columns]
-    with torch.inference_mode():
-        weights = model.expression.weights(measured).numpy()
-        centre = model.expression.mean[measured].numpy() @ weights
-    # A sparse product: the dense matrix of centred expression is never made.
-    raw = np.asarray(expression @ weights - centre, dtype=np.float32)
-    raw[np.asarray(spots.counts.sum(axis=1)).ravel() == 0] = np.nan
+    encoder = model.expression
+    if encoder.needs_centres and not spots.um_known:
+        msg = (
+            f"expression encoder {encoder.name!r} reads distances in µm, and no scale of the coordinates is known; "
+            "give um_per_px, µm per unit of theirs"
+        )
+        raise ValueError(msg)
+    raw = encoder.encode(spots.counts, spots.genes, centres=spots.centres)
     within = model.settings["standardise"] == "section"
     scaled = standardise(raw, model.statistic("st_mean"), model.statistic("st_std"), within=within, isotropic=True)
-    return scaled, match
+    return scaled, encoder.match(spots.genes)

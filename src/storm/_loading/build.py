@@ -1,0 +1,115 @@
+"""``storm.build_model``: a whole model by name, untrained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from storm._checks import check_choice
+from storm._loading.folder import empty_statistics
+from storm._loading.model import StormModel
+from storm.data.genes import Vocabulary
+from storm.encoders import EncoderInfo, get_encoder, with_weights
+from storm.expression import ExpressionEncoder, FactorExpression, NovaeEncoder
+from storm.expression.novae import random_novae
+from storm.model.build import SIZES, build_storm
+from storm.model.expression import FactorEncoder
+
+#: The read-out and its weights that did best on held-out sections (the model card of storm-mini has the numbers).
+_SETTINGS = {"standardise": "section", "readout": "window", "modality_weights": {"he": 0.5, "st": 1.0}}
+
+
+def build_model(
+    name: str = "storm-base",
+    *,
+    genes: Sequence[str] | None = None,
+    tile_encoder: str | EncoderInfo | None = None,
+    expression: ExpressionEncoder | None = None,
+    tile_px: int | str | None = None,
+    seed: int = 0,
+    **changes: Any,
+) -> StormModel:
+    """Build a model with an untrained network: to pretrain it, or to test with it.
+
+    ``"storm-base"`` is the paper's: H0-mini, Novae and a spatial encoder of six blocks of width 768. Encoders that are
+    not given are drawn at random too, so that the whole of it runs without anybody's weights; a model for pretraining
+    takes loaded ones.
+
+    Parameters
+    ----------
+    name
+        ``"storm-base"``, ``"storm-mini"`` or ``"storm-tiny"``.
+    genes
+        Gene symbols that the ST decoder writes, and that a random expression encoder reads; by default those of
+        ``expression``.
+    tile_encoder
+        What :func:`storm.encoders.load_encoder` or :func:`storm.encoders.wrap_encoder` returned; or a name, whose
+        architecture gets random weights. By default ``"h0-mini"`` for ``"storm-base"``, the packaged one else.
+    expression
+        A loaded encoder, such as :func:`storm.expression.load_novae` returns. By default a random Novae for
+        ``"storm-base"``, random factors else.
+    tile_px
+        Side of the tile encoder's input in pixels, or ``"native"``; see :func:`storm.tl.encode_tiles`.
+    seed
+        Of all random weights; torch's own random numbers are left alone.
+    **changes
+        Fields of :class:`storm.model.StormConfig` to set differently.
+
+    Returns
+    -------
+    StormModel
+        On the CPU, in evaluation mode; its ``trained`` is false, and every embedding that it makes says so.
+
+    Raises
+    ------
+    ValueError
+        If there is no such size, genes are missing, or a part does not fit.
+
+    References
+    ----------
+    Xiang, Hou et al. (2026), arXiv:2604.03630, Methods: *STORM model design*. The paper states neither width nor depth.
+    """
+    check_choice(name, [f"storm-{size}" for size in SIZES], name="name")
+    base = name == "storm-base"
+    if genes is None and expression is None:
+        msg = f"{name!r} has no genes of its own; give genes=sdata.tables['table'].var_names, or expression="
+        raise ValueError(msg)
+    vocabulary = expression.vocabulary if genes is None else Vocabulary(tuple(str(gene) for gene in genes))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tiles = _tile_encoder(("h0-mini" if base else "stain-texture") if tile_encoder is None else tile_encoder)
+        if expression is None:
+            st_dim = changes.pop("st_dim", SIZES[name.removeprefix("storm-")]["st_dim"])
+            expression = _novae(vocabulary, st_dim) if base else _factors(vocabulary, st_dim, seed)
+        sizes = {"he_dim": tiles.dim, "st_dim": expression.dim, "n_genes": len(vocabulary)}
+        network = build_storm(name.removeprefix("storm-"), **(sizes | changes)).requires_grad_(False).eval()
+    settings: dict[str, Any] = {**_SETTINGS, "trained": False}
+    if tile_px is not None:
+        field_um = tiles.field_um
+        settings["tile_px"] = tiles.native_px(field_um) if tile_px == "native" else int(tile_px)
+    return StormModel(
+        name=name, network=network, tile_encoder=tiles, expression=expression, vocabulary=vocabulary,
+        statistics=empty_statistics(network.config), settings=settings,
+        card={"summary": f"{name} with a random network (seed {seed}), not trained"},
+    )  # fmt: skip
+
+
+def _tile_encoder(encoder: str | EncoderInfo) -> EncoderInfo:
+    info = get_encoder(encoder) if isinstance(encoder, str) else encoder
+    if info.architecture is None or info.sha256 is not None:
+        return info
+    return with_weights(info, info.architecture().requires_grad_(False).eval())
+
+
+def _novae(vocabulary: Vocabulary, dim: int) -> NovaeEncoder:
+    return NovaeEncoder(random_novae(vocabulary.symbols, output_size=dim), name="novae, random")
+
+
+def _factors(vocabulary: Vocabulary, dim: int, seed: int) -> FactorExpression:
+    encoder = FactorEncoder(len(vocabulary), dim).eval()
+    drawn = np.random.default_rng(seed).normal(size=(len(vocabulary), dim))
+    encoder.loadings.copy_(torch.from_numpy(np.linalg.qr(drawn)[0]))
+    return FactorExpression(encoder, vocabulary, name="factors, random")

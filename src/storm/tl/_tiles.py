@@ -1,0 +1,213 @@
+"""Tile embeddings of a section: computed, or taken from where an earlier call left them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from storm import __version__
+from storm._bridge.read import held_result
+from storm._checks import check_positive
+from storm._keys import tiles_key
+from storm._loading import StormModel
+from storm._logging import logger
+from storm.data.patches import READER_VERSION
+from storm.data.spots import Spots
+from storm.encoders import EncoderInfo
+from storm.tl._device import resolve_precision
+from storm.tl._tokens import encode_tiles
+
+#: Tiles read to tell one image from another.
+_PROBES = 8
+#: What must be the same for an embedding to be used again; ``inputs`` stands for the centres and the image.
+_CACHE_KEY = ("encoder", "sha256", "field_um", "tile_px", "um_per_px", "precision", "reader_version", "inputs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileEmbedding:
+    """Tile embeddings and where they come from.
+
+    Attributes
+    ----------
+    values
+        float32, shape (n, dim); NaN where the centre lies outside the image.
+    facts
+        Their provenance.
+    reused
+        Whether an earlier call computed them.
+    """
+
+    values: np.ndarray
+    facts: dict[str, Any]
+    reused: bool
+
+
+def tile_embedding(
+    spots: Spots,
+    encoder: EncoderInfo,
+    *,
+    held: tuple[np.ndarray, dict[str, Any]] | None,
+    field_um: float,
+    device: torch.device,
+    precision: str,
+    any_precision: bool = False,
+    tile_px: int | None = None,
+    batch_size: int | None = None,
+    compiled: bool = False,
+    channels_last: bool = False,
+) -> TileEmbedding:
+    """Embed the tiles, or take what is held if it was made from the same.
+
+    Parameters
+    ----------
+    spots
+        With a patch reader.
+    encoder
+        Tile encoder.
+    held
+        An embedding of these spots with its provenance, or ``None``.
+    field_um
+        Edge of the field around each centre, in µm.
+    device, precision
+        How to run.
+    any_precision
+        Take what is held whatever precision it has: they are equal to within a cosine of 0.999.
+    tile_px
+        Input size, the encoder's own by default.
+    batch_size
+        Tiles per batch; by default 32 for a transformer on the CPU and 256 else.
+    compiled, channels_last
+        Ways to run faster, taken where the first batch shows that they say the same.
+
+    Raises
+    ------
+    ValueError
+        If the encoder's numbers are not finite, or not of the shape that its description says.
+    """
+    tile_px = encoder.tile_px if tile_px is None else int(tile_px)
+    if batch_size is None:
+        batch_size = 32 if device.type == "cpu" and encoder.patch_px else 256
+    facts = {
+        "storm_version": __version__,
+        "encoder": encoder.name,
+        # An encoder without weights is the package's own code.
+        "sha256": encoder.sha256 or f"storm {__version__}",
+        "licence": encoder.licence,
+        "field_um": float(field_um),
+        "tile_px": tile_px,
+        "um_per_px": float(spots.patches.um_per_px),
+        "um_source": spots.scale.source,
+        "reader_version": READER_VERSION,
+        "device": str(device),
+        "precision": precision,
+        "batch_size": batch_size,
+    }
+    if held is not None:
+        values, before = held
+        facts["inputs"] = fingerprint(spots, field_um=field_um, tile_px=tile_px)
+        compared = [key for key in _CACHE_KEY if not (any_precision and key == "precision")]
+        other = [key for key in compared if key not in before or not bool(before[key] == facts[key])]
+        if not other:
+            return TileEmbedding(values=np.asarray(values, dtype=np.float32), facts=before, reused=True)
+        if before.get("encoder") == encoder.name:
+            logger.warning("the tile embeddings that are there are not used: made with another %s", ", ".join(other))
+    how = {"precision": precision, "batch_size": batch_size, "compiled": compiled, "channels_last": channels_last}
+    values = encode_tiles(spots, encoder, field_um=field_um, tile_px=tile_px, device=device, **how)
+    _check_finite(values, spots, name=encoder.name, precision=precision)
+    if "inputs" not in facts:
+        facts["inputs"] = fingerprint(spots, field_um=field_um, tile_px=tile_px)
+    return TileEmbedding(values=values, facts=facts, reused=False)
+
+
+def model_tiles(
+    data: Any,
+    table_key: str | None,
+    spots: Spots,
+    model: StormModel,
+    *,
+    field_um: float,
+    device: torch.device,
+    precision: str,
+    batch_size: int | None,
+) -> TileEmbedding:
+    """The tile embeddings that a model reads; those that :func:`storm.tl.encode_tiles` left are used again.
+
+    Parameters
+    ----------
+    data, table_key
+        Where they may lie, under the default key of the model's tile encoder.
+    spots
+        With a patch reader.
+    model
+        The model.
+    field_um, device, batch_size
+        See :func:`tile_embedding`.
+    precision
+        ``"auto"`` takes what lies there at any precision.
+    """
+    held = held_result(data, table_key, tiles_key(model.tile_encoder.name))
+    return tile_embedding(
+        spots, model.tile_encoder, held=held, field_um=field_um, tile_px=model.tile_px, device=device,
+        precision=resolve_precision(precision, device), any_precision=precision == "auto", batch_size=batch_size,
+    )  # fmt: skip
+
+
+def tile_facts(tiles: TileEmbedding) -> dict[str, Any]:
+    """What the provenance of a result says of the tile embeddings below it."""
+    said = {"encoder": "tile_encoder", "sha256": "tile_sha256", "precision": "tile_precision"}
+    record = {name: tiles.facts[key] for key, name in said.items()}
+    return record | {key: tiles.facts[key] for key in ("field_um", "tile_px")} | {"tiles_reused": tiles.reused}
+
+
+def input_size(encoder: EncoderInfo, tile_px: int | str | None, *, field_um: float) -> int:
+    """Side of the encoder's input in pixels.
+
+    Raises
+    ------
+    ValueError
+        If the encoder does not take it.
+    """
+    if tile_px is None:
+        return encoder.tile_px
+    if tile_px == "native":
+        return encoder.native_px(field_um)
+    if isinstance(tile_px, (bool, str)) or tile_px != int(tile_px):
+        msg = f"tile_px={tile_px!r} is neither a whole number of pixels nor 'native'"
+        raise ValueError(msg)
+    check_positive(tile_px, name="tile_px", unit="px")
+    if tile_px != encoder.tile_px and not encoder.any_size:
+        msg = f"tile encoder {encoder.name!r} takes {encoder.tile_px} px only, not tile_px={tile_px}"
+        raise ValueError(msg)
+    step = encoder.patch_px or 1
+    if tile_px % step:
+        near = max(step, step * round(tile_px / step))
+        msg = (
+            f"tile encoder {encoder.name!r} takes multiples of {step} px, not tile_px={tile_px}; the nearest is {near}"
+        )
+        raise ValueError(msg)
+    return int(tile_px)
+
+
+def fingerprint(spots: Spots, *, field_um: float, tile_px: int) -> str:
+    """Checksum of all centres and of a few tiles, read as the encoder would get them."""
+    digest = hashlib.sha256(np.ascontiguousarray(spots.centres, dtype="<f8").tobytes())
+    inside = np.flatnonzero(spots.patches.inside(spots.centres))
+    if len(inside):
+        rows = inside[np.unique(np.linspace(0, len(inside) - 1, _PROBES).astype(int))]
+        digest.update(spots.patches.read(spots.centres[rows], field_um=field_um, out_px=tile_px).tobytes())
+    return digest.hexdigest()
+
+
+def _check_finite(values: np.ndarray, spots: Spots, *, name: str, precision: str) -> None:
+    wrong = ~np.isfinite(values).all(axis=1) & spots.patches.inside(spots.centres)
+    if wrong.any():
+        other = "bf16 or fp32" if precision == "fp16" else "another encoder or image"
+        msg = (
+            f"tile encoder {name!r} gave numbers that are not finite for {wrong.sum()} tiles at precision="
+            f"{precision!r}; use {other}"
+        )
+        raise ValueError(msg)

@@ -11,9 +11,10 @@ import pytest
 import zarr
 from zarr.codecs import BloscCodec, GzipCodec, TransposeCodec, ZstdCodec
 
-from planted_pixels import noise
+from planted_pixels import IDENTITY, noise
 from storm.data.chunks import chunk_files
-from storm.data.sources import ZarrSource
+from storm.data.patches import ImageLevel, PatchReader
+from storm.data.sources import ZarrSource, as_source
 
 SHAPE = (3, 130, 150)
 WHOLE = {"chunks": (3, 32, 40)}
@@ -76,3 +77,23 @@ def test_a_damaged_chunk_is_an_error(tmp_path: Path) -> None:
     source.read_chunk(0, 0)
     with pytest.raises((RuntimeError, ValueError)):
         source.read_chunk(1, 1)
+
+
+@pytest.mark.parametrize("interleaved", [True, False])
+def test_tiles_of_a_tiff(interleaved: bool, tmp_path: Path) -> None:
+    """A tiled TIFF behind dask is read tile by tile, each once."""
+    import dask.array as da
+    import tifffile
+
+    image = noise(130, 150)
+    pixels = np.moveaxis(image, 0, 2) if interleaved else image
+    options = {"planarconfig": "contig" if interleaved else "separate", "photometric": "rgb"}
+    tifffile.imwrite(tmp_path / "image.tif", pixels, tile=(32, 48), compression="zlib", **options)
+    with tifffile.imread(tmp_path / "image.tif", aszarr=True) as tiles:
+        lazy = da.from_zarr(zarr.open_array(tiles, mode="r"))
+        source = as_source(lazy.transpose(2, 0, 1) if interleaved else lazy)
+        assert source.chunks_yx == (32, 48)
+        reader = PatchReader([ImageLevel(source, IDENTITY)])
+        centres = np.random.default_rng(0).uniform(0, 130, (30, 2))
+        expected = PatchReader([ImageLevel(as_source(image), IDENTITY)]).read(centres, field_um=20, out_px=20)
+        np.testing.assert_array_equal(reader.read(centres, field_um=20, out_px=20), expected)

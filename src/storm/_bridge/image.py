@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import warnings
+from tempfile import gettempdir
 from typing import Any
 
 import numpy as np
 
 from storm._bridge.geometry import affine_of, compose, inverse
 from storm.data.patches import ImageLevel, PatchReader
+from storm.data.scratch import ScratchSource
 from storm.data.sources import HUGE_CHUNK_PX, DaskSource, Source, as_source
 
 _RGB = ("r", "g", "b")
@@ -94,36 +96,53 @@ def make_reader(element: Any, *, image_key: str, coordinate_system: str, um_per_
     Warns
     -----
     UserWarning
-        If a chunk of the finest level is so large (over 64 Mpx, 192 MB decoded) that reading needs much memory, or if
-        its blocks are cut lazily from fewer, larger pieces, each of which would be decoded again and again.
+        If a chunk of the finest level is so large (over 64 Mpx, 192 MB decoded) that it cannot be held, or if its
+        blocks are cut lazily from fewer, larger pieces, each of which would be decoded again and again. Such a level is
+        read by way of a scratch file, see :class:`~storm.data.scratch.ScratchSource`.
     """
     channels = check_image(element, image_key)
     units_to_um = np.array([[um_per_unit, 0.0, 0.0], [0.0, um_per_unit, 0.0]])
     levels = []
     for array in levels_of(element):
         source = as_source(array.transpose("c", "y", "x").data, channels=channels)
+        if not levels:
+            _warn_if_slow(source, element, image_key)
         px_to_um = compose(affine_of(array, coordinate_system), units_to_um)
-        levels.append(ImageLevel(source, inverse(px_to_um)))
-    _warn_if_slow(levels[0].source, element, image_key)
+        levels.append(ImageLevel(_in_pieces(source), inverse(px_to_um)))
     return PatchReader(levels)
+
+
+def _is_huge(source: Source) -> bool:
+    height, width = source.chunks_yx
+    return height * width > HUGE_CHUNK_PX and not source.in_memory
+
+
+def _in_pieces(source: Source) -> Source:
+    """Let chunks that are too large, or are decoded together, be decoded once into a scratch file."""
+    if isinstance(source, DaskSource) and source.shared_leaves:
+        return ScratchSource(source.as_one_block())
+    return ScratchSource(source) if _is_huge(source) else source
 
 
 def _warn_if_slow(source: Source, element: Any, image_key: str) -> None:
     height, width = source.chunks_yx
+    size = f"{3 * source.height * source.width / 1e9:.2g} GB"
     fix = (
-        f"write it once in smaller chunks and read it back: "
+        f"to spare that, write it once in smaller chunks and read it back: "
         f"{_parse(element, image_key, options=', chunks=(3, 512, 512)')}; "
         f"sdata.write(path); sdata = spatialdata.read_zarr(path)"
     )
-    if height * width > HUGE_CHUNK_PX and not source.in_memory:
+    if _is_huge(source):
         msg = (
             f"image {image_key!r} is stored in chunks of {width} × {height} pixels, each of which takes "
-            f"{3 * height * width / 1e6:.0f} MB when it is decoded; {fix}"
+            f"{3 * height * width / 1e6:.0f} MB when it is decoded; reading decodes them once into a scratch file of "
+            f"up to {size} ({gettempdir()}); {fix}"
         )
         warnings.warn(msg, UserWarning, stacklevel=2)
     elif isinstance(source, DaskSource) and source.shared_leaves:
         msg = (
             f"the {source.grid[0]} × {source.grid[1]} blocks of image {image_key!r} are cut lazily from fewer pieces, "
-            f"each of which is decoded again for every block; {fix}"
+            f"each of which would be decoded again for every block; reading decodes the image at once, in memory, into "
+            f"a scratch file of {size} ({gettempdir()}); {fix}"
         )
         warnings.warn(msg, UserWarning, stacklevel=2)

@@ -237,6 +237,10 @@ class DaskSource(Source):
         tasks = sum(not hasattr(leaf, "shape") for leaf in self._leaves)
         return 0 < 4 * tasks <= self.grid[0] * self.grid[1]
 
+    def as_one_block(self) -> DaskSource:
+        """The same image as a single chunk, so that what its blocks share is decoded once."""
+        return DaskSource(self._array.rechunk(-1), channels=self.channels)
+
     @cached_property
     def _leaves(self) -> list[Any]:
         """What the graph starts from: arrays that it holds, or the tasks that read or decode something."""

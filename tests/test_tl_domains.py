@@ -9,6 +9,8 @@ import pytest
 from sklearn.metrics import adjusted_rand_score
 
 import storm
+from storm.tl import _domains
+from storm.tl._components import finite_rows, principal_components
 
 
 @pytest.fixture
@@ -83,3 +85,76 @@ def test_embedding_is_asked_for(planted):
     planted.obsm["X_storm"][:195] = np.nan
     with pytest.raises(ValueError, match="only 5 of 200"):
         storm.tl.domains(planted)
+
+
+@pytest.fixture
+def large(monkeypatch):
+    """Sizes at which a section is large, brought down; and such a section with planted groups and rows of NaN."""
+    for name, value in {"_LARGE": 1000, "_LARGE_DIM": 10, "_AUTO_ROWS": 400, "_GMM_ROWS": 600}.items():
+        monkeypatch.setattr(_domains, name, value)
+    rng = np.random.default_rng(1)
+    truth = rng.choice(4, 1500, p=[0.4, 0.3, 0.2, 0.1])
+    centres = rng.normal(size=(4, 40)) * 3
+    adata = ad.AnnData(np.zeros((1500, 1), np.float32))
+    adata.obsm["X_storm"] = (centres[truth] + rng.normal(size=(1500, 40))).astype(np.float32)
+    adata.obsm["X_storm"][::100] = np.nan
+    adata.uns["truth"] = truth
+    return adata
+
+
+@pytest.mark.parametrize("method", ["kmeans", "gmm", "leiden"])
+def test_large_sections_are_clustered_in_components(large, method):
+    with pytest.warns(UserWarning, match="15 of 1500 rows"):
+        storm.tl.domains(large, 4, method=method)
+    found = large.obs["storm_domain"]
+    known = found.notna().to_numpy()
+    assert (~known).nonzero()[0].tolist() == list(range(0, 1500, 100))
+    assert adjusted_rand_score(large.uns["truth"][known], found[known]) > 0.95
+    facts = large.uns["storm"]["storm_domain"]
+    assert facts["n_components"] == (15 if method == "gmm" else 10)
+    assert 0.5 < facts["variance_kept"] < 1
+    assert facts.get("fit_rows") == (600 if method == "gmm" else None)
+
+
+def test_auto_on_a_large_section_tries_on_a_sample(large):
+    large = large[np.isfinite(large.obsm["X_storm"]).all(axis=1)].copy()
+    storm.tl.domains(large)
+    facts = large.uns["storm"]["storm_domain"]
+    assert facts["n_domains"] == 4
+    assert facts["auto_rows"] == 400
+    assert facts["silhouette"].keys() == {str(k) for k in range(3, 11)}
+    one = large.obs["storm_domain"].copy()
+    storm.tl.domains(large, 4)
+    assert (one == large.obs["storm_domain"]).all()
+
+
+def test_small_sections_are_clustered_as_they_are(planted):
+    storm.tl.domains(planted, 4)
+    facts = planted.uns["storm"]["storm_domain"]
+    assert not {"n_components", "auto_rows", "fit_rows"} & facts.keys()
+
+
+@pytest.mark.parametrize("container", [np.asarray, pd.DataFrame])
+def test_components_are_those_of_the_whole(container, monkeypatch):
+    from sklearn.decomposition import PCA
+
+    monkeypatch.setattr("storm.tl._components._BLOCK", 64)
+    rng = np.random.default_rng(0)
+    values = (rng.normal(size=(500, 6)) @ rng.normal(size=(6, 20)) + 50 + rng.normal(size=(500, 20))).astype(np.float32)
+    values[:70] = np.nan
+    values[3, 1] = np.inf
+    keep = finite_rows(container(values))
+    np.testing.assert_array_equal(keep, np.isfinite(values).all(axis=1))
+    scores, share = principal_components(container(values), keep, 5)
+    pca = PCA(5, svd_solver="full").fit(values[keep].astype(np.float64))
+    expected = pca.transform(values[keep].astype(np.float64))
+    assert scores.dtype == np.float32
+    np.testing.assert_allclose(abs((scores * expected).sum(0)), (expected**2).sum(0), rtol=1e-4)
+    np.testing.assert_allclose(np.linalg.norm(scores, axis=0), np.linalg.norm(expected, axis=0), rtol=1e-4)
+    assert share == pytest.approx(pca.explained_variance_ratio_.sum(), rel=1e-4)
+
+
+def test_huge_values_are_finite():
+    values = np.full((3, 4), 3e38, np.float32)
+    values[1, 2], values[2, :2] = np.nan, [np.inf, -np.inf]
+    assert finite_rows(values).tolist() == [True, False, False]

@@ -18,6 +18,8 @@ from storm._bridge.workspace import open_workspace
 from storm._bridge.write import write_results
 from storm._checks import check_choice, check_key
 from storm._keys import DOMAIN, X_STORM
+from storm.metrics import silhouette
+from storm.tl._components import finite_rows, principal_components
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -29,6 +31,12 @@ _RANGE = range(3, 11)
 _SILHOUETTE_ROWS = 5000
 #: Principal components in which mixtures are fitted: a covariance per domain needs few dimensions.
 _GMM_DIM = 15
+#: A section of more rows than this is large: what is quadratic, or repeated over numbers of domains, works on a sample.
+_LARGE = 50_000
+#: Principal components in which the rows of a large section are clustered.
+_LARGE_DIM = 50
+#: Rows of a large section on which ``"auto"`` tries its numbers, and on which a mixture is fitted.
+_AUTO_ROWS, _GMM_ROWS = 20_000, 100_000
 
 
 def domains(
@@ -53,7 +61,7 @@ def domains(
         Object whose table holds ``obsm[use_rep]``; see :func:`storm.tl.embed`.
     n_domains
         Number of domains, or ``"auto"``: the number from 3 to 10 with the best silhouette. With ``"leiden"``,
-        ``"auto"`` takes ``resolution`` as it is and a number searches the resolution that gives it.
+        ``"auto"`` takes ``resolution`` as it is and a number searches the resolution that gives it, by up to 30 runs.
     method
         ``"kmeans"`` (the paper's), ``"leiden"`` or ``"gmm"``.
     use_rep
@@ -87,6 +95,13 @@ def domains(
     ValueError
         If ``n_domains`` is no number from 2 to the number of embedded rows, or the method is unknown.
 
+    Notes
+    -----
+    Sections of more than 50,000 embedded rows are clustered in the 50 leading principal components (where the embedding
+    has more columns), ``"auto"`` tries its numbers on 20,000 seeded rows before all rows are clustered into the best of
+    them, and a mixture is fitted to 100,000 seeded rows. The record in ``uns`` says so (``n_components``,
+    ``auto_rows``, ``fit_rows``). Up to 50,000 rows everything is done on all rows as they are.
+
     References
     ----------
     Xiang, Hou et al. (2026), arXiv:2604.03630, Methods: *spatial domain discovery*.
@@ -100,11 +115,13 @@ def domains(
         msg = f"use_rep={use_rep!r} is not in obsm, which holds {there}; run storm.tl.embed first"
         raise KeyError(msg)
     check_key(use_rep, sorted(table.obsm), name="use_rep", where="obsm")
-    values = np.asarray(table.obsm[use_rep], dtype=np.float64)
-    known = np.isfinite(values).all(axis=1)
-    _check_number(n_domains, int(known.sum()), table.n_obs)
-    labels, facts = cluster(
-        values[known],
+    embedding = table.obsm[use_rep]
+    known = finite_rows(embedding)
+    n = int(known.sum())
+    _check_number(n_domains, n, table.n_obs)
+    values, facts = _rows(embedding, known, dim=_GMM_DIM if method == "gmm" else _LARGE_DIM)
+    labels, found = cluster(
+        values,
         n_domains,
         method=method,
         resolution=resolution,
@@ -112,6 +129,7 @@ def domains(
         n_init=n_init,
         seed=seed,
     )
+    facts |= found
     if not known.all():
         text = f"{(~known).sum()} of {len(known)} rows of {use_rep!r} are NaN and get no domain"
         warnings.warn(text, UserWarning, stacklevel=2)
@@ -125,6 +143,17 @@ def domains(
     facts |= {"storm_version": __version__, "use_rep": use_rep, "method": method, "n_domains": number, "seed": seed}
     write_results(work.data, work.table_key, obs={key_added: column}, uns={key_added: facts})
     return work.owner if copy else None
+
+
+def _rows(embedding: Any, known: np.ndarray, *, dim: int) -> tuple[np.ndarray, dict[str, Any]]:
+    """What is clustered: the known rows in double precision, or, of a large section, their principal components."""
+    n, width = int(known.sum()), embedding.shape[1]
+    if n <= _LARGE:
+        return np.asarray(embedding, dtype=np.float64)[known], {}
+    if width <= dim:
+        return np.asarray(embedding, dtype=np.float32)[known], {}
+    values, share = principal_components(embedding, known, dim)
+    return values, {"n_components": dim, "variance_kept": share}
 
 
 def _check_number(n_domains: int | str, n: int, n_obs: int) -> None:
@@ -160,21 +189,47 @@ def cluster(
     if method == "gmm" and values.shape[1] > _GMM_DIM:
         values = PCA(min(_GMM_DIM, len(values) - 1), random_state=seed).fit_transform(values)
 
-    def fit(k: int) -> np.ndarray:
+    n, facts = len(values), {"n_init": n_init}
+    rng = np.random.default_rng(seed)
+
+    def fit(k: int, rows: np.ndarray) -> np.ndarray:
         if method == "kmeans":
-            return KMeans(k, n_init=n_init, random_state=seed).fit_predict(values)
-        return GaussianMixture(k, n_init=n_init, reg_covar=1e-4, random_state=seed).fit_predict(values)
+            return _dense(KMeans(k, n_init=n_init, random_state=seed).fit_predict(rows))
+        mixture = GaussianMixture(k, n_init=n_init, reg_covar=1e-4, random_state=seed)
+        if len(rows) <= _LARGE:
+            return _dense(mixture.fit_predict(rows))
+        sample = _sample(rows, _GMM_ROWS, rng)
+        facts["fit_rows"] = len(sample)
+        mixture.fit(sample)
+        steps = range(0, len(rows), _GMM_ROWS)
+        return _dense(np.concatenate([mixture.predict(rows[i : i + _GMM_ROWS]) for i in steps]))
 
     if n_domains != "auto":
-        return _dense(fit(int(n_domains))), {"n_init": n_init}
-    sample = min(len(values), _SILHOUETTE_ROWS)
-    tried = {k: _dense(fit(k)) for k in _RANGE}
+        return fit(int(n_domains), values), facts
+    large = n > _LARGE
+    trial = _sample(values, _AUTO_ROWS, rng) if large else values
+    tried = {k: fit(k, trial) for k in _RANGE}
     scores = {
-        k: silhouette_score(values, labels, sample_size=sample, random_state=seed) if labels.max() else -1.0
-        for k, labels in tried.items()
+        k: _width(trial, labels, estimate=large, seed=seed) if labels.max() else -1.0 for k, labels in tried.items()
     }
     best = max(scores, key=scores.get)
-    return tried[best], {"n_init": n_init, "silhouette": {str(k): float(score) for k, score in scores.items()}}
+    facts["silhouette"] = {str(k): float(score) for k, score in scores.items()}
+    if not large:
+        return tried[best], facts
+    facts["auto_rows"] = len(trial)
+    return fit(best, values), facts
+
+
+def _sample(rows: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    return rows if len(rows) <= size else rows[np.sort(rng.choice(len(rows), size, replace=False))]
+
+
+def _width(rows: np.ndarray, labels: np.ndarray, *, estimate: bool, seed: int) -> float:
+    """Mean silhouette width, above some size by a few rows."""
+    if estimate:
+        return silhouette(rows, labels, max_n=_SILHOUETTE_ROWS, seed=seed).value
+    sample = min(len(rows), _SILHOUETTE_ROWS)
+    return silhouette_score(rows, labels, sample_size=sample, random_state=seed)
 
 
 def _dense(labels: np.ndarray) -> np.ndarray:

@@ -5,7 +5,8 @@ along x and then along y, each with weights of 22 binary digits and a result tha
 the same digits are equal, in whatever order they are taken, so that the pixels are Pillow's own.
 
 The order that a processor likes is along contiguous memory with one weight at a time. The first pass therefore works on
-the crop's columns (a transposed copy), the second on the rows of the outcome.
+the crop's columns (a transposed copy), the second on the rows of the outcome (transposed back). Bytes are transposed
+eight at a time, as one number whose lowest byte comes first in memory, which is how little-endian machines store it.
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ def _bicubic(x):
 
 @numba.njit(cache=True, nogil=True)
 def _blend(lines, first, count, weights, out, sums):
-    """Sum lines (w, m) by weight into lines (out, m), rounded to 8 bits."""
-    m = lines.shape[1]
+    """Sum lines (w, at least m) by weight into lines (out, m), rounded to 8 bits."""
+    m = out.shape[1]
     for o in range(out.shape[0]):
         for i in range(m):
             sums[i] = _HALF
@@ -67,6 +68,28 @@ def _blend(lines, first, count, weights, out, sums):
         done = out[o]
         for i in range(m):
             done[i] = np.uint8(min(max(sums[i] >> _DIGITS, 0), 255))
+
+
+@numba.njit(cache=True, nogil=True)
+def _transpose(rows, columns):
+    """Transpose bytes (r, c) into (c, r / 8) numbers of eight bytes; beyond r the last row is repeated."""
+    last = rows.shape[0] - 1
+    for block in range(columns.shape[1]):
+        r = 8 * block
+        r0, r1, r2, r3 = rows[r], rows[min(r + 1, last)], rows[min(r + 2, last)], rows[min(r + 3, last)]
+        r4, r5, r6 = rows[min(r + 4, last)], rows[min(r + 5, last)], rows[min(r + 6, last)]
+        r7 = rows[min(r + 7, last)]
+        for c in range(rows.shape[1]):
+            columns[c, block] = (
+                np.uint64(r0[c])
+                | (np.uint64(r1[c]) << np.uint64(8))
+                | (np.uint64(r2[c]) << np.uint64(16))
+                | (np.uint64(r3[c]) << np.uint64(24))
+                | (np.uint64(r4[c]) << np.uint64(32))
+                | (np.uint64(r5[c]) << np.uint64(40))
+                | (np.uint64(r6[c]) << np.uint64(48))
+                | (np.uint64(r7[c]) << np.uint64(56))
+            )
 
 
 @numba.njit(cache=True, nogil=True)
@@ -91,8 +114,9 @@ def resize_boxes(canvas, rects, boxes, out):
         h_max = max(h_max, rects[p, 3] - rects[p, 1])
     taps = 2 * math.ceil(2.0 * max(max(h_max, w_max) / s, 1.0)) + 1
     first, count, weights = np.empty(s, np.int64), np.empty(s, np.int64), np.empty((s, taps), np.int32)
-    columns, wide = np.empty(w_max * 3 * h_max, np.uint8), np.empty(s * 3 * h_max, np.uint8)
-    rows, sums = np.empty(h_max * s * 3, np.uint8), np.empty(3 * max(h_max, s), np.int32)
+    high, across = (h_max + 7) // 8, (3 * s + 7) // 8
+    columns, wide = np.empty(w_max * 3 * high, np.uint64), np.empty(s * 3 * 8 * high, np.uint8)
+    rows, sums = np.empty(h_max * across, np.uint64), np.empty(24 * max(high, across), np.int32)
     for p in range(n):
         x0, y0, w, h = rects[p, 0], rects[p, 1], rects[p, 2] - rects[p, 0], rects[p, 3] - rects[p, 1]
         low_x, low_y, high_x, high_y = boxes[p]
@@ -102,25 +126,22 @@ def resize_boxes(canvas, rects, boxes, out):
             and max(abs(high_x - s), abs(high_y - s)) < _WHOLE_PX
         ):
             for y in range(s):
-                for c in range(3):
-                    line = canvas[c, y0 + y, x0 : x0 + s]
-                    for x in range(s):
-                        out[p, y, x, c] = line[x]
+                red, green, blue = canvas[0, y0 + y], canvas[1, y0 + y], canvas[2, y0 + y]
+                for x in range(s):
+                    out[p, y, x, 0] = red[x0 + x]
+                    out[p, y, x, 1] = green[x0 + x]
+                    out[p, y, x, 2] = blue[x0 + x]
             continue
         _weights(w, low_x, high_x, s, first, count, weights)
-        by_column = columns[: w * 3 * h].reshape((w, 3, h))
+        high = (h + 7) // 8
+        by_column = columns[: w * 3 * high].reshape((w, 3, high))
         for c in range(3):
-            for y in range(h):
-                line = canvas[c, y0 + y, x0 : x0 + w]
-                for x in range(w):
-                    by_column[x, c, y] = line[x]
-        resized = wide[: s * 3 * h].reshape((s, 3 * h))
-        _blend(by_column.reshape((w, 3 * h)), first, count, weights, resized, sums)
+            _transpose(canvas[c, y0 : y0 + h, x0 : x0 + w], by_column[:, c])
+        lines = columns[: w * 3 * high].view(np.uint8).reshape((w, 3 * 8 * high))
+        resized = wide[: s * 3 * 8 * high].reshape((s, 3 * 8 * high))
+        _blend(lines, first, count, weights, resized, sums)
         _weights(h, low_y, high_y, s, first, count, weights)
-        by_row = rows[: h * s * 3].reshape((h, s, 3))
-        by_channel = resized.reshape((s, 3, h))
-        for o in range(s):
-            for c in range(3):
-                for y in range(h):
-                    by_row[y, o, c] = by_channel[o, c, y]
-        _blend(by_row.reshape((h, s * 3)), first, count, weights, out[p].reshape((s, s * 3)), sums)
+        by_row = rows[: h * across].reshape((h, across))
+        _transpose(resized.reshape((s * 3, 8 * high))[:, :h], by_row)
+        lines = rows[: h * across].view(np.uint8).reshape((h, 8 * across))
+        _blend(lines, first, count, weights, out[p].reshape((s, s * 3)), sums)

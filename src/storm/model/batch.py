@@ -56,6 +56,59 @@ class WindowBatch:
         }
         return WindowBatch(**move)
 
+    def average(self, name: str, share: Tensor) -> Tensor:
+        """Sum of one modality's input tokens, each times its share (B, L): shape (B, dim)."""
+        inputs = torch.where(getattr(self, f"{name}_mask").unsqueeze(-1), getattr(self, name), 0.0)
+        return (inputs * share.unsqueeze(-1)).sum(dim=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedBatch:
+    """A batch of windows over a table of spots, each of which was projected once for all windows that hold it.
+
+    Made by :meth:`storm.model.Storm.share`. The last of the m + 1 rows of every table stands for a spot that is not
+    there.
+
+    Attributes
+    ----------
+    at
+        Rows of the windows' members in the tables, shape (B, L).
+    offsets
+        As in :class:`WindowBatch`.
+    inputs
+        Per modality, H&E first: spot embeddings, shape (m + 1, dim), zeros where there is none.
+    exists
+        Per modality: which spots have one, bool, shape (m + 1,).
+    projected
+        Input tokens of all modalities one below the other, shape (modalities · (m + 1), width).
+    """
+
+    at: Tensor
+    offsets: Tensor
+    inputs: dict[str, Tensor]
+    exists: dict[str, Tensor]
+    projected: Tensor
+
+    def masks(self) -> dict[str, Tensor]:
+        """Which tokens exist per modality, bool, shape (B, L)."""
+        return {name: exists[self.at] for name, exists in self.exists.items()}
+
+    def tokens(self, buffer: Tensor | None = None) -> Tensor:
+        """Input tokens, H&E first, shape (B, T, width); held by ``buffer``, shape (≥ B · T, width), if given."""
+        size = len(self.projected) // len(self.exists)
+        index = torch.cat([self.at + slot * size for slot in range(len(self.exists))], dim=1)
+        out = None if buffer is None else buffer[: index.numel()]
+        return torch.index_select(self.projected, 0, index.flatten(), out=out).view(*index.shape, -1)
+
+    def average(self, name: str, share: Tensor) -> Tensor:
+        """Sum of one modality's input tokens, each times its share (B, L): shape (B, dim)."""
+        # Slot by slot: the windows' inputs (B, L, dim) are never held.
+        inputs = self.inputs[name]
+        total = torch.zeros(len(self.at), inputs.shape[1], dtype=inputs.dtype, device=inputs.device)
+        for slot in range(self.at.shape[1]):
+            total.addcmul_(inputs[self.at[:, slot]], share[:, slot, None].to(inputs.dtype))
+        return total
+
 
 @dataclass(frozen=True, kw_only=True)
 class StormOutput:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from storm.model.batch import StormOutput, WindowBatch, masked_mean
+from storm.model.batch import SharedBatch, StormOutput, WindowBatch, masked_mean
 from storm.model.storm import Storm
 
 #: Standard deviation, in pitches, of the Gaussian with which ``"window"`` weights a spot's neighbours.
@@ -17,7 +17,7 @@ def center(output: StormOutput) -> dict[str, Tensor]:
     return {name: masked_mean([(tokens[:, :1], mask[:, :1])]) for name, tokens, mask in _named(output)}
 
 
-def window(output: StormOutput, batch: WindowBatch) -> dict[str, Tensor]:
+def window(output: StormOutput, batch: WindowBatch | SharedBatch) -> dict[str, Tensor]:
     """Tokens averaged over the window with Gaussian weights of the distance from the centre.
 
     Returns
@@ -31,10 +31,9 @@ def window(output: StormOutput, batch: WindowBatch) -> dict[str, Tensor]:
     for name, tokens, mask in _named(output):
         share = weight * mask
         total = share.sum(dim=1, keepdim=True)
-        share = (share / torch.where(total > 0, total, torch.nan)).unsqueeze(-1)
-        inputs = torch.where(mask.unsqueeze(-1), getattr(batch, name), 0.0)
-        result[name] = (tokens * share).sum(dim=1)
-        result[f"{name}_input"] = (inputs * share).sum(dim=1)
+        share = share / torch.where(total > 0, total, torch.nan)
+        result[name] = (tokens * share.unsqueeze(-1)).sum(dim=1)
+        result[f"{name}_input"] = batch.average(name, share)
     return result
 
 
@@ -59,7 +58,7 @@ def reconstruction_basis(network: Storm, name: str) -> Tensor:
 
 
 def reconstruct_masked(
-    network: Storm, batch: WindowBatch, *, n_visible: int, generator: torch.Generator
+    network: Storm, batch: WindowBatch, *, n_visible: int, generator: torch.Generator, projected: bool = False
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Reconstruct the spots of each window that one random draw leaves invisible.
 
@@ -74,6 +73,8 @@ def reconstruct_masked(
         from other spots alone.
     generator
         Source of randomness, on the CPU.
+    projected
+        The batch holds input tokens of the network instead of spot embeddings.
 
     Returns
     -------
@@ -99,7 +100,7 @@ def reconstruct_masked(
         if values is not None:
             drawn = values.gather(1, slots.unsqueeze(-1).expand(-1, -1, values.shape[2]))
             visible[name] = (drawn, shown & getattr(batch, f"{name}_mask").gather(1, slots), at)
-    hidden = network.reconstruct(visible, offsets, hidden=True)
+    hidden = network.reconstruct(visible, offsets, hidden=True, projected=projected)
     masked = present & ~torch.zeros_like(present).scatter_(1, slots, shown)
     # Without a single visible spot there is nothing to reconstruct from.
     return hidden, masked & shown.any(dim=1, keepdim=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from storm.model.batch import StormOutput, WindowBatch
+from storm.model.batch import SharedBatch, StormOutput, WindowBatch
 from storm.model.config import StormConfig
 from storm.model.decoder import SpotDecoder
 from storm.model.fusion import MoMEBlock
@@ -57,14 +57,14 @@ class Storm(nn.Module):
         name
             ``"he"`` or ``"st"``.
         values
-            Spot embeddings, shape (B, L, dim).
+            Spot embeddings, shape (…, dim).
         mask
-            Which exist, bool, shape (B, L).
+            Which exist, bool, shape (…).
 
         Returns
         -------
         Tensor
-            Shape (B, L, width).
+            Shape (…, width).
         """
         values = torch.where(mask.unsqueeze(-1), values, torch.zeros((), dtype=values.dtype, device=values.device))
         return self.project[name](values) + self.modality[name]
@@ -121,8 +121,51 @@ class Storm(nn.Module):
             st=None if batch.st is None else st, st_mask=batch.st_mask,
         )  # fmt: skip
 
+    def share(self, inputs: dict[str, Tensor], exists: dict[str, Tensor]) -> Tensor:
+        """Project spots once for all windows that hold them; see :class:`~storm.model.batch.SharedBatch`.
+
+        Parameters
+        ----------
+        inputs, exists
+            Per modality, H&E first: spot embeddings, shape (m + 1, dim), and which exist, shape (m + 1,).
+
+        Returns
+        -------
+        Tensor
+            Shape (modalities · (m + 1), width).
+        """
+        return torch.cat([self.tokens(name, values, exists[name]) for name, values in inputs.items()])
+
+    def forward_shared(self, batch: SharedBatch, *, buffer: Tensor | None = None) -> StormOutput:
+        """Contextual tokens of windows over projected spots; what :meth:`forward` says of the same windows.
+
+        Parameters
+        ----------
+        batch
+            Windows.
+        buffer
+            Memory for their tokens, shape (at least B · T, width), of the projected spots' dtype and device.
+
+        Returns
+        -------
+        StormOutput
+        """
+        masks, length = batch.masks(), batch.at.shape[1]
+        positions = torch.cat([batch.offsets] * len(masks), -2)
+        lengths = tuple(length if name in masks else 0 for name in ("he", "st"))
+        out = self.encode(batch.tokens(buffer), torch.cat(list(masks.values()), 1), positions, lengths=lengths)
+        parts = dict(zip(masks, out.split(length, dim=1), strict=True))
+        return StormOutput(
+            he=parts.get("he"), he_mask=masks.get("he"), st=parts.get("st"), st_mask=masks.get("st")
+        )  # fmt: skip
+
     def reconstruct(
-        self, visible: dict[str, tuple[Tensor, Tensor, Tensor]], queries: Tensor, *, hidden: bool = False
+        self,
+        visible: dict[str, tuple[Tensor, Tensor, Tensor]],
+        queries: Tensor,
+        *,
+        hidden: bool = False,
+        projected: bool = False,
     ) -> dict[str, Tensor]:
         """Encode visible spots only and reconstruct both modalities at the queried positions (eq. 3).
 
@@ -134,6 +177,8 @@ class Storm(nn.Module):
             Positions to reconstruct, shape (Q, 2) or (B, Q, 2).
         hidden
             Return the decoders' last hidden states instead of their read-outs.
+        projected
+            The visible spots' tokens are input tokens already, shape (B, K, width).
 
         Returns
         -------
@@ -141,7 +186,7 @@ class Storm(nn.Module):
             ``"he"``: shape (B, Q, he_dim); ``"st"``: (B, Q, n_genes), for the decoders that the network has.
         """
         names = [name for name in ("he", "st") if name in visible]
-        parts = [self.tokens(name, visible[name][0], visible[name][1]) for name in names]
+        parts = [visible[name][0] if projected else self.tokens(name, *visible[name][:2]) for name in names]
         mask = torch.cat([visible[name][1] for name in names], dim=1)
         positions = torch.cat([visible[name][2] for name in names], dim=1)
         lengths = tuple(visible[name][0].shape[1] if name in visible else 0 for name in ("he", "st"))

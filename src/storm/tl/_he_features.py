@@ -10,8 +10,9 @@ from storm._settings import settings
 from storm.data.windows import Windows
 from storm.model.readout import window
 from storm.model.storm import Storm
+from storm.tl._components import finite_rows
 from storm.tl._device import autocast
-from storm.tl._windows import window_batches
+from storm.tl._windows import Buffer, shared_batches
 
 #: Windows per batch.
 BATCH = 512
@@ -53,16 +54,18 @@ def he_features(
     width = network.config.he_dim + (network.config.width if decoder is None else network.config.decoder_width)
     out = np.full((len(tokens), width), np.nan, dtype=np.float32)
     bar = tqdm(total=len(windows), desc="windows", unit="spot", disable=settings.verbosity == 0)
+    how = {"batch_size": batch_size, "device": device, "precision": precision}
+    buffer = Buffer()
     with torch.inference_mode(), bar:
-        for rows, _, batch in window_batches({"he": tokens}, windows, batch_size=batch_size, device=device):
+        for rows, _, batch in shared_batches(network, {"he": tokens}, windows, **how):
             with autocast(device, precision):
-                output = network(batch)
+                output = network.forward_shared(batch, buffer=buffer.of(batch))
                 averaged = window(output, batch)
                 context = averaged["he"]
                 if decoder is not None:
                     at = batch.offsets.expand(len(rows), -1, 2) if batch.offsets.ndim == 2 else batch.offsets
-                    context = decoder.hidden(output.he, batch.he_mask, at, at[:, :1])[:, 0]
+                    context = decoder.hidden(output.he, output.he_mask, at, at[:, :1])[:, 0]
             out[rows] = torch.cat([averaged["he_input"].float(), context.float()], dim=1).cpu().numpy()
             bar.update(len(rows))
-    out[~np.isfinite(tokens).all(axis=1)] = np.nan
+    out[~finite_rows(tokens)] = np.nan
     return out

@@ -11,53 +11,121 @@ from tqdm.auto import tqdm
 
 from storm._settings import settings
 from storm.data.windows import Windows
-from storm.model.batch import WindowBatch
+from storm.model.batch import SharedBatch, WindowBatch
 from storm.model.readout import center, reconstruct_masked, reconstruction_basis, window
 from storm.model.storm import Storm
 from storm.tl._device import autocast
 
 #: Random draws of visible spots that the ``"reconstruction"`` read-out averages over, and spots visible in each.
 N_DRAWS, N_VISIBLE = 8, 5
+#: Windows whose spots are projected together. A patch of so many shares nearly all of its spots.
+_BLOCK = 8192
 
 
-def window_batches(
-    tokens: dict[str, np.ndarray], windows: Windows, *, batch_size: int, device: torch.device
-) -> Iterator[tuple[np.ndarray, Tensor, WindowBatch]]:
-    """Batches of windows whose centre has a place.
+def shared_batches(
+    network: Storm,
+    tokens: dict[str, np.ndarray],
+    windows: Windows,
+    *,
+    batch_size: int,
+    device: torch.device,
+    precision: str,
+    rows: np.ndarray | None = None,
+    block: int = _BLOCK,
+) -> Iterator[tuple[np.ndarray, np.ndarray, SharedBatch]]:
+    """Batches of windows over spots that are projected once per patch of the section, not once per window.
+
+    What is held does not grow with the section: one patch's spots and one batch of windows.
 
     Parameters
     ----------
+    network
+        On ``device``, in evaluation mode.
     tokens
-        Per modality (``"he"``, ``"st"``): shape (n, d); a row of NaN has no token.
+        Per modality (``"he"``, ``"st"``): shape (n, d); a row with a NaN has no token.
     windows
         Windows of the n spots.
-    batch_size
-        Windows per batch.
-    device
-        Where the batch goes.
+    batch_size, device, precision
+        How to run.
+    rows
+        Centres in the order in which to go through them; by default all that have a place, in spatial order.
+    block
+        Windows per patch, rounded down to whole batches.
 
     Yields
     ------
     rows
         Rows of the centres, shape (B,).
     members
-        Rows of the members, shape (B, L), -1 where there is none, on the CPU.
+        Rows of the members, shape (B, L), -1 where there is none.
     batch
         The windows.
     """
-    values = {name: torch.from_numpy(array) for name, array in tokens.items()}
-    exists = {name: torch.isfinite(array).all(dim=1) for name, array in values.items()}
-    placed = np.flatnonzero(windows.index[:, 0] >= 0)
-    for start in range(0, len(placed), batch_size):
-        rows = placed[start : start + batch_size]
-        members = torch.from_numpy(windows.index[rows]).long()
-        at = members.clamp(min=0)
-        parts = {}
-        for name, array in values.items():
-            parts[name] = array[at]
-            parts[f"{name}_mask"] = exists[name][at] & (members >= 0)
-        offsets = torch.from_numpy(windows.offsets_of(rows))
-        yield rows, members, WindowBatch(offsets=offsets, **parts).to(device)
+    rows = windows.rows() if rows is None else rows
+    tokens = {name: tokens[name] for name in ("he", "st") if name in tokens}
+    place = np.empty(len(windows) + 1, dtype=np.int32)
+    step = max(1, block // batch_size) * batch_size
+    shared_offsets = torch.from_numpy(windows.offsets).to(device) if windows.offsets.ndim == 2 else None
+    for first in range(0, len(rows), step):
+        patch = rows[first : first + step]
+        members = windows.index[patch]
+        spots, at = _distinct(members, place)
+        inputs, exists = {}, {}
+        for name, array in tokens.items():
+            inputs[name], exists[name] = (part.to(device) for part in _spots(array, spots))
+        with autocast(device, precision):
+            projected = network.share(inputs, exists)
+        for start in range(0, len(patch), batch_size):
+            part = slice(start, start + batch_size)
+            if shared_offsets is None:
+                offsets = torch.from_numpy(windows.offsets_of(patch[part])).to(device)
+            else:
+                offsets = shared_offsets
+            batch = SharedBatch(
+                at=torch.from_numpy(at[part]).to(device),
+                offsets=offsets,
+                inputs=inputs,
+                exists=exists,
+                projected=projected,
+            )
+            yield patch[part], members[part], batch
+
+
+def _distinct(members: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Spots among the members, shape (m,), and where each member is among them (m: not there), int64.
+
+    ``place`` is scratch memory for n + 1 numbers, whose content does not matter: without it, spots had to be sorted.
+    """
+    flat = members.ravel()
+    place[flat] = np.arange(len(flat), dtype=np.int32)
+    spots = flat[(place[flat] == np.arange(len(flat))) & (flat >= 0)]
+    place[spots] = np.arange(len(spots), dtype=np.int32)
+    place[-1] = len(spots)
+    return spots, place[members].astype(np.int64)
+
+
+def _spots(array: np.ndarray, spots: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Values of some spots and a row of zeros behind them, cleared where there is no token; and which have one."""
+    values = np.zeros((len(spots) + 1, array.shape[1]), dtype=array.dtype)
+    np.take(array, spots, axis=0, out=values[:-1])
+    exists = np.isfinite(values).all(axis=1)
+    values[~exists] = 0
+    exists[-1] = False
+    return torch.from_numpy(values), torch.from_numpy(exists)
+
+
+class Buffer:
+    """Memory for the tokens of a batch, used again for the next."""
+
+    def __init__(self) -> None:
+        self._memory: Tensor | None = None
+
+    def of(self, batch: SharedBatch) -> Tensor:
+        """Rows for all tokens of a batch, shape (≥ B · T, width)."""
+        size, like = batch.at.numel() * len(batch.exists), batch.projected
+        if self._memory is None or len(self._memory) < size or self._memory.dtype != like.dtype:
+            self._memory = like.new_empty(size, like.shape[1])
+        return self._memory
 
 
 def run_windows(
@@ -78,7 +146,7 @@ def run_windows(
     network
         In evaluation mode.
     tokens, windows
-        As in :func:`window_batches`.
+        As in :func:`shared_batches`.
     readout
         ``"center"``, ``"window"`` or ``"reconstruction"``; see :func:`storm.tl.embed`.
     device, precision, batch_size
@@ -95,12 +163,13 @@ def run_windows(
     network = network.to(device).eval()
     if readout == "reconstruction":
         return _reconstructions(network, tokens, windows, device, precision, batch_size, seed)
-    n, out = len(windows), {}
+    n, out, buffer = len(windows), {}, Buffer()
+    how = {"batch_size": batch_size, "device": device, "precision": precision}
     bar = tqdm(total=n, desc="windows", unit="spot", disable=settings.verbosity == 0)
     with torch.inference_mode(), bar:
-        for rows, _, batch in window_batches(tokens, windows, batch_size=batch_size, device=device):
+        for rows, _, batch in shared_batches(network, tokens, windows, **how):
             with autocast(device, precision):
-                output = network(batch)
+                output = network.forward_shared(batch, buffer=buffer.of(batch))
             vectors = center(output) if readout == "center" else window(output, batch)
             for name, vector in vectors.items():
                 if name not in out:
@@ -118,21 +187,35 @@ def _reconstructions(network, tokens, windows, device, precision, batch_size, se
     total = {name: torch.zeros(n, bases[name].shape[1], dtype=torch.float64) for name in names}
     count = torch.zeros(n)
     generator = torch.Generator().manual_seed(seed)
+    # The draws follow the order of the table; where neighbours are far apart in it, a patch is a batch.
+    how = {"batch_size": batch_size, "device": device, "precision": precision, "block": batch_size}
+    rows = np.flatnonzero(windows.index[:, 0] >= 0)
     bar = tqdm(total=n * N_DRAWS, desc="windows", unit="spot", disable=settings.verbosity == 0)
     with torch.inference_mode(), bar:
-        for rows, members, batch in window_batches(tokens, windows, batch_size=batch_size, device=device):
+        for rows_of, found, batch in shared_batches(network, tokens, windows, rows=rows, **how):
+            members = torch.from_numpy(found).long()
+            whole = _projected_windows(batch)
             for _ in range(N_DRAWS):
                 with autocast(device, precision):
-                    hidden, masked = reconstruct_masked(network, batch, n_visible=N_VISIBLE, generator=generator)
+                    hidden, masked = reconstruct_masked(
+                        network, whole, n_visible=N_VISIBLE, generator=generator, projected=True
+                    )
                 masked = masked.cpu()
                 targets = members[masked]
                 for name in names:
                     states = (hidden[name].float() @ bases[name]).cpu()[masked]
                     total[name].index_add_(0, targets, states.double())
                 count.index_add_(0, targets, torch.ones(len(targets)))
-                bar.update(len(rows))
+                bar.update(len(rows_of))
     # The mean over all spots goes: it is the read-out's bias seen through the basis, common to every spot.
     return {name: _centred((total[name] / torch.where(count > 0, count, torch.nan)[:, None]).numpy()) for name in names}
+
+
+def _projected_windows(batch: SharedBatch) -> WindowBatch:
+    """The same windows with their members' input tokens side by side."""
+    masks = batch.masks()
+    parts = dict(zip(masks, batch.tokens().split(batch.at.shape[1], dim=1), strict=True))
+    return WindowBatch(offsets=batch.offsets, **parts, **{f"{name}_mask": mask for name, mask in masks.items()})
 
 
 def _centred(values: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -65,7 +66,7 @@ def test_every_tool_that_runs_a_network_obeys(toy, tiny_model) -> None:
             return x.mean(dim=(2, 3))
 
     whole = {"device": "cpu", "batch_size": 4096}  # one batch, so one look
-    handle = tiny_model.network.register_forward_hook(watch)
+    handle = tiny_model.network.norm.register_forward_hook(watch)
     try:
         storm.tl.embed(toy, model=tiny_model, **whole)
         head = storm.tl.fit_expression(toy, model=tiny_model, n_genes=2, config=storm.HeadConfig(epochs=1), **whole)
@@ -75,3 +76,55 @@ def test_every_tool_that_runs_a_network_obeys(toy, tiny_model) -> None:
     encoder = wrap_encoder(Mean(), name="mean", dim=3, mean=(0, 0, 0), std=(1, 1, 1), tile_px=8, field_um=8.0)
     storm.tl.encode_tiles(toy, encoder=encoder, **whole)
     assert seen == [2, 2, 2, 2]
+
+
+class Greedy(torch.nn.Module):
+    """Has memory for so many at a time."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room, self.sizes = room, []
+
+    def forward(self, x):
+        self.sizes.append(len(x))
+        if len(x) > self.room:
+            raise torch.OutOfMemoryError
+        return x.mean((1, 2, 3))[:, None]
+
+
+@pytest.mark.parametrize("room", [5, 64])
+def test_out_of_memory_goes_on_with_less(room, caplog) -> None:
+    from storm.tl._run import Run
+
+    network, x = Greedy(room), torch.rand(20, 3, 4, 4)
+    run = Run(network, device=torch.device("cpu"), precision="fp32", compiled=False, channels_last=False)
+    torch.testing.assert_close(run(x), x.mean((1, 2, 3))[:, None])
+    torch.testing.assert_close(run(x), x.mean((1, 2, 3))[:, None])
+    if room == 5:
+        assert "does not hold 20 at a time: going on with 10" in caplog.text
+        assert network.sizes == [20, 10, 5, 5, 5, 5, 5, 5, 5, 5]  # asked for less the second time
+    else:
+        assert network.sizes == [20, 20]
+
+
+def test_a_single_one_that_does_not_fit_is_an_error() -> None:
+    from storm.tl._run import Run
+
+    run = Run(Greedy(0), device=torch.device("cpu"), precision="fp32", compiled=False, channels_last=False)
+    with pytest.raises(torch.OutOfMemoryError):
+        run(torch.rand(3, 3, 4, 4))
+
+
+def test_windows_out_of_memory(toy, tiny_model, monkeypatch) -> None:
+    storm.tl.embed(toy, model=tiny_model, readout="window")
+    forward = type(tiny_model.network).forward_shared
+
+    def greedy(self, batch, **options):
+        if len(batch) > 40:
+            raise torch.OutOfMemoryError
+        return forward(self, batch, **options)
+
+    monkeypatch.setattr(type(tiny_model.network), "forward_shared", greedy)
+    storm.tl.embed(toy, model=tiny_model, readout="window", key_added="X_2")
+    obsm = toy.tables["table"].obsm
+    np.testing.assert_allclose(obsm["X_2"], obsm["X_storm"], atol=1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from storm._bridge.select import check_container, is_spatialdata, select_image
@@ -31,6 +32,8 @@ class Workspace:
         Elements that were made for this call and must still be added to the user's object.
     owner
         The user's object (or its copy).
+    store
+        Path of the zarr store that the user's object lives in, or ``None``.
     """
 
     data: SpatialData | AnnData
@@ -38,6 +41,7 @@ class Workspace:
     image_key: str | None
     owner: SpatialData | AnnData
     made: dict[str, Any] = field(default_factory=dict)
+    store: Path | None = None
 
     def finish(self) -> None:
         """Hand newly made elements over to the user's object: the last step, after everything was computed."""
@@ -79,11 +83,12 @@ def open_workspace(
         If there is neither a table nor an image, or the table is a view.
     """
     check_container(data)
+    store = Path(data.path) if is_spatialdata(data) and data.is_backed() else None
     if copy:
         data = _copy(data)
     if not is_spatialdata(data) or data.tables or table_key is not None or field_um is None:
         check_writable(data, table_key)
-        return Workspace(data, table_key, image_key, data)
+        return Workspace(data, table_key, image_key, data, store=store)
     import spatialdata
 
     image_key = select_image(data, image_key, image=True)
@@ -94,7 +99,7 @@ def open_workspace(
     made = {"shapes": {TILES: shapes}, "tables": {TILES_TABLE: table}}
     grid = spatialdata.SpatialData(images={image_key: data.images[image_key]}, shapes=made["shapes"], attrs=data.attrs)
     grid.tables[TILES_TABLE] = table
-    return Workspace(grid, TILES_TABLE, image_key, data, made)
+    return Workspace(grid, TILES_TABLE, image_key, data, made, store)
 
 
 def _copy(data: SpatialData | AnnData) -> SpatialData | AnnData:

@@ -104,21 +104,22 @@ def _from_address(address: str, *, again: bool) -> Path:
         return folder
 
     def get(name: str, known: str | None, remote: str = "") -> Path:
+        source = f"{address}/{remote or name}"
         try:
             fetched = pooch.retrieve(
-                f"{address}/{remote or name}",
+                source,
                 known_hash=known and f"sha256:{known}",
                 fname=name,
                 path=folder,
                 downloader=pooch.HTTPDownloader(timeout=(TIMEOUT, 120), progressbar=False),
             )
         except ValueError as error:
-            msg = f"{address}/{remote or name} does not fit the checksum in its config.json; it was changed or damaged on the way"
+            msg = f"{source} does not fit the checksum in its config.json; it was changed or damaged on the way"
             raise ValueError(msg) from error
         except OSError as error:
             msg = (
-                f"{address}/{remote or name} could not be fetched ({type(error).__name__}). Offline, copy the folder to this "
-                "machine and give its path"
+                f"{source} could not be fetched ({type(error).__name__}). Offline, copy the folder to this machine and "
+                "give its path"
             )
             raise ConnectionError(msg) from error
         return Path(fetched)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from scipy.sparse import csr_matrix
+
+from storm.data.journal import large_empty
 
 #: Counts per spot after normalisation, before log1p.
 TARGET_SUM = 1e4
 #: Spots at which a section's own statistics weigh as much as the training statistics.
 _PRIOR_SPOTS = 20
+#: Values that are worked on at a time.
+_BLOCK = 2**22
 
 
 def log_normalise(counts: csr_matrix, *, target_sum: float = TARGET_SUM) -> csr_matrix:
@@ -34,7 +40,13 @@ def log_normalise(counts: csr_matrix, *, target_sum: float = TARGET_SUM) -> csr_
 
 
 def standardise(
-    values: np.ndarray, mean: np.ndarray, std: np.ndarray, *, within: bool, isotropic: bool = False
+    values: np.ndarray,
+    mean: np.ndarray,
+    std: np.ndarray,
+    *,
+    within: bool,
+    isotropic: bool = False,
+    clip: float | None = None,
 ) -> np.ndarray:
     """Standardise features, by the section's own statistics or by those of the training sections.
 
@@ -51,20 +63,45 @@ def standardise(
         Use the section's own statistics.
     isotropic
         Divide by one number, the root mean square of the spreads, where the features' relative size means something.
+    clip
+        Standard deviations beyond which a value is cut.
 
     Returns
     -------
     ndarray
-        float32, shape (n, d).
+        float32, shape (n, d); in a scratch file where it is large.
     """
     if within:
-        known = values[np.isfinite(values).all(axis=1)].astype(np.float64)
-        n = len(known)
-        if n:
-            own = n / (n + _PRIOR_SPOTS)
-            centre = own * known.mean(axis=0) + (1 - own) * mean
-            spread = np.sqrt(own * known.var(axis=0) + (1 - own) * np.square(std))
-            mean, std = centre, spread
+        n, own_mean, own_variance = _statistics(values)
+        own = n / (n + _PRIOR_SPOTS)
+        centre = own * own_mean + (1 - own) * mean
+        mean, std = centre, np.sqrt(own * own_variance + (1 - own) * np.square(std))
     if isotropic:
         std = np.sqrt(np.mean(np.square(std)))
-    return ((values - mean) / np.maximum(std, 1e-6)).astype(np.float32)
+    out, scale = large_empty(values.shape), np.maximum(std, 1e-6)
+    for rows in row_blocks(values.shape):
+        block = (values[rows] - mean) / scale
+        out[rows] = block if clip is None else np.clip(block, -clip, clip)
+    return out
+
+
+def row_blocks(shape: tuple[int, int]) -> Iterator[slice]:
+    """Slices of rows that hold a few million values each."""
+    step = max(1, _BLOCK // max(1, shape[1]))
+    return (slice(start, start + step) for start in range(0, shape[0], step))
+
+
+def _statistics(values: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
+    """Number, mean and variance of the rows without NaN, in double precision and in two passes."""
+    n, total, square = 0, np.zeros(values.shape[1]), np.zeros(values.shape[1])
+    for rows in row_blocks(values.shape):
+        known = _known(values[rows])
+        n, total = n + len(known), total + known.sum(axis=0)
+    mean = total / max(n, 1)
+    for rows in row_blocks(values.shape):
+        square += np.square(_known(values[rows]) - mean).sum(axis=0)
+    return n, mean, square / max(n, 1)
+
+
+def _known(block: np.ndarray) -> np.ndarray:
+    return block[np.isfinite(block).all(axis=1)].astype(np.float64)

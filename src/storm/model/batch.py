@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -88,6 +88,18 @@ class SharedBatch:
     inputs: dict[str, Tensor]
     exists: dict[str, Tensor]
     projected: Tensor
+
+    def __len__(self) -> int:
+        """Number of windows."""
+        return len(self.at)
+
+    def split(self, size: int) -> list[SharedBatch]:
+        """The same windows, ``size`` at a time, over the same spots."""
+        own = self.offsets.ndim == 3
+        return [
+            replace(self, at=self.at[k : k + size], offsets=self.offsets[k : k + size] if own else self.offsets)
+            for k in range(0, len(self), size)
+        ]
 
     def masks(self) -> dict[str, Tensor]:
         """Which tokens exist per modality, bool, shape (B, L)."""

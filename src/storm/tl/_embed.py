@@ -16,8 +16,10 @@ from storm._keys import X_STORM
 from storm._loading import READOUTS, StormModel, load_model
 from storm._logging import logger
 from storm.data.genes import GeneMatch
+from storm.data.journal import journal_of
 from storm.data.spots import Spots
 from storm.data.windows import make_windows
+from storm.tl._combine import combine
 from storm.tl._device import resolve_device, resolve_precision
 from storm.tl._tiles import model_tiles, tile_facts
 from storm.tl._tokens import he_tokens, st_tokens
@@ -146,31 +148,30 @@ def embed(
         table={"both": True, "he": False, "st": True, "auto": "auto"}[modality],
     )  # fmt: skip
     tokens, match = {}, None
-    if wants_tiles(spots, modality):
-        tiles = model_tiles(
-            work.data, work.table_key, spots, loaded, field_um=field_um, device=where, precision=precision,
-            batch_size=batch_size,
+    with journal_of(work.store, key_added) as journal:
+        if wants_tiles(spots, modality):
+            tiles = model_tiles(
+                work.data, work.table_key, spots, loaded, field_um=field_um, device=where, precision=precision,
+                batch_size=batch_size, journal=journal,
+            )  # fmt: skip
+            tokens["he"] = he_tokens(tiles.values, loaded)
+        if wants_counts(spots, modality):
+            tokens["st"], match = st_tokens(spots, loaded)
+        windows = make_windows(spots.centres, kind=window, radius=radius_in_units(spots, radius_um))
+        parts = run_windows(
+            loaded.network, tokens, windows, readout=readout, seed=seed, batch_size=batch_size or _BATCH,
+            journal=journal, facts={"model": loaded.sha256}, **how,
         )  # fmt: skip
-        tokens["he"] = he_tokens(tiles.values, loaded)
-    if wants_counts(spots, modality):
-        tokens["st"], match = st_tokens(spots, loaded)
-    windows = make_windows(spots.centres, kind=window, radius=radius_in_units(spots, radius_um))
-    parts = run_windows(
-        loaded.network, tokens, windows, readout=readout, seed=seed, batch_size=batch_size or _BATCH, **how
-    )
-    used = "both" if len(tokens) == 2 else next(iter(tokens))
-    vectors = combine(parts, tokens, loaded.settings["modality_weights"])
-    vector = np.concatenate(list(vectors.values()), axis=1)
-    warn_nan(vector, spots, name=key_added)
-    facts = provenance(loaded, spots, modality=used, windows=windows.kind, match=match, seed=seed, **how)
-    facts |= {"readout": readout}
-    if "he" in tokens:
-        facts |= tile_facts(tiles)
-    obsm = {key_added: vector}
-    if per_modality:
-        obsm |= {f"{key_added}_{name}": part for name, part in vectors.items()}
-    write_results(work.data, work.table_key, obsm=obsm, uns={key_added: facts})
-    work.finish()
+        vector, by_modality = combine(parts, tokens, loaded.settings["modality_weights"])
+        warn_nan(vector, spots, name=key_added)
+        used = "both" if len(tokens) == 2 else next(iter(tokens))
+        facts = provenance(loaded, spots, modality=used, windows=windows.kind, match=match, seed=seed, **how)
+        facts |= {"readout": readout} | (tile_facts(tiles) if "he" in tokens else {})
+        obsm = {key_added: vector}
+        if per_modality:
+            obsm |= {f"{key_added}_{name}": part for name, part in by_modality.items()}
+        write_results(work.data, work.table_key, obsm=obsm, uns={key_added: facts})
+        work.finish()
     return work.owner if copy else None
 
 
@@ -195,52 +196,6 @@ def wants_counts(spots: Spots, modality: str) -> bool:
         msg = "the object has neither an H&E image nor counts; there is nothing to embed"
         raise ValueError(msg)
     return has_genes and modality != "he"
-
-
-def combine(
-    parts: dict[str, np.ndarray], tokens: dict[str, np.ndarray], weights: dict[str, float]
-) -> dict[str, np.ndarray]:
-    """One vector per spot and modality, ready to stand side by side.
-
-    Each part is centred over the section and scaled to unit length per spot: k-means then compares what a spot is made
-    of, not how far it lies from the average.
-
-    Parameters
-    ----------
-    parts
-        Read-out; ``"<name>_input"`` belongs to modality ``"<name>"``.
-    tokens
-        Spot tokens per modality, which tell where a spot has any.
-    weights
-        Factor of each modality.
-
-    Returns
-    -------
-    dict of str to ndarray
-        Float32, shape (n, d). All NaN where a spot has no token at all; zeros, that is the mean, where only this
-        modality says nothing.
-    """
-    anything = np.any([np.isfinite(values).all(axis=1) for values in tokens.values()], axis=0)
-    vectors = {}
-    for name in dict.fromkeys(part.removesuffix("_input") for part in parts):
-        blocks = [_unit(part) for key, part in parts.items() if key.removesuffix("_input") == name]
-        vector = np.concatenate(blocks, axis=1) * np.float32(weights.get(name, 1.0))
-        vector[~anything] = np.nan
-        vectors[name] = vector
-    nothing = np.all([~np.isfinite(part).all(axis=1) for part in parts.values()], axis=0)
-    for vector in vectors.values():
-        vector[nothing] = np.nan
-    return vectors
-
-
-def _unit(part: np.ndarray) -> np.ndarray:
-    rows = np.isfinite(part).all(axis=1)
-    out = np.zeros_like(part)
-    if rows.any():
-        centred = part[rows] - part[rows].mean(axis=0)
-        length = np.linalg.norm(centred, axis=1, keepdims=True)
-        out[rows] = centred / np.where(length > 1e-8, length, 1.0)
-    return out
 
 
 def radius_in_units(spots: Spots, radius_um: float | None) -> float | None:

@@ -11,6 +11,7 @@ from storm._bridge.write import write_results
 from storm._checks import check_positive
 from storm._keys import tiles_key
 from storm._logging import logger
+from storm.data.journal import journal_of
 from storm.encoders import EncoderInfo, load_encoder
 from storm.tl._device import resolve_device, resolve_precision
 from storm.tl._embed import warn_nan
@@ -128,15 +129,16 @@ def encode_tiles(
         work.data, image_key=work.image_key, table_key=work.table_key, shapes_key=shapes_key,
         coordinate_system=coordinate_system, um_per_px=um_per_px, image=True, table=False,
     )  # fmt: skip
-    embedding = tile_embedding(
-        spots, loaded, held=None if recompute else held_result(work.data, work.table_key, key), field_um=field_um,
-        tile_px=tile_px, device=where, precision=resolve_precision(precision, where), batch_size=batch_size,
-        compiled=compiled, channels_last=channels_last,
-    )  # fmt: skip
-    if embedding.reused:
-        logger.info("obsm[%r] holds this already; recompute=True computes it again", key)
-    else:
-        warn_nan(embedding.values, spots, name=key)
-        write_results(work.data, work.table_key, obsm={key: embedding.values}, uns={key: embedding.facts})
-        work.finish()
+    with journal_of(work.store, key) as journal:
+        embedding = tile_embedding(
+            spots, loaded, held=None if recompute else held_result(work.data, work.table_key, key), field_um=field_um,
+            tile_px=tile_px, device=where, precision=resolve_precision(precision, where), batch_size=batch_size,
+            compiled=compiled, channels_last=channels_last, journal=journal,
+        )  # fmt: skip
+        if embedding.reused:
+            logger.info("obsm[%r] holds this already; recompute=True computes it again", key)
+        else:
+            warn_nan(embedding.values, spots, name=key)
+            write_results(work.data, work.table_key, obsm={key: embedding.values}, uns={key: embedding.facts})
+            work.finish()
     return work.owner if copy else None

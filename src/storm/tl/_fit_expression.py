@@ -13,7 +13,7 @@ from storm._bridge.select import check_container, select_table
 from storm._checks import check_key, check_positive
 from storm._loading import ExpressionHead, StormModel, load_model
 from storm.data.genes import Vocabulary, match_genes
-from storm.data.normalise import log_normalise
+from storm.data.normalise import log_normalise, row_blocks
 from storm.data.windows import Windows, make_windows
 from storm.metrics.expression import pearson_per_gene
 from storm.pretraining.head import HeadConfig, fit_head
@@ -267,5 +267,8 @@ def apply_head(head, features: np.ndarray) -> np.ndarray:
     """Predictions of a head, shape (n, n_genes); NaN rows stay NaN."""
     import torch
 
+    out = np.empty((len(features), head.linear.out_features), dtype=np.float32)
     with torch.inference_mode():
-        return head(torch.from_numpy(np.ascontiguousarray(features))).numpy()
+        for rows in row_blocks((len(features), max(features.shape[1], out.shape[1]))):
+            out[rows] = head(torch.from_numpy(np.ascontiguousarray(features[rows]))).numpy()
+    return out

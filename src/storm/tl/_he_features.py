@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
-from tqdm.auto import tqdm
+from torch import Tensor
 
-from storm._settings import settings
+from storm.data.journal import Journal
 from storm.data.windows import Windows
+from storm.model.batch import SharedBatch, StormOutput
 from storm.model.readout import window
 from storm.model.storm import Storm
 from storm.tl._components import finite_rows
-from storm.tl._device import autocast
-from storm.tl._windows import Buffer, shared_batches
+from storm.tl._windows import Stage
 
 #: Windows per batch.
 BATCH = 512
@@ -26,6 +28,8 @@ def he_features(
     device: torch.device,
     precision: str,
     batch_size: int,
+    journal: Journal | None = None,
+    facts: dict[str, Any] | None = None,
 ) -> np.ndarray:
     """Features of H&E-only windows.
 
@@ -43,6 +47,8 @@ def he_features(
         Windows of the n spots.
     device, precision, batch_size
         How to run.
+    journal, facts
+        See :func:`~storm.tl._windows.run_windows`.
 
     Returns
     -------
@@ -52,20 +58,17 @@ def he_features(
     network = network.to(device).eval()
     decoder = network.decoders["st"] if "st" in network.decoders else None  # noqa: SIM401 - ModuleDict has no get
     width = network.config.he_dim + (network.config.width if decoder is None else network.config.decoder_width)
-    out = np.full((len(tokens), width), np.nan, dtype=np.float32)
-    bar = tqdm(total=len(windows), desc="windows", unit="spot", disable=settings.verbosity == 0)
+
+    def vectors(batch: SharedBatch, output: StormOutput) -> list[Tensor]:
+        averaged = window(output, batch)
+        context = averaged["he"]
+        if decoder is not None:
+            at = batch.offsets.expand(len(batch), -1, 2) if batch.offsets.ndim == 2 else batch.offsets
+            context = decoder.hidden(output.he, output.he_mask, at, at[:, :1])[:, 0]
+        return [averaged["he_input"], context]
+
+    stage = Stage("features", facts or {}, journal or Journal())
     how = {"batch_size": batch_size, "device": device, "precision": precision}
-    buffer = Buffer()
-    with torch.inference_mode(), bar:
-        for rows, _, batch in shared_batches(network, {"he": tokens}, windows, **how):
-            with autocast(device, precision):
-                output = network.forward_shared(batch, buffer=buffer.of(batch))
-                averaged = window(output, batch)
-                context = averaged["he"]
-                if decoder is not None:
-                    at = batch.offsets.expand(len(rows), -1, 2) if batch.offsets.ndim == 2 else batch.offsets
-                    context = decoder.hidden(output.he, output.he_mask, at, at[:, :1])[:, 0]
-            out[rows] = torch.cat([averaged["he_input"].float(), context.float()], dim=1).cpu().numpy()
-            bar.update(len(rows))
+    out = stage.run(network, {"he": tokens}, windows, vectors, width=width, **how)
     out[~finite_rows(tokens)] = np.nan
     return out

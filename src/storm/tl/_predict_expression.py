@@ -16,6 +16,7 @@ from storm._checks import check_choice, check_positive
 from storm._keys import EXPRESSION, RELIABILITY, UNS, predicted_table
 from storm._loading import ExpressionHead, StormModel, load_model
 from storm.data.genes import Vocabulary, match_genes
+from storm.data.journal import journal_of
 from storm.data.windows import make_windows
 from storm.tl._device import resolve_device, resolve_precision
 from storm.tl._embed import provenance, warn_nan
@@ -120,28 +121,30 @@ def predict_expression(
         work.data, image_key=work.image_key, table_key=work.table_key, shapes_key=shapes_key,
         coordinate_system=coordinate_system, um_per_px=um_per_px, image=True, table=False,
     )  # fmt: skip
-    windows = make_windows(spots.centres)
-    tiles = model_tiles(
-        work.data, work.table_key, spots, loaded, field_um=field_um, device=where, precision=precision,
-        batch_size=batch_size,
-    )  # fmt: skip
-    features = he_features(
-        loaded.network, he_tokens(tiles.values, loaded), windows, batch_size=batch_size or BATCH, **how
-    )
-    if features.shape[1] != head.module.linear.in_features:
-        msg = (
-            f"the head reads {head.module.linear.in_features} features, and this version of storm makes "
-            f"{features.shape[1]}; train it again with storm.tl.fit_expression"
-        )
-        raise ValueError(msg)
-    predicted = apply_head(head.module, features)[:, columns]
-    warn_nan(predicted, spots, name=key_added)
-    facts = provenance(loaded, spots, match=None, windows=windows.kind, **how)
-    facts |= tile_facts(tiles) | {"units": "log1p of counts per 10,000", "n_genes": len(columns)}
-    facts["head"] = {"n_genes": len(head.genes), "reliability": str(head.notes.get("reliability", "not stated"))}
-    symbols = [head.genes[i] for i in columns]
-    _write(work, symbols, predicted, head.reliability[columns], facts, to=to, key_added=key_added)
-    work.finish()
+    with journal_of(work.store, key_added) as journal:
+        windows = make_windows(spots.centres)
+        tiles = model_tiles(
+            work.data, work.table_key, spots, loaded, field_um=field_um, device=where, precision=precision,
+            batch_size=batch_size, journal=journal,
+        )  # fmt: skip
+        features = he_features(
+            loaded.network, he_tokens(tiles.values, loaded), windows, batch_size=batch_size or BATCH, journal=journal,
+            facts={"model": loaded.sha256}, **how,
+        )  # fmt: skip
+        if features.shape[1] != head.module.linear.in_features:
+            msg = (
+                f"the head reads {head.module.linear.in_features} features, and this version of storm makes "
+                f"{features.shape[1]}; train it again with storm.tl.fit_expression"
+            )
+            raise ValueError(msg)
+        predicted = apply_head(head.module, features)[:, columns]
+        warn_nan(predicted, spots, name=key_added)
+        facts = provenance(loaded, spots, match=None, windows=windows.kind, **how)
+        facts |= tile_facts(tiles) | {"units": "log1p of counts per 10,000", "n_genes": len(columns)}
+        facts["head"] = {"n_genes": len(head.genes), "reliability": str(head.notes.get("reliability", "not stated"))}
+        symbols = [head.genes[i] for i in columns]
+        _write(work, symbols, predicted, head.reliability[columns], facts, to=to, key_added=key_added)
+        work.finish()
     return work.owner if copy else None
 
 

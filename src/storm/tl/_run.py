@@ -4,15 +4,46 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from storm._logging import logger
 from storm.tl._device import autocast
 
 #: Cosine between two embeddings of one tile below which a faster way is not the same network any more.
 BOUND = 0.999
+
+
+class Halving:
+    """Runs a network on as much of a batch at a time as the memory of its device holds.
+
+    After the first time that it does not suffice, batches are cut to what did.
+    """
+
+    def __init__(self) -> None:
+        self.limit: int | None = None
+
+    def __call__(self, network: Callable[[Any], Tensor], x: Any) -> Tensor:
+        """Output for a batch, which has a length and can be split, its parts one after the other.
+
+        Raises
+        ------
+        torch.OutOfMemoryError
+            If a single one does not fit.
+        """
+        while True:
+            size = min(self.limit or len(x), len(x))
+            try:
+                return network(x) if size == len(x) else torch.cat([network(part) for part in x.split(size)])
+            except torch.OutOfMemoryError:
+                if size <= 1:
+                    raise
+                self.limit = size // 2
+            torch.cuda.empty_cache()  # does nothing without a GPU
+            logger.warning("the memory does not hold %d at a time: going on with %d", size, self.limit)
 
 
 class Run:
@@ -36,19 +67,20 @@ class Run:
         self.network = network
         self.device, self.precision = device, precision
         self.compiled, self.channels_last = compiled, channels_last
+        self.halving = Halving()
         self._faster: Callable[[Tensor], Tensor] | None = None
         self._tried = not (compiled or channels_last)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Output for a batch (B, 3, H, W)."""
+        """Output for a batch (B, 3, H, W); where the memory does not suffice, in halves, from then on."""
         with autocast(self.device, self.precision):
             if not self._tried:
                 self._tried = True
                 return self._try(x)
-            return self.network(x) if self._faster is None else self._faster(x)
+            return self.halving(self.network if self._faster is None else self._faster, x)
 
     def _try(self, x: Tensor) -> Tensor:
-        plain = self.network(x)
+        plain = self.halving(self.network, x)
         network = torch.compile(self.network) if self.compiled else self.network
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         if self.channels_last:
@@ -58,7 +90,9 @@ class Run:
             return network(x.contiguous(memory_format=layout))
 
         try:
-            cosine = F.cosine_similarity(plain.float(), faster(x).float(), dim=-1).min().item()
+            cosine = F.cosine_similarity(plain.float(), self.halving(faster, x).float(), dim=-1).min().item()
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:  # also what torch.compile raises where there is no compiler
             self._give_up(f"fails here ({str(error).splitlines()[0][:100]})")
         else:

@@ -15,6 +15,7 @@ from storm._checks import check_positive
 from storm._keys import tiles_key
 from storm._loading import StormModel
 from storm._logging import logger
+from storm.data.journal import Journal
 from storm.data.patches import READER_VERSION
 from storm.data.spots import Spots
 from storm.encoders import EncoderInfo
@@ -22,7 +23,7 @@ from storm.tl._device import resolve_precision
 from storm.tl._tokens import encode_tiles
 
 #: Tiles read to tell one image from another.
-_PROBES = 8
+_PROBES = 16
 #: What must be the same for an embedding to be used again; ``inputs`` stands for the centres and the image.
 _CACHE_KEY = ("encoder", "sha256", "field_um", "tile_px", "um_per_px", "precision", "reader_version", "inputs")
 
@@ -57,6 +58,7 @@ def tile_embedding(
     any_precision: bool = False,
     tile_px: int | None = None,
     batch_size: int | None = None,
+    journal: Journal | None = None,
     compiled: bool = False,
     channels_last: bool = False,
 ) -> TileEmbedding:
@@ -80,6 +82,8 @@ def tile_embedding(
         Input size, the encoder's own by default.
     batch_size
         Tiles per batch; by default 32 for a transformer on the CPU and 256 else.
+    journal
+        Where finished batches are kept for the next run, if this one is interrupted.
     compiled, channels_last
         Ways to run faster, taken where the first batch shows that they say the same.
 
@@ -105,10 +109,10 @@ def tile_embedding(
         "device": str(device),
         "precision": precision,
         "batch_size": batch_size,
+        "inputs": fingerprint(spots, field_um=field_um, tile_px=tile_px),
     }
     if held is not None:
         values, before = held
-        facts["inputs"] = fingerprint(spots, field_um=field_um, tile_px=tile_px)
         compared = [key for key in _CACHE_KEY if not (any_precision and key == "precision")]
         other = [key for key in compared if key not in before or not bool(before[key] == facts[key])]
         if not other:
@@ -116,10 +120,10 @@ def tile_embedding(
         if before.get("encoder") == encoder.name:
             logger.warning("the tile embeddings that are there are not used: made with another %s", ", ".join(other))
     how = {"precision": precision, "batch_size": batch_size, "compiled": compiled, "channels_last": channels_last}
-    values = encode_tiles(spots, encoder, field_um=field_um, tile_px=tile_px, device=device, **how)
+    same = facts | how | {"device": device.type, "n_threads": torch.get_num_threads()}
+    rows = (journal or Journal()).rows("tiles", (len(spots), encoder.dim), facts=same)
+    values = encode_tiles(spots, encoder, field_um=field_um, tile_px=tile_px, device=device, rows=rows, **how)
     _check_finite(values, spots, name=encoder.name, precision=precision)
-    if "inputs" not in facts:
-        facts["inputs"] = fingerprint(spots, field_um=field_um, tile_px=tile_px)
     return TileEmbedding(values=values, facts=facts, reused=False)
 
 
@@ -133,6 +137,7 @@ def model_tiles(
     device: torch.device,
     precision: str,
     batch_size: int | None,
+    journal: Journal | None = None,
 ) -> TileEmbedding:
     """The tile embeddings that a model reads; those that :func:`storm.tl.encode_tiles` left are used again.
 
@@ -144,7 +149,7 @@ def model_tiles(
         With a patch reader.
     model
         The model.
-    field_um, device, batch_size
+    field_um, device, batch_size, journal
         See :func:`tile_embedding`.
     precision
         ``"auto"`` takes what lies there at any precision.
@@ -153,6 +158,7 @@ def model_tiles(
     return tile_embedding(
         spots, model.tile_encoder, held=held, field_um=field_um, tile_px=model.tile_px, device=device,
         precision=resolve_precision(precision, device), any_precision=precision == "auto", batch_size=batch_size,
+        journal=journal,
     )  # fmt: skip
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from storm._loading import StormModel
 from storm._settings import settings
+from storm.data.crop import crop_patches
 from storm.data.genes import GeneMatch
+from storm.data.journal import Rows
 from storm.data.normalise import standardise
 from storm.data.spots import Spots
 from storm.encoders import EncoderInfo
@@ -29,6 +34,7 @@ def encode_tiles(
     tile_px: int | None = None,
     compiled: bool = False,
     channels_last: bool = False,
+    rows: Rows | None = None,
 ) -> np.ndarray:
     """Tile embeddings, shape (n, dim), float32; NaN where the centre lies outside the image.
 
@@ -46,40 +52,85 @@ def encode_tiles(
         Input size, the encoder's own by default.
     compiled, channels_last
         Ways to run faster, taken where the first batch shows that they say the same.
+    rows
+        Where the embeddings go; what is done there already is not computed again.
 
     Raises
     ------
     ValueError
         If the encoder's output has not the shape that its description says.
     """
-    out = np.full((len(spots), encoder.dim), np.nan, dtype=np.float32)
+    rows = Rows((len(spots), encoder.dim)) if rows is None else rows
+    tile_px = tile_px or encoder.tile_px
+    inside = spots.patches.inside(spots.centres)
+    count = {"total": int(inside.sum()), "initial": int(rows.done.sum())}
+    bar = tqdm(**count, desc="tiles", unit="tile", disable=settings.verbosity == 0)
+    # Batches are done in the reader's order, and whole ones only: those that are left are the same as in one go.
+    centres = np.where(rows.done[:, None], np.nan, spots.centres)
+    if not (inside & ~rows.done).any():
+        return rows.finish()
     network = encoder.build().to(device).eval()
     mean = torch.tensor(encoder.mean or (0.0, 0.0, 0.0), device=device).view(1, 3, 1, 1)
     std = torch.tensor(encoder.std or (1.0, 1.0, 1.0), device=device).view(1, 3, 1, 1)
-    batches = spots.patches.iter_patches(
-        spots.centres, field_um=field_um, out_px=tile_px or encoder.tile_px, batch_size=batch_size
-    )
     run = Run(network, device=device, precision=precision, compiled=compiled, channels_last=channels_last)
-    n_inside = int(spots.patches.inside(spots.centres).sum())
-    bar = tqdm(total=n_inside, desc="tiles", unit="tile", disable=settings.verbosity == 0)
+    how = {"field_um": field_um, "out_px": tile_px, "batch_size": batch_size}
     with torch.inference_mode(), bar:
-        for index, patches in batches:
-            x = torch.from_numpy(patches).to(device).permute(0, 3, 1, 2).float().div_(255)
+        for index, x in _tiles(spots, centres, device=device, **how):
             embedding = run((x - mean) / std)
             if tuple(embedding.shape) != (len(index), encoder.dim):
                 found = tuple(embedding.shape)
                 msg = f"tile encoder {encoder.name!r} gave shape {found} for {len(index)} tiles; dim is {encoder.dim}"
                 raise ValueError(msg)
-            out[index] = embedding.float().cpu().numpy()
+            rows.write(index, embedding.float().cpu().numpy())
             bar.update(len(index))
-    return out
+    return rows.finish()
+
+
+def _tiles(
+    spots: Spots, centres: np.ndarray, *, field_um: float, out_px: int, batch_size: int, device: torch.device
+) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """Batches of tiles on the device, float32 in [0, 1], shape (b, 3, out_px, out_px), and their rows.
+
+    An accelerator gets the pixels of many tiles at once, as bytes, and cuts and resizes them itself.
+    """
+    how = {"field_um": field_um, "out_px": out_px, "batch_size": batch_size}
+    if device.type != "cpu" and spots.patches.boxes_suffice(field_um, out_px):
+        yield from _rebatched(_cut(spots, centres, device=device, **how), batch_size)
+        return
+    for index, patches in spots.patches.iter_patches(centres, **how):
+        yield index, torch.from_numpy(patches).to(device).permute(0, 3, 1, 2).float().div_(255)
+
+
+def _cut(
+    spots: Spots, centres: np.ndarray, *, field_um: float, out_px: int, batch_size: int, device: torch.device
+) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """As many tiles at a time as lie on a canvas of the reader, cut on the device."""
+    how = {"field_um": field_um, "out_px": out_px, "batch_size": batch_size}
+    for canvas in spots.patches.iter_canvases(centres, **how):
+        pixels = torch.from_numpy(canvas.pixels)
+        pixels = pixels.pin_memory() if device.type == "cuda" else pixels
+        turn = {"flip_x": canvas.flip_x, "flip_y": canvas.flip_y, "turned": canvas.turned}
+        pixels = pixels.to(device, non_blocking=True)
+        yield canvas.index, crop_patches(pixels, canvas.boxes, out_px=out_px, **turn) / 255
+
+
+def _rebatched(parts: Iterator[tuple[np.ndarray, Tensor]], size: int) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """The same rows in the same order, ``size`` at a time."""
+    held: list[tuple[np.ndarray, Tensor]] = []
+    for part in parts:
+        held.append(part)
+        while (n := sum(len(index) for index, _ in held)) >= size:
+            index, x = np.concatenate([i for i, _ in held]), torch.cat([x for _, x in held])
+            yield index[:size], x[:size]
+            held = [(index[size:], x[size:])] if n > size else []
+    if held:
+        yield np.concatenate([i for i, _ in held]), torch.cat([x for _, x in held])
 
 
 def he_tokens(raw: np.ndarray, model: StormModel) -> np.ndarray:
     """Standardised tile embeddings, shape (n, he_dim)."""
     within = model.settings["standardise"] == "section"
-    scaled = standardise(raw, model.statistic("he_mean"), model.statistic("he_std"), within=within)
-    return np.clip(scaled, -_CLIP, _CLIP)
+    return standardise(raw, model.statistic("he_mean"), model.statistic("he_std"), within=within, clip=_CLIP)
 
 
 def st_tokens(spots: Spots, model: StormModel) -> tuple[np.ndarray, GeneMatch]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,11 +13,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from storm._settings import settings
+from storm.data.journal import Journal
 from storm.data.windows import Windows
-from storm.model.batch import SharedBatch, WindowBatch
+from storm.model.batch import SharedBatch, StormOutput, WindowBatch
 from storm.model.readout import center, reconstruct_masked, reconstruction_basis, window
 from storm.model.storm import Storm
 from storm.tl._device import autocast
+from storm.tl._run import Halving
 
 #: Random draws of visible spots that the ``"reconstruction"`` read-out averages over, and spots visible in each.
 N_DRAWS, N_VISIBLE = 8, 5
@@ -64,7 +69,7 @@ def shared_batches(
     rows = windows.rows() if rows is None else rows
     tokens = {name: tokens[name] for name in ("he", "st") if name in tokens}
     place = np.empty(len(windows) + 1, dtype=np.int32)
-    step = max(1, block // batch_size) * batch_size
+    step = block_step(batch_size, block)
     shared_offsets = torch.from_numpy(windows.offsets).to(device) if windows.offsets.ndim == 2 else None
     for first in range(0, len(rows), step):
         patch = rows[first : first + step]
@@ -89,6 +94,11 @@ def shared_batches(
                 projected=projected,
             )
             yield patch[part], members[part], batch
+
+
+def block_step(batch_size: int, block: int = _BLOCK) -> int:
+    """Windows whose spots are projected together, in whole batches."""
+    return max(1, block // batch_size) * batch_size
 
 
 def _distinct(members: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -138,6 +148,8 @@ def run_windows(
     precision: str,
     batch_size: int,
     seed: int = 0,
+    journal: Journal | None = None,
+    facts: dict[str, Any] | None = None,
 ) -> dict[str, np.ndarray]:
     """One vector per spot and part.
 
@@ -153,6 +165,11 @@ def run_windows(
         How to run.
     seed
         Of the draws of ``"reconstruction"``.
+    journal
+        Where finished batches are kept for the next run, if this one is interrupted; not those of
+        ``"reconstruction"``, whose sums are finished with the last batch only.
+    facts
+        All that decides about the result beside tokens, windows and the other arguments: the network's checksum.
 
     Returns
     -------
@@ -163,20 +180,94 @@ def run_windows(
     network = network.to(device).eval()
     if readout == "reconstruction":
         return _reconstructions(network, tokens, windows, device, precision, batch_size, seed)
-    n, out, buffer = len(windows), {}, Buffer()
+    names = [name for name in ("he", "st") if name in tokens]
+    width = network.config.width
+    sizes = dict.fromkeys(names, width)
+    if readout == "window":
+        sizes = {part: d for name in names for part, d in ((name, width), (f"{name}_input", tokens[name].shape[1]))}
+
+    def vectors(batch: SharedBatch, output: StormOutput) -> list[Tensor]:
+        parts = center(output) if readout == "center" else window(output, batch)
+        return [parts[name] for name in sizes]
+
+    stage = Stage("windows", (facts or {}) | {"readout": readout}, journal or Journal())
     how = {"batch_size": batch_size, "device": device, "precision": precision}
-    bar = tqdm(total=n, desc="windows", unit="spot", disable=settings.verbosity == 0)
-    with torch.inference_mode(), bar:
-        for rows, _, batch in shared_batches(network, tokens, windows, **how):
+    whole = stage.run(network, tokens, windows, vectors, width=sum(sizes.values()), **how)
+    ends = np.cumsum(list(sizes.values()))
+    return {name: whole[:, end - d : end] for (name, d), end in zip(sizes.items(), ends, strict=True)}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A run of the network over all windows, which goes on where an earlier run of the same was interrupted.
+
+    Attributes
+    ----------
+    name
+        In the journal.
+    facts
+        All that decides about the result beside tokens and windows.
+    journal
+        Where finished batches are kept.
+    """
+
+    name: str
+    facts: dict[str, Any]
+    journal: Journal
+
+    def run(
+        self,
+        network: Storm,
+        tokens: dict[str, np.ndarray],
+        windows: Windows,
+        vectors: Callable[[SharedBatch, StormOutput], list[Tensor]],
+        *,
+        width: int,
+        batch_size: int,
+        device: torch.device,
+        precision: str,
+    ) -> np.ndarray:
+        """What ``vectors`` makes of each batch, side by side.
+
+        Returns
+        -------
+        ndarray
+            Float32, shape (n, width); NaN where a spot has no place.
+        """
+        how = {"batch_size": batch_size, "device": device, "precision": precision}
+        facts = self.facts | {"precision": precision, "batch_size": batch_size, "device": device.type}
+        if self.journal.folder is not None:
+            facts |= {"inputs": _digest(tokens, windows), "n_threads": torch.get_num_threads()}
+        kept = self.journal.rows(self.name, (len(windows), width), facts=facts)
+        order, step = windows.rows(), block_step(batch_size)
+        # Spots are projected block by block, and the last bit of a product depends on how many there are: what is left
+        # begins with the first block that is not whole.
+        whole = [kept.done[order[first : first + step]].all() for first in range(0, len(order), step)]
+        order = order[whole.index(False) * step if False in whole else len(order) :]
+        count = {"total": len(windows), "initial": len(windows) - len(order)}
+        buffer = Buffer()
+
+        def compute(batch: SharedBatch) -> Tensor:
             with autocast(device, precision):
-                output = network.forward_shared(batch, buffer=buffer.of(batch))
-            vectors = center(output) if readout == "center" else window(output, batch)
-            for name, vector in vectors.items():
-                if name not in out:
-                    out[name] = np.full((n, vector.shape[1]), np.nan, dtype=np.float32)
-                out[name][rows] = vector.float().cpu().numpy()
-            bar.update(len(rows))
-    return out
+                parts = vectors(batch, network.forward_shared(batch, buffer=buffer.of(batch)))
+            return torch.cat([part.float() for part in parts], dim=1)
+
+        bar = tqdm(**count, desc="windows", unit="spot", disable=settings.verbosity == 0)
+        halving = Halving()
+        with torch.inference_mode(), bar:
+            for rows, _, batch in shared_batches(network, tokens, windows, rows=order, **how):
+                kept.write(rows, halving(compute, batch).cpu().numpy())
+                bar.update(len(rows))
+        return kept.finish()
+
+
+def _digest(tokens: dict[str, np.ndarray], windows: Windows) -> str:
+    digest = hashlib.sha256()
+    for name, array in (*tokens.items(), ("index", windows.index), ("offsets", windows.offsets)):
+        digest.update(f"{name}{array.shape}".encode())
+        for rows in range(0, len(array), 4096):
+            digest.update(np.ascontiguousarray(array[rows : rows + 4096]).data)
+    return digest.hexdigest()
 
 
 def _reconstructions(network, tokens, windows, device, precision, batch_size, seed) -> dict[str, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from storm.encoders.registry import EncoderInfo, register
 from storm.encoders.stain import StainTexture
+from storm.encoders.stain_dense import DenseStain
 
 FIELD_UM, TILE_PX = 112.0, 112
 
@@ -27,6 +28,7 @@ STAIN_TEXTURE = register(
         any_size=True,
         native_um_per_px=FIELD_UM / TILE_PX,
         n_parameters=0,
+        dense=DenseStain,
         citation="Ruifrok & Johnston (2001), stain separation",
     )
 )

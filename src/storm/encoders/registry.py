@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
 #: What :func:`encoder_table` shows, in this order, beside the name.
@@ -76,6 +77,10 @@ class EncoderInfo:
         Checksum of the weights, once they are loaded.
     modified
         Whether the weights are not the published ones: fine-tuned, or random.
+    dense
+        Makes, of the module and the side of its tiles in pixels, a function that embeds many overlapping fields of one
+        block of tissue at once: values in [0, 1] (3, H, W) and upper left corners x, y (b, 2) in, (b, dim) out.
+        ``None`` where there is none; a transformer's patch tokens then do, see :mod:`storm.encoders.dense`.
     """
 
     name: str
@@ -103,6 +108,7 @@ class EncoderInfo:
     convert: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
     sha256: str | None = None
     modified: bool = False
+    dense: Callable[[nn.Module, int], Callable[[Tensor, np.ndarray], Tensor]] | None = None
 
     @property
     def um_per_px(self) -> float:

@@ -21,7 +21,7 @@ _SCALES_UM = (1.5, 3.0, 6.0, 12.0)
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 #: Optical density below which a pixel is glass or an emptied fat vacuole, and concentrations that mark nuclei.
 _GLASS = 0.12
-_NUCLEAR = (0.3, 0.5, 0.8)
+NUCLEAR = (0.3, 0.5, 0.8)
 
 
 class StainTexture(nn.Module):
@@ -39,6 +39,8 @@ class StainTexture(nn.Module):
         unmix = torch.linalg.inv(F.normalize(torch.tensor(_STAINS), dim=1))
         self.register_buffer("unmix", unmix, persistent=False)
         self.register_buffer("quantiles", torch.tensor(_QUANTILES), persistent=False)
+        #: Vacuoles of fat are wide: what survives a mean filter of this size is not the cleft between two cells.
+        self.vacuole_px = max(3, 2 * round(10 / um_per_px) // 2 + 1)
         self.sigmas = tuple(scale / um_per_px for scale in _SCALES_UM)
         for i, sigma in enumerate(self.sigmas):
             self.register_buffer(f"kernels_{i}", _derivatives(sigma), persistent=False)
@@ -47,15 +49,20 @@ class StainTexture(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Statistics of tiles (B, 3, H, W) with values in [0, 1]: shape (B, dim)."""
-        density = -torch.log((x.float() * 255 + 1) / 256)
-        total = density.mean(dim=1, keepdim=True)
-        stains = torch.einsum("bchw,cs->bshw", density, self.unmix)[:, :2]
-        chroma = (x.amax(dim=1, keepdim=True) - x.amin(dim=1, keepdim=True)).float()
-        maps = torch.cat([stains, total, chroma, x.float()], dim=1)
+        maps = self.maps(x)
+        stains, total = maps[:, :2], maps[:, 2:3]
         features = [*self._distribution(maps), *self._cells(stains, total)]
         for i, sigma in enumerate(self.sigmas):
             features += self._texture(stains, sigma, getattr(self, f"kernels_{i}"))
         return torch.cat(features, dim=1)
+
+    def maps(self, x: Tensor) -> Tensor:
+        """What is known of each pixel by itself: haematoxylin, eosin, density, chroma, R, G, B; (B, 7, H, W)."""
+        density = -torch.log((x.float() * 255 + 1) / 256)
+        total = density.mean(dim=1, keepdim=True)
+        stains = torch.einsum("bchw,cs->bshw", density, self.unmix)[:, :2]
+        chroma = (x.amax(dim=1, keepdim=True) - x.amin(dim=1, keepdim=True)).float()
+        return torch.cat([stains, total, chroma, x.float()], dim=1)
 
     def _distribution(self, maps: Tensor) -> list[Tensor]:
         smooth = F.avg_pool2d(maps, 2)
@@ -69,16 +76,13 @@ class StainTexture(nn.Module):
 
     def _cells(self, stains: Tensor, total: Tensor) -> list[Tensor]:
         haematoxylin = F.avg_pool2d(stains[:, :1], 3, stride=1, padding=1)
-        nuclear = [torch.sigmoid((haematoxylin - level) / 0.05).mean((-1, -2)) for level in _NUCLEAR]
-        glass = torch.sigmoid((_GLASS - total) / 0.02)
-        # Vacuoles of fat are wide: what survives a large mean filter is not the cleft between two cells.
-        width = max(3, 2 * round(10 / self.um_per_px) // 2 + 1)
-        wide = torch.sigmoid((F.avg_pool2d(glass, width, stride=width // 2) - 0.6) / 0.1)
+        nuclear = [above(haematoxylin, level).mean((-1, -2)) for level in NUCLEAR]
+        glass = glassy(total)
+        wide = vacuous(F.avg_pool2d(glass, self.vacuole_px, stride=self.vacuole_px // 2))
         return [*nuclear, glass.mean((-1, -2)), wide.mean((-1, -2))]
 
     def _texture(self, stains: Tensor, sigma: float, kernels: Tensor) -> list[Tensor]:
-        # Larger scales need fewer pixels: the response is smooth at that scale.
-        step = max(1, round(sigma / 2))
+        step = step_px(sigma)
         batch, channels, height, width = stains.shape
         radius = kernels.shape[-1] // 2
         pad = min(radius, height - 1, width - 1)
@@ -92,14 +96,39 @@ class StainTexture(nn.Module):
         return [F.relu(-blob).mean(-1), F.relu(blob).mean(-1), blob.std(-1), edge.mean(-1), ridge.mean(-1), coherence]
 
 
-def _derivatives(sigma: float) -> Tensor:
-    """Scale-normalised Gaussian derivatives x, y, xx, yy, xy as convolution kernels, shape (5, 1, k, k)."""
+def above(haematoxylin: Tensor, level: float) -> Tensor:
+    """Pixels of a nucleus, softly: haematoxylin above a level."""
+    return torch.sigmoid((haematoxylin - level) / 0.05)
+
+
+def glassy(total: Tensor) -> Tensor:
+    """Pixels of glass or of an emptied vacuole, softly, by their density."""
+    return torch.sigmoid((_GLASS - total) / 0.02)
+
+
+def vacuous(glass: Tensor) -> Tensor:
+    """Places of wide vacuoles, softly, by the share of glass around them."""
+    return torch.sigmoid((glass - 0.6) / 0.1)
+
+
+def step_px(sigma: float) -> int:
+    """Distance of a filter's places, in pixels: larger scales need fewer, the response is smooth at that scale."""
+    return max(1, round(sigma / 2))
+
+
+def profiles(sigma: float) -> Tensor:
+    """A Gaussian and its scale-normalised first and second derivative, float64 (3, k)."""
     radius = max(1, math.ceil(3 * sigma))
     t = torch.arange(-radius, radius + 1, dtype=torch.float64)
     g = torch.exp(-t.square() / (2 * sigma**2))
     g = g / g.sum()
     first = -t / sigma**2 * g * sigma
     second = (t.square() / sigma**4 - 1 / sigma**2) * g * sigma**2
-    second = second - second.mean()
+    return torch.stack([g, first, second - second.mean()])
+
+
+def _derivatives(sigma: float) -> Tensor:
+    """Scale-normalised Gaussian derivatives x, y, xx, yy, xy as convolution kernels, shape (5, 1, k, k)."""
+    g, first, second = profiles(sigma)
     pairs = [(g, first), (first, g), (g, second), (second, g), (first, first)]
     return torch.stack([torch.outer(rows, columns) for rows, columns in pairs]).unsqueeze(1).float()

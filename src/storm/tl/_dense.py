@@ -1,0 +1,309 @@
+"""Tile embeddings for places that lie closer than a tile is wide, bins and cells, from one pass over the tissue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from storm._checks import check_positive
+from storm._settings import settings
+from storm.data.patches import PatchReader
+from storm.data.spots import Spots
+from storm.encoders import EncoderInfo
+from storm.encoders.dense import TokenGrid
+from storm.tl._device import autocast
+
+#: Edge of the part of a block that holds centres, in pixels of the tile: the block is wider by one tile. Wider blocks
+#: read fewer pixels twice; narrower ones hold less.
+_BLOCK_PX = 512
+#: Fields of a block that are embedded together.
+_FIELDS = 4096
+
+
+def encode_dense(
+    spots: Spots,
+    encoder: EncoderInfo,
+    *,
+    field_um: float,
+    device: torch.device,
+    precision: str,
+    batch_size: int,
+    tile_px: int | None = None,
+    local_um: float | None = None,
+) -> np.ndarray:
+    """Tile embeddings of centres that lie close together, each pixel of tissue encoded once.
+
+    An encoder with a dense side of its own (``"stain-texture"``) gets blocks of tissue and embeds all their fields at
+    once; the numbers are those of :func:`~storm.tl._tokens.encode_tiles` but for a shift of each field by at most half
+    a pixel of the tile to the block's pixels (none where centres are whole pixels apart, as bins mostly are).
+
+    A transformer runs once over tiles that do not overlap, those that hold a centre. Each centre takes the mean of the
+    patch tokens in a window around it, weighted by area, of whatever tiles have been encoded there, and the class token
+    as :mod:`storm.encoders.dense` says. This is another embedding than the exact one, made to be read by the same
+    model: the same where a tile's middle is, near it elsewhere.
+
+    Memory: the output, and one block or one batch of tiles; nothing grows with the image.
+
+    Parameters
+    ----------
+    spots
+        With a patch reader.
+    encoder
+        Tile encoder.
+    field_um
+        Edge of the field around each centre, in µm; also that of the tiles.
+    device
+        Where to run; blocks need double precision and run on the CPU where the device (Apple's) has none.
+    precision
+        Of a transformer; blocks run in single precision, their sums in double.
+    batch_size
+        Tiles per batch.
+    tile_px
+        Side of the tiles in pixels, the encoder's own by default.
+    local_um
+        Edge of the window over which a transformer's patch tokens are averaged, in µm, at most ``field_um``, which is
+        the default. The edge of one patch makes it plain bilinear interpolation of the tokens; at least that is taken.
+
+    Returns
+    -------
+    ndarray
+        Float32, shape (n, dim), in the order of the table; NaN where the centre lies outside the image.
+
+    Raises
+    ------
+    ValueError
+        If the encoder has no dense side (the text lists those that have), its output has not the shape that its
+        description says, or ``local_um`` is no edge of a window within the field.
+    """
+    tile_px = encoder.tile_px if tile_px is None else tile_px
+    local_um = field_um if local_um is None else local_um
+    check_positive(local_um, name="local_um", unit="µm")
+    if local_um > field_um:
+        msg = f"local_um={local_um} is wider than the field, field_um={field_um}; give at most that"
+        raise ValueError(msg)
+    out = np.full((len(spots), encoder.dim), np.nan, dtype=np.float32)
+    rows = np.flatnonzero(spots.patches.inside(spots.centres))
+    if encoder.dense is not None and device.type == "mps":
+        device = torch.device("cpu")
+    network = encoder.build().to(device).eval()
+    tissue = _Tissue(spots.patches, spots.centres[rows], field_um=field_um, tile_px=tile_px)
+    bar = tqdm(total=len(rows), desc="dense tiles", unit="spot", disable=settings.verbosity == 0)
+    with torch.inference_mode(), bar:
+        if encoder.dense is not None:
+            for members, embedding in _by_blocks(tissue, encoder.dense(network, tile_px), device):
+                _check_shape(embedding, (len(members), encoder.dim), name=encoder.name)
+                out[rows[members]] = embedding.cpu().numpy()
+                bar.update(len(members))
+        else:
+            grid = TokenGrid(encoder, network)
+            mean = torch.tensor(encoder.mean or (0.0, 0.0, 0.0), device=device).view(1, 3, 1, 1)
+            std = torch.tensor(encoder.std or (1.0, 1.0, 1.0), device=device).view(1, 3, 1, 1)
+
+            def run(patches: np.ndarray, check: bool) -> tuple[Tensor | None, Tensor]:
+                x = (_as_input(patches, device) - mean) / std
+                with autocast(device, precision):
+                    if check:
+                        grid.check(x[:1])
+                    return grid(x)
+
+            out[rows] = 0
+            for members, share, done in _by_tokens(tissue, run, grid.join, local_um=local_um, batch_size=batch_size):
+                _check_shape(share, (len(members), encoder.dim), name=encoder.name)
+                out[rows[members]] += share.cpu().numpy()
+                bar.update(done)
+            for part in np.array_split(rows, -(-len(rows) // _FIELDS) or 1):
+                out[part] = grid.finished(torch.from_numpy(out[part]).to(device)).cpu().numpy()
+    return out
+
+
+@dataclass(frozen=True, eq=False)
+class TilePlan:
+    """Tiles that do not overlap and hold all centres.
+
+    Attributes
+    ----------
+    middles
+        x and y of their middles in µm, (t, 2).
+    place
+        Centres in units of a tile's edge, from the corner of the grid of tiles, (n, 2).
+    cells
+        Column and row of each tile in that grid, (t, 2), sorted by row.
+    tile_of
+        Tile of each centre, (n,).
+    """
+
+    middles: np.ndarray
+    place: np.ndarray
+    cells: np.ndarray
+    tile_of: np.ndarray
+
+    @classmethod
+    def make(cls, centres: np.ndarray, field_um: float) -> TilePlan:
+        """Cover centres (n, 2), in µm, with tiles of an edge in µm; the grid lies in the middle of their extent."""
+        if not len(centres):
+            nothing = np.zeros((0, 2))
+            return cls(nothing, nothing, nothing.astype(np.int64), np.zeros(0, dtype=np.int64))
+        low, high = centres.min(axis=0), centres.max(axis=0)
+        shape = np.maximum(np.ceil((high - low) / field_um), 1)
+        corner = (low + high - shape * field_um) / 2
+        place = (centres - corner) / field_um
+        cell = np.clip(np.floor(place), 0, shape - 1).astype(np.int64)
+        number = cell[:, 1] * int(shape[0]) + cell[:, 0]
+        used, tile_of = np.unique(number, return_inverse=True)
+        cells = np.column_stack([used % int(shape[0]), used // int(shape[0])])
+        return cls(corner + (cells + 0.5) * field_um, place, cells, tile_of)
+
+
+class _Overhanging(PatchReader):
+    """A reader of whatever touches the image: tiles at its border hold centres, but their own may lie outside."""
+
+    def inside(self, centres_um: np.ndarray) -> np.ndarray:
+        return np.isfinite(centres_um).all(axis=1)
+
+
+class _Tissue:
+    """What is read: an image, and centres on it in µm."""
+
+    def __init__(self, patches: PatchReader, centres: np.ndarray, *, field_um: float, tile_px: int) -> None:
+        self.reader = _Overhanging(patches.levels, fill=patches.fill)
+        self.centres, self.field_um, self.tile_px = centres, field_um, tile_px
+
+    @property
+    def um_per_px(self) -> float:
+        """µm per pixel of a tile."""
+        return self.field_um / self.tile_px
+
+
+def _by_blocks(
+    tissue: _Tissue, embed: Callable[[Tensor, np.ndarray], Tensor], device: torch.device
+) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """Embed all fields of a block at once: rows of centres, and their embeddings."""
+    um, centres = tissue.um_per_px, tissue.centres
+    if not len(centres):
+        return
+    plan = TilePlan.make(centres, _BLOCK_PX * um)
+    order = np.argsort(plan.tile_of, kind="stable")
+    members = np.split(order, np.cumsum(np.bincount(plan.tile_of))[:-1])
+    middles = np.stack([_aligned(centres[rows], um) for rows in members])
+    # a pixel more on either side, because middles and fields are rounded
+    reach = 1 + max(int(np.ceil(np.ptp(centres[rows], axis=0).max() / um / 2)) for rows in members)
+    size = tissue.tile_px + 2 * reach
+    blocks = tissue.reader.iter_patches(middles, field_um=size * um, out_px=size, batch_size=1)
+    for (block,), pixels in blocks:
+        rows = members[block]
+        corners = np.round((centres[rows] - middles[block]) / um).astype(np.int64) + reach
+        by_row = np.lexsort((corners[:, 0], corners[:, 1]))
+        x = _as_input(pixels, device)[0]
+        for start in range(0, len(rows), _FIELDS):
+            part = by_row[start : start + _FIELDS]
+            yield rows[part], embed(x, corners[part])
+
+
+def _aligned(centres: np.ndarray, um: float) -> np.ndarray:
+    """The middle of some centres, moved so that it is whole pixels away from the centre next to it."""
+    middle = (centres.min(axis=0) + centres.max(axis=0)) / 2
+    nearest = centres[np.square(centres - middle).sum(axis=1).argmin()]
+    return nearest + np.round((middle - nearest) / um) * um
+
+
+def _by_tokens(
+    tissue: _Tissue,
+    run: Callable[[np.ndarray, bool], tuple[Tensor | None, Tensor]],
+    join: Callable[[Tensor, Tensor | None], Tensor],
+    *,
+    local_um: float,
+    batch_size: int,
+) -> Iterator[tuple[np.ndarray, Tensor, int]]:
+    """Encode tile by tile: rows of centres, what they get from a tile, and how many have their middle there.
+
+    The shares of all tiles add up to the embedding, so that no tile's tokens are kept.
+    """
+    plan = TilePlan.make(tissue.centres, tissue.field_um)
+    near = _neighbours(plan)
+    norms = None
+    batches = tissue.reader.iter_patches(
+        plan.middles, field_um=tissue.field_um, out_px=tissue.tile_px, batch_size=batch_size
+    )
+    for tiles, patches in batches:
+        offsets, tokens = run(patches, norms is None)
+        side = tokens.shape[1]
+        window = max(local_um / tissue.field_um, 1 / side)
+        if norms is None:
+            norms = _norms(plan, window)
+        for k, tile in enumerate(tiles.tolist()):
+            found = near(tile)
+            away = plan.place[found] - plan.cells[tile]
+            touched = np.abs(away - 0.5).max(axis=1) < 1
+            found, away = found[touched], away[touched]
+            done = int((plan.tile_of[found] == tile).sum())
+            for start in range(0, len(found), _FIELDS):
+                rows, at = found[start : start + _FIELDS], away[start : start + _FIELDS]
+                across, down = (_overlap(at[:, axis], window, side) for axis in (0, 1))
+                weights = down[:, :, None] * across[:, None, :] / norms[0][rows, None, None]
+                means = _to(weights, tokens).flatten(1) @ tokens[k].flatten(0, 1)
+                hat = (_hat(at[:, 0]) * _hat(at[:, 1]) / norms[1][rows])[:, None]
+                yield rows, join(means, None if offsets is None else _to(hat, tokens) * offsets[k]), done
+                done = 0
+
+
+def _overlap(at: np.ndarray, window: float, side: int) -> np.ndarray:
+    """Share of a window around ``at`` that lies over each of ``side`` equal parts of [0, 1]: (b, side)."""
+    edges = np.arange(side) / side
+    low, high = (at + s * window / 2 for s in (-1, 1))
+    common = np.minimum(high[:, None], edges + 1 / side) - np.maximum(low[:, None], edges)
+    return np.clip(common, 0, None) / window
+
+
+def _hat(at: np.ndarray) -> np.ndarray:
+    """Weight of a tile, whose middle is at 0.5, in linear interpolation between middles."""
+    return np.clip(1 - np.abs(at - 0.5), 0, None)
+
+
+def _norms(plan: TilePlan, window: float) -> tuple[np.ndarray, np.ndarray]:
+    """What window and interpolation weights of each centre add up to over the tiles that there are."""
+    area, hats = np.zeros(len(plan.place)), np.zeros(len(plan.place))
+    own = plan.cells[plan.tile_of]
+    there = np.zeros(plan.cells.max(axis=0) + 3, dtype=bool)
+    there[tuple((plan.cells + 1).T)] = True
+    for step in np.ndindex(3, 3):
+        cell = own + np.array(step) - 1
+        at = plan.place - cell
+        here = there[tuple((cell + 1).T)]
+        area += here * _overlap(at[:, 0], window, 1)[:, 0] * _overlap(at[:, 1], window, 1)[:, 0]
+        hats += here * _hat(at[:, 0]) * _hat(at[:, 1])
+    return area, hats
+
+
+def _neighbours(plan: TilePlan) -> Callable[[int], np.ndarray]:
+    """Of a tile, the rows of the centres in it and in the eight tiles around it."""
+    order = np.argsort(plan.tile_of, kind="stable")
+    stops = np.cumsum(np.bincount(plan.tile_of, minlength=len(plan.cells))).tolist()
+    number = {tuple(cell): k for k, cell in enumerate(plan.cells.tolist())}
+
+    def near(tile: int) -> np.ndarray:
+        column, row = plan.cells[tile].tolist()
+        around = [(column + i, row + j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+        there = [number[cell] for cell in around if cell in number]
+        return np.concatenate([order[stops[k - 1] if k else 0 : stops[k]] for k in there])
+
+    return near
+
+
+def _as_input(patches: np.ndarray, device: torch.device) -> Tensor:
+    return torch.from_numpy(patches).to(device).permute(0, 3, 1, 2).float().div_(255)
+
+
+def _to(values: np.ndarray, like: Tensor) -> Tensor:
+    return torch.from_numpy(values.astype(np.float32)).to(like.device)
+
+
+def _check_shape(embedding: Tensor, expected: tuple[int, int], *, name: str) -> None:
+    if tuple(embedding.shape) != expected:
+        found = tuple(embedding.shape)
+        msg = f"tile encoder {name!r} gave shape {found} for {expected[0]} places; dim is {expected[1]}"
+        raise ValueError(msg)

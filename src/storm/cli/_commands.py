@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,27 +18,50 @@ if TYPE_CHECKING:
 
     from spatialdata import SpatialData
 
+    from storm import ExpressionHead, StormModel
+    from storm.encoders import EncoderInfo
 
-def encode(*, path: Path, out: Path | None, key_added: str | None, **options: Any) -> None:
+
+@dataclass(frozen=True)
+class Done:
+    """What a command did to a section.
+
+    Attributes
+    ----------
+    n
+        Rows of the table that holds the result.
+    said
+        One line that says what there is now, and where.
+    """
+
+    n: int
+    said: str
+
+
+def encode(
+    *, path: Path, out: Path | None, key_added: str | None, encoder: str, weights: Path | None, **options: Any
+) -> Done:
     """``storm encode``."""
     _check_out(out)
-    key_added = key_added or _keys.tiles_key(storm.encoders.get_encoder(options["encoder"]).name)
+    loaded = _load_encoder(encoder, weights)
+    key_added = key_added or _keys.tiles_key(loaded.name)
     sdata = read_store(path)
     before = _elements(sdata)
-    storm.tl.encode_tiles(sdata, key_added=key_added, **options)
+    storm.tl.encode_tiles(sdata, loaded, key_added=key_added, **options)
     where = store(sdata, out, before, table_key=options["table_key"], obsm=[key_added], uns=[key_added])
     key, table = select_table(sdata, options["table_key"])
     values = table.obsm[key_added]
     known = int(np.isfinite(values).all(axis=1).sum())
-    print(f"{known} of {table.n_obs} tiles encoded in {values.shape[1]} dimensions: {where}, {key}.obsm[{key_added!r}]")
+    said = f"{known} of {table.n_obs} tiles encoded in {values.shape[1]} dimensions: {where}, {key}.obsm[{key_added!r}]"
+    return Done(table.n_obs, said)
 
 
 def embed(
     *, path: Path, out: Path | None, key_added: str, model: str, tile_encoder: Path | None, **options: Any
-) -> None:
+) -> Done:
     """``storm embed``."""
     _check_out(out)
-    loaded = storm.load_model(model, tile_encoder=tile_encoder)
+    loaded = _load_model(model, tile_encoder)
     sdata = read_store(path)
     before = _elements(sdata)
     storm.tl.embed(sdata, model=loaded, key_added=key_added, **options)
@@ -44,10 +69,11 @@ def embed(
     key, table = select_table(sdata, options["table_key"])
     values = table.obsm[key_added]
     known = int(np.isfinite(values).all(axis=1).sum())
-    print(f"{known} of {table.n_obs} rows embedded in {values.shape[1]} dimensions: {where}, {key}.obsm[{key_added!r}]")
+    said = f"{known} of {table.n_obs} rows embedded in {values.shape[1]} dimensions: {where}, {key}.obsm[{key_added!r}]"
+    return Done(table.n_obs, said)
 
 
-def domains(*, path: Path, out: Path | None, n_domains: int | str, key_added: str, **options: Any) -> None:
+def domains(*, path: Path, out: Path | None, n_domains: int | str, key_added: str, **options: Any) -> Done:
     """``storm domains``."""
     _check_out(out)
     sdata = read_store(path)
@@ -57,7 +83,7 @@ def domains(*, path: Path, out: Path | None, n_domains: int | str, key_added: st
     key, table = select_table(sdata, options["table_key"])
     sizes = table.obs[key_added].value_counts(sort=False)
     said = ", ".join(f"{name}: {count}" for name, count in sizes.items())
-    print(f"{len(sizes)} domains ({said}): {where}, {key}.obs[{key_added!r}]")
+    return Done(table.n_obs, f"{len(sizes)} domains ({said}): {where}, {key}.obs[{key_added!r}]")
 
 
 def predict(
@@ -70,12 +96,12 @@ def predict(
     model: str,
     tile_encoder: Path | None,
     **options: Any,
-) -> None:
+) -> Done:
     """``storm predict``."""
     _check_out(out)
-    loaded = storm.load_model(model, tile_encoder=tile_encoder)
+    loaded = _load_model(model, tile_encoder)
     names = None if genes is None else [name for item in genes for name in item.split(",") if name]
-    fitted = None if head is None else storm.ExpressionHead.load(head)
+    fitted = None if head is None else _load_head(head)
     sdata = read_store(path)
     before = _elements(sdata)
     storm.tl.predict_expression(sdata, names, model=loaded, head=fitted, key_added=key_added, **options)
@@ -83,11 +109,35 @@ def predict(
     slots = {} if made else {"layers": [key_added], "var": [_keys.RELIABILITY], "uns": [key_added]}
     where = store(sdata, out, before, table_key=options["table_key"], **slots)
     if made:
-        print(f"{sdata.tables[made[-1]].n_vars} genes predicted: {where}, table {made[-1]!r}")
-    else:
-        key, table = select_table(sdata, options["table_key"])
-        known = int(np.isfinite(table.layers[key_added]).any(axis=0).sum())
-        print(f"{known} of {table.n_vars} genes predicted: {where}, {key}.layers[{key_added!r}]")
+        table = sdata.tables[made[-1]]
+        return Done(table.n_obs, f"{table.n_vars} genes predicted: {where}, table {made[-1]!r}")
+    key, table = select_table(sdata, options["table_key"])
+    known = int(np.isfinite(table.layers[key_added]).any(axis=0).sum())
+    return Done(table.n_obs, f"{known} of {table.n_vars} genes predicted: {where}, {key}.layers[{key_added!r}]")
+
+
+# One of each is held, so that a process that does many sections loads it once.
+
+
+@lru_cache(maxsize=1)
+def _load_model(model: str, tile_encoder: Path | None) -> StormModel:
+    return storm.load_model(model, tile_encoder=tile_encoder)
+
+
+@lru_cache(maxsize=1)
+def _load_encoder(encoder: str, weights: Path | None) -> EncoderInfo:
+    return storm.encoders.load_encoder(encoder, weights=weights)
+
+
+@lru_cache(maxsize=1)
+def _load_head(head: Path) -> ExpressionHead:
+    return storm.ExpressionHead.load(head)
+
+
+def forget() -> None:
+    """Let go of what is held: another run may find other weights under the same name."""
+    for held in (_load_model, _load_encoder, _load_head):
+        held.cache_clear()
 
 
 def models() -> None:
@@ -108,7 +158,8 @@ def models() -> None:
         )
         print(f"  H&E          {model.tile_encoder.name}, fields of {model.tile_encoder.field_um:g} µm")
         print(
-            f"  expression   {model.expression.name}, reads {len(model.expression.vocabulary)} genes; predicts {virtual} from H&E"
+            f"  expression   {model.expression.name}, reads {len(model.expression.vocabulary)} genes; "
+            f"predicts {virtual} from H&E"
         )
         print(f"  sha256       {model.sha256}")
         for key, value in model.card.items():

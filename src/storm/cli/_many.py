@@ -1,0 +1,226 @@
+"""Sections given to a command: one as ever, several one after another or on a cluster, with a summary."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import sys
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from storm.cli._section import Job, Outcome, release, run_section
+
+_COLUMNS = ("section", "status", "n", "seconds", "peak_gib", "tries", "result")
+
+
+def run(command: str, options: dict[str, Any], *, debug: bool, quiet: bool) -> int:
+    """Run a command on the sections in ``options["paths"]``.
+
+    Returns
+    -------
+    Exit status: 0 if all succeeded, 2 if any failed, 130 after Ctrl-C.
+
+    Raises
+    ------
+    FileNotFoundError, FileExistsError, ValueError
+        If something is wrong before anything runs; of a single section, whatever its command raises.
+    """
+    paths: list[Path] = options.pop("paths")
+    how = {name: options.pop(name) for name in ("workers", "scheduler", "retries")}
+    summary: Path | None = options.pop("summary")
+    if len(paths) == 1 and how["scheduler"] is None and summary is None:
+        from storm.cli import _commands
+
+        release()
+        print(getattr(_commands, command)(path=paths[0], **options).said)
+        return 0
+    jobs = plan(command, paths, options)
+    outcomes: dict[str, Outcome] = {}
+
+    def finished(outcome: Outcome) -> None:
+        outcomes[outcome.section] = outcome
+        _tell(outcome, command, number=f"{len(outcomes)}/{len(jobs)}", debug=debug, quiet=quiet)
+
+    interrupted = False
+    try:
+        _everywhere(jobs, finished, **how)
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        release()
+    rows = [outcomes.get(job.shown, Outcome(job.shown, error="interrupted", tries=0)) for job in jobs]
+    failed = sum(row.error is not None for row in rows)
+    print(_table(rows))
+    if summary is not None:
+        write_summary(summary, rows)
+    if interrupted:
+        print("storm: interrupted", file=sys.stderr)
+        return 130
+    if failed:
+        print(f"storm {command}: error: {failed} of {len(rows)} sections failed", file=sys.stderr)
+    return 2 if failed else 0
+
+
+def plan(command: str, paths: list[Path], options: dict[str, Any]) -> list[Job]:
+    """One job per section, after everything that can be seen to be wrong beforehand.
+
+    Raises
+    ------
+    FileNotFoundError
+        If sections, or files that the options name, do not exist.
+    FileExistsError
+        If a store to be written exists.
+    ValueError
+        If a section is given twice, two would be written under one name, or the model or encoder is unknown.
+    """
+    from storm import __version__
+
+    seen: dict[Path, Path] = {}
+    for path in paths:
+        other = seen.setdefault(path.resolve(), path)
+        if other is not path:
+            msg = f"{path} is given twice" + (f", also as {other}" if str(other) != str(path) else "")
+            raise ValueError(msg)
+    if missing := [str(path) for path in paths if not path.exists()]:
+        msg = f"{', '.join(missing)} {'does' if len(missing) == 1 else 'do'} not exist"
+        raise FileNotFoundError(msg)
+    options = _absolute(options)
+    out = options.pop("out")
+    run = uuid.uuid4().hex
+    return [
+        Job(command, {**options, "path": path.absolute(), "out": target}, str(path), run, __version__)
+        for path, target in zip(paths, _targets(paths, out), strict=True)
+    ]
+
+
+def _targets(paths: list[Path], out: Path | None) -> Iterable[Path | None]:
+    """Where each section is written: one at ``out``, several into it."""
+    if out is None:
+        return [None] * len(paths)
+    if len(paths) == 1:
+        return [out]
+    targets: dict[Path, Path] = {}
+    for path in paths:
+        target = out / path.resolve().name
+        if target in targets:
+            msg = f"{targets[target]} and {path} would both be written to {target}; rename one, or run them apart"
+            raise ValueError(msg)
+        if target.exists():
+            msg = f"--out: {target} exists; give another folder, or remove it"
+            raise FileExistsError(msg)
+        targets[target] = path
+    return targets
+
+
+def _absolute(options: dict[str, Any]) -> dict[str, Any]:
+    """The options for a process whose working folder is another one; what they name is there."""
+    options = dict(options)
+    for name, value in options.items():
+        if isinstance(value, Path):
+            options[name] = value.expanduser().absolute()
+            if name != "out" and not value.expanduser().exists():
+                msg = f"--{name.replace('_', '-')} {value} does not exist"
+                raise FileNotFoundError(msg)
+    if "model" in options:
+        from storm._loading.fetch import find_model
+
+        folder = find_model(options["model"], download=False, revision=None, token=None)
+        # A folder of the user's; a name means the same everywhere, but its folder may be elsewhere.
+        if folder == Path(options["model"]).expanduser():
+            options["model"] = str(folder.absolute())
+    if "encoder" in options:
+        from storm.encoders import get_encoder
+
+        get_encoder(options["encoder"])
+    return options
+
+
+def _everywhere(
+    jobs: list[Job],
+    finished: Callable[[Outcome], None],
+    *,
+    workers: int | None,
+    scheduler: str | None,
+    retries: int,
+) -> None:
+    """Do all jobs: in this process if one worker is enough, else on a cluster."""
+    if scheduler is None and (workers == 1 or len(jobs) == 1):
+        count = 1
+    elif scheduler is None:
+        from storm.cli._machine import workers_for
+
+        count = workers_for(len(jobs), jobs[0].options.get("device"), wanted=workers)
+    if scheduler is None and count == 1:
+        for job in jobs:
+            finished(run_section(job))
+        return
+    from storm.cli import _cluster
+
+    if scheduler is not None:
+        cluster = _cluster.connect(scheduler)
+    else:
+        cluster = _cluster.start(count, jobs[0].options.get("device"))
+    with cluster as client:
+        _cluster.work(client, jobs, finished, retries=retries)
+
+
+def _tell(outcome: Outcome, command: str, *, number: str, debug: bool, quiet: bool) -> None:
+    """Say at once what came of a section."""
+    for text in outcome.warnings:
+        print(f"storm: warning: {outcome.section}: {text}", file=sys.stderr)
+    if outcome.error is not None:
+        if debug and outcome.traceback:
+            print(outcome.traceback, file=sys.stderr, end="")
+        print(f"storm {command}: {outcome.section}: error: {outcome.error}", file=sys.stderr)
+    elif not quiet:
+        print(f"[{number}] {outcome.section}: {outcome.result} ({outcome.seconds:.1f} s)", file=sys.stderr)
+
+
+def _record(row: Outcome) -> dict[str, Any]:
+    """A row of the summary."""
+    values = asdict(replace(row, result=row.result if row.error is None else row.error))
+    values["status"] = "ok" if row.error is None else "failed" if row.tries else "not done"
+    return {name: values[name] for name in _COLUMNS}
+
+
+def _table(rows: list[Outcome]) -> str:
+    """The summary as lines of text; what is long stands last."""
+    cells = [["section", "status", "n", "seconds", "GiB", "tries", "result or error"]]
+    for row in map(_record, rows):
+        cells.append(
+            [
+                row["section"],
+                row["status"],
+                "" if row["n"] is None else str(row["n"]),
+                "" if row["seconds"] is None else f"{row['seconds']:.1f}",
+                "" if row["peak_gib"] is None else f"{row['peak_gib']:.2f}",
+                str(row["tries"]),
+                row["result"],
+            ]
+        )
+    widths = [max(len(line[i]) for line in cells) for i in range(6)]
+    lines = []
+    for line in cells:
+        left = [line[i].ljust(widths[i]) for i in (0, 1)]
+        right = [line[i].rjust(widths[i]) for i in range(2, 6)]
+        lines.append("  ".join([*left, *right, line[6]]))
+    return "\n".join(lines)
+
+
+def write_summary(path: Path, rows: list[Outcome]) -> None:
+    """Write the summary as CSV or JSON, by the file's ending; an older one is replaced when the new one is complete."""
+    records = [_record(row) for row in rows]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(path.name + ".part")
+    with scratch.open("w", newline="", encoding="utf-8") as file:
+        if path.suffix == ".json":
+            json.dump(records, file, indent=1, ensure_ascii=False)
+        else:
+            table = csv.DictWriter(file, _COLUMNS)
+            table.writeheader()
+            table.writerows(records)
+    shutil.move(scratch, path)

@@ -97,3 +97,21 @@ def test_tiles_of_a_tiff(interleaved: bool, tmp_path: Path) -> None:
         centres = np.random.default_rng(0).uniform(0, 130, (30, 2))
         expected = PatchReader([ImageLevel(as_source(image), IDENTITY)]).read(centres, field_um=20, out_px=20)
         np.testing.assert_array_equal(reader.read(centres, field_um=20, out_px=20), expected)
+
+
+@pytest.mark.parametrize("pyramid", [None, [2, 2]])
+def test_a_section_read_from_disk_is_decoded_here(pyramid: list[int] | None, tmp_path: Path) -> None:
+    from spatialdata import SpatialData, read_zarr
+    from spatialdata.models import Image2DModel
+
+    from storm._bridge.image import make_reader
+
+    image = noise(130, 150)
+    element = Image2DModel.parse(image, dims=("c", "y", "x"), scale_factors=pyramid, chunks=(3, 64, 64))
+    SpatialData(images={"he": element}).write(tmp_path / "section.zarr")
+    stored = read_zarr(tmp_path / "section.zarr")["he"]
+    reader = make_reader(stored, image_key="he", coordinate_system="global", um_per_unit=0.5)
+    assert len(reader.levels) == (3 if pyramid else 1)
+    assert all(level.source._files is not None for level in reader.levels)
+    patch = reader.read(np.array([[30.0, 40.0]]), field_um=20, out_px=40)
+    np.testing.assert_array_equal(patch[0], np.moveaxis(image[:, 60:100, 40:80], 0, 2))

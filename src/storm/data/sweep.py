@@ -74,11 +74,13 @@ class Sweep:
         cell_y, cell_x = _place(_cells(source.y_edges), low_y), _place(_cells(source.x_edges), low_x)
         if source.height >= source.width:
             major, cell_major, cell_minor, step, short = first_y, cell_y, cell_x, source.chunks_yx[0], source.width
+            place = low_y
         else:
             major, cell_major, cell_minor, step, short = first_x, cell_x, cell_y, source.chunks_yx[1], source.height
+            place = low_x
         band = major // max(1, int(min(_BAND_PX, _BAND_SHARE * short)) // step)
         #: Rows of ``rects`` in the order in which they are visited.
-        self.order = np.lexsort((cell_major, cell_minor, band))
+        self.order = np.lexsort((place, cell_major, cell_minor, band))  # by place, so that parts of a cell are strips
         cells = np.stack([band, cell_minor, cell_major], axis=1)[self.order]
         self._boxes, self._stops = self._group(cells, max_px, max_rows or len(rects))
         self._plan(chunks[self.order])

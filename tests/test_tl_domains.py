@@ -102,7 +102,7 @@ def large(monkeypatch):
     return adata
 
 
-@pytest.mark.parametrize("method", ["kmeans", "gmm", "leiden"])
+@pytest.mark.parametrize("method", ["kmeans", "gmm"])
 def test_large_sections_are_clustered_in_components(large, method):
     with pytest.warns(UserWarning, match="15 of 1500 rows"):
         storm.tl.domains(large, 4, method=method)
@@ -114,6 +114,23 @@ def test_large_sections_are_clustered_in_components(large, method):
     assert facts["n_components"] == (15 if method == "gmm" else 10)
     assert 0.5 < facts["variance_kept"] < 1
     assert facts.get("fit_rows") == (600 if method == "gmm" else None)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_leiden_where_neighbours_are_searched(planted, monkeypatch):
+    """scanpy's own call fails with pynndescent 0.7; it compiles for a minute or two."""
+    monkeypatch.setattr(_domains, "_LARGE", 100)
+    storm.tl.domains(planted, 4, method="leiden")
+    assert adjusted_rand_score(planted.uns["truth"], planted.obs["storm_domain"]) > 0.95
+
+
+def test_leiden_of_more_rows_than_scanpy_searches_exactly():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 3, 9000)
+    adata = ad.AnnData(obsm={"X_storm": (9 * np.eye(3)[truth] + rng.normal(size=(9000, 3))).astype(np.float32)})
+    storm.tl.domains(adata, method="leiden", resolution=0.02)
+    assert adjusted_rand_score(truth, adata.obs["storm_domain"]) > 0.95
 
 
 def test_auto_on_a_large_section_tries_on_a_sample(large):

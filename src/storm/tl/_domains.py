@@ -99,8 +99,9 @@ def domains(
     -----
     Sections of more than 50,000 embedded rows are clustered in the 50 leading principal components (where the embedding
     has more columns), ``"auto"`` tries its numbers on 20,000 seeded rows before all rows are clustered into the best of
-    them, and a mixture is fitted to 100,000 seeded rows. The record in ``uns`` says so (``n_components``,
-    ``auto_rows``, ``fit_rows``). Up to 50,000 rows everything is done on all rows as they are.
+    them, and a mixture is fitted to 100,000 seeded rows at most. The record in ``uns`` says so (``n_components``,
+    ``auto_rows``, ``fit_rows``). Up to 50,000 rows everything is done on all rows as they are. ``"leiden"`` needs a
+    graph of neighbours, exact up to 50,000 rows and searched approximately beyond, which takes minutes.
 
     References
     ----------
@@ -196,7 +197,7 @@ def cluster(
         if method == "kmeans":
             return _dense(KMeans(k, n_init=n_init, random_state=seed).fit_predict(rows))
         mixture = GaussianMixture(k, n_init=n_init, reg_covar=1e-4, random_state=seed)
-        if len(rows) <= _LARGE:
+        if len(rows) <= _GMM_ROWS:
             return _dense(mixture.fit_predict(rows))
         sample = _sample(rows, _GMM_ROWS, rng)
         facts["fit_rows"] = len(sample)
@@ -236,6 +237,18 @@ def _dense(labels: np.ndarray) -> np.ndarray:
     return np.unique(labels, return_inverse=True)[1]
 
 
+def _nearest(n_neighbors: int, seed: int) -> Any:
+    """Approximate search for neighbours, as scanpy asks for one."""
+    from pynndescent import PyNNDescentTransformer
+    from scipy.sparse import csr_matrix
+
+    class Search(PyNNDescentTransformer):
+        def fit_transform(self, X, y=None, **kwargs):
+            return csr_matrix(super().fit_transform(X, y, **kwargs))
+
+    return Search(n_neighbors=n_neighbors, metric="euclidean", random_state=seed)
+
+
 def _leiden(
     values: np.ndarray, n_domains: int | str, *, resolution: float, n_neighbors: int, seed: int
 ) -> tuple[np.ndarray, dict[str, Any]]:
@@ -243,7 +256,11 @@ def _leiden(
     import scanpy as sc
 
     graph = anndata.AnnData(obsm={"X": values.astype(np.float32)}, shape=(len(values), 0))
-    sc.pp.neighbors(graph, n_neighbors=min(n_neighbors, len(values) - 1), use_rep="X", random_state=seed)
+    n_neighbors = min(n_neighbors, len(values) - 1)
+    # Exact while that takes seconds. Left to itself scanpy 1.11 searches from 8,192 rows on, and cannot read what
+    # pynndescent 0.7 returns.
+    search = "sklearn" if len(values) <= _LARGE else _nearest(n_neighbors, seed)
+    sc.pp.neighbors(graph, n_neighbors=n_neighbors, use_rep="X", random_state=seed, transformer=search)
 
     def at(value: float) -> np.ndarray:
         sc.tl.leiden(graph, resolution=value, random_state=seed, flavor="igraph", n_iterations=2, directed=False)

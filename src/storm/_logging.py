@@ -1,8 +1,11 @@
-"""The package's logger: no handler on the root logger, so an application's own logging stays as it is."""
+"""The package's logger.
+
+It has no handler of its own, neither here nor on the root logger: an application's logging stays as it is, and where
+there is none, Python writes warnings, and nothing less, to stderr.
+"""
 
 from __future__ import annotations
 
 import logging
 
 logger = logging.getLogger("storm")
-logger.addHandler(logging.NullHandler())

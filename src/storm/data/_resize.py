@@ -92,7 +92,9 @@ def _transpose(rows, columns):
             )
 
 
-@numba.njit(cache=True, nogil=True)
+# with its types, so that it is compiled (or found in the cache) when the module is imported: not later in a thread,
+# whose lock a forked process would inherit
+@numba.njit("(uint8[:, :, ::1], int64[:, ::1], float32[:, ::1], uint8[:, :, :, ::1])", cache=True, nogil=True)
 def resize_boxes(canvas, rects, boxes, out):
     """Resize boxes of a canvas, each seeing the pixels of its rectangle and no others.
 

@@ -167,10 +167,10 @@ class PatchReader:
         _check_geometry(field_um, out_px)
         check_positive(batch_size, name="batch_size")
         job = self._job(centres_um, field_um, out_px)
+        compiled = job.resample.compiles(len(job.index))
 
         def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
             n, size, done = len(job.index), int(batch_size), 0
-            compiled = job.resample.compiles(n)
             for canvas in Sweep(job.source, rects=job.rects, fill=self.fill, max_rows=size):
                 shift = np.array([canvas.x0, canvas.y0] * 2)
                 first = 0

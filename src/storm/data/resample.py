@@ -18,8 +18,8 @@ _SUPPORT_PX = 2
 #: Rounding errors of the transformations must not add a row or a column of pixels.
 _FUZZ_PX = 1e-6
 #: What Pillow takes for a patch, in seconds: for itself and for each of its pixels. Where this comes to more than
-#: ``_WORTH_S``, the compiled filter is loaded (within a second, or some three when it has to be compiled first).
-_PATCH_S, _PIXEL_S, _WORTH_S = 5e-5, 2e-8, 1.5
+#: ``_WORTH_S``, the compiled filter is loaded (within a second, or in some four when it has to be compiled first).
+_PATCH_S, _PIXEL_S, _WORTH_S = 5e-5, 2e-8, 2.0
 
 
 class Resampler:

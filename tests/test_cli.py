@@ -299,6 +299,7 @@ def test_our_warnings_are_a_line(store, model, capsys):
     assert main(["embed", str(path), "--model", model, "--quiet"]) == 0
     said = capsys.readouterr()
     assert [line for line in said.err.splitlines() if line] == [
-        f"storm: warning: 2 of {N} rows of 'X_storm' are NaN: 2 without counts"
+        f"storm: warning: 2 of {N} rows of 'X_storm' are NaN: 2 without counts",
+        f"storm: warning: model {model!r} has random weights: what it says of a section means nothing",
     ]
     assert f"{N - 2} of {N} rows" in said.out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -107,11 +108,14 @@ def test_a_cluster_of_its_own(here, model, one_by_one, capfd):
 
     said = capfd.readouterr()
     lines = said.err.splitlines()
-    assert f"storm: warning: b.zarr: 2 of {N} rows of 'X_storm' are NaN: 2 without counts" in lines
+    warned = [line for line in lines if line.startswith("storm: warning: ")]
+    assert f"storm: warning: b.zarr: 2 of {N} rows of 'X_storm' are NaN: 2 without counts" in warned
+    assert len([line for line in warned if "has random weights" in line]) == 2
+    assert len(warned) == 3
     assert any(line.startswith("storm embed: broken.zarr: error: ") for line in lines)
     assert sum(line.startswith(("[1/3] ", "[2/3] ", "[3/3] ")) for line in lines) == 2
     assert lines[-1] == "storm embed: error: 1 of 3 sections failed"
-    assert len(lines) == 5  # nothing of dask
+    assert len(lines) == len(warned) + 4  # nothing of dask
     table = said.out.splitlines()
     assert [line.split()[:2] for line in table[1:]] == [["a.zarr", "ok"], ["broken.zarr", "failed"], ["b.zarr", "ok"]]
 
@@ -127,20 +131,24 @@ def test_a_cluster_of_its_own(here, model, one_by_one, capfd):
     assert dict(os.environ) == environment
 
 
-def test_interrupting_ends_workers_that_are_busy(here, monkeypatch, capfd):
+def test_interrupting_busy_workers_that_have_a_gpu_each(here, model, monkeypatch, capfd):
     def begin(job: Job) -> Outcome:
         if job.shown == "b.zarr":
             time.sleep(300)
-        return Outcome(job.shown, n=1, result="done")
+        seen = os.environ["CUDA_VISIBLE_DEVICES"]
+        return Outcome(job.shown, result=f"sees {seen}, torch imported: {'torch' in sys.modules}")
 
+    gpus(monkeypatch, 2, "5,GPU-7")
     monkeypatch.setattr(_cluster, "run_section_on_worker", begin)
     monkeypatch.setattr(_many, "_tell", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
     before = set(psutil.Process().children(recursive=True))
-    assert main(["domains", "b.zarr", "a.zarr", "--workers", "2"]) == 130
+    assert embed(model, "b.zarr", "a.zarr", "--device", "cuda") == 130
     left = set(psutil.Process().children(recursive=True)) - before
     assert not [p for p in left if "spawn_main" in " ".join(p.cmdline())]
     said = capfd.readouterr()
-    assert [line.split()[:2] for line in said.out.splitlines()[1:]] == [["b.zarr", "not"], ["a.zarr", "ok"]]
+    _, b, a = said.out.splitlines()
+    assert b.split() == ["b.zarr", "not", "done", "0", "interrupted"]
+    assert re.fullmatch(r"a\.zarr +ok +1 +sees (5|GPU-7), torch imported: False", a)
     assert said.err.splitlines() == ["storm: interrupted"]
 
 
@@ -168,7 +176,7 @@ def test_a_worker_killed_in_mid_section(here, model, cluster, one_by_one, tmp_pa
     assert killed.exists()
     assert rows("s.json")["a.zarr"]["tries"] == 2
     np.testing.assert_array_equal(embedding(here / "a.zarr"), one_by_one["a"])
-    assert capfd.readouterr().err.splitlines() == ["storm: warning: a.zarr: its worker died; begun again"]
+    assert capfd.readouterr().err.splitlines()[0] == "storm: warning: a.zarr: its worker died; begun again"
 
 
 def test_a_section_that_kills_its_workers(here, cluster, tmp_path, monkeypatch, capfd):

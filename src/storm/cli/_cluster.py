@@ -127,7 +127,7 @@ def work(client: Client, jobs: list[Job], finished: Callable[[Outcome], None], *
     idle = _Idle()
     try:
         while waiting or running:
-            there = set(client.nthreads())
+            there = _workers(client)
             idle.look(there)
             for worker in sorted(there - {worker for _, _, worker in running.values()}):
                 if waiting:
@@ -137,7 +137,7 @@ def work(client: Client, jobs: list[Job], finished: Callable[[Outcome], None], *
                     )
                     running[future] = (job, tries, worker)
             _wait_for_one(client, running)
-            there = set(client.nthreads())
+            there = _workers(client)
             for future, (job, tries, worker) in list(running.items()):
                 if future.status == "pending" and worker in there:
                     continue
@@ -151,15 +151,28 @@ def work(client: Client, jobs: list[Job], finished: Callable[[Outcome], None], *
                 else:
                     msg = "its worker died (of too little memory? Fewer workers at a time leave more for each)"
                     finished(Outcome(job.shown, error=msg, tries=tries))
-    except OSError as error:
-        # The cluster itself is gone: what was being done is not known, and the rest will not be begun.
-        for job, tries in [*((job, tries) for job, tries, _ in running.values()), *waiting]:
-            finished(Outcome(job.shown, error=f"the cluster is lost: {one_line(error)}", tries=tries))
+    except _LostError as error:
+        # What was being done is not known, and the rest will not be begun.
+        for job, tries in [*((job, tries) for job, tries, _ in running.values()), *((j, n - 1) for j, n in waiting)]:
+            finished(Outcome(job.shown, error=str(error), tries=tries))
         running.clear()
     finally:
         if running:
             with suppress(OSError):
                 client.cancel(list(running), force=True)
+
+
+class _LostError(ConnectionError):
+    """The scheduler is gone, and with it all that was going on."""
+
+
+def _workers(client: Client) -> set[str]:
+    """Addresses of the workers that there are now."""
+    try:
+        return set(client.nthreads())
+    except OSError as error:
+        msg = f"the cluster's scheduler no longer answers ({type(error).__name__})"
+        raise _LostError(msg) from error
 
 
 def _wait_for_one(client: Client, running: dict[Future, tuple[Job, int, str]]) -> None:

@@ -8,6 +8,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from storm._logging import logger
+
 
 def one_line(thing: BaseException | Warning | str) -> str:
     """An error or a warning as one line of text."""
@@ -21,21 +23,32 @@ def print_warning(text: str) -> None:
     print(f"storm: warning: {text}", file=sys.stderr)
 
 
+class _Say(logging.Handler):
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self.say = say
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.say(one_line(record.getMessage()))
+
+
 @contextmanager
 def quiet_neighbours(say: Callable[[str], None] = print_warning) -> Iterator[None]:
-    """Hand our own warnings to ``say``, a line each, and show nothing of what other packages tell their developers."""
+    """Hand what STORM warns of to ``say``, a line each, and show nothing of what other packages tell developers."""
 
     def show(message: Warning | str, *_: object, **__: object) -> None:
         say(one_line(message))
 
     neighbour = logging.getLogger("spatialdata")
-    level = neighbour.level
+    level, handlers = neighbour.level, logger.handlers
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.filterwarnings("default", category=UserWarning, module=r"storm(\.|$)")
         warnings.showwarning = show
         neighbour.setLevel(logging.ERROR)
+        logger.handlers = [_Say(say)]
         try:
             yield
         finally:
             neighbour.setLevel(level)
+            logger.handlers = handlers

@@ -72,7 +72,7 @@ def prepare(names: list[str], data: Path, encoder: str):
         if name in WITH_HE:
             info = get_encoder(encoder)
             tiles[name] = encode_tiles(
-                spots, info, field_um=info.field_um, device=torch.device("cpu"), precision="fp32", batch_size=64
+                spots, info, field_um=info.field_um, devices=[torch.device("cpu")], precision="fp32", batch_size=64
             )
         print(f"{name}: {len(spots)} spots, {panels[name].expression.shape[1]} genes", flush=True)
     return panels, windows, tiles
@@ -227,7 +227,7 @@ def _linear_probe(trained: list[str], unseen: list[str], genes: list[str], data:
     for name in [*trained, *unseen]:
         spots = read_spots(load(name, data), image=True)
         features[name] = encode_tiles(
-            spots, info, field_um=info.field_um, device=torch.device("cpu"), precision="fp32", batch_size=64
+            spots, info, field_um=info.field_um, devices=[torch.device("cpu")], precision="fp32", batch_size=64
         )
         targets[name] = _columns(spots, genes)
     x, y = (np.concatenate([d[name] for name in trained]) for d in (features, targets))

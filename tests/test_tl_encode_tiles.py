@@ -233,3 +233,33 @@ def test_a_compiler_that_errs_is_not_used(toy, tiny, monkeypatch, wrong) -> None
         storm.tl.encode_tiles(toy, tiny, key_added="fast", compiled=True)
     obsm = toy.tables["table"].obsm
     np.testing.assert_allclose(obsm["plain"], obsm["fast"], atol=1e-5)
+
+
+def test_several_devices_share_a_section(toy, tiny) -> None:
+    """Regions and copies of the network, with the processor in the place of two GPUs."""
+    storm.tl.encode_tiles(toy, tiny)
+    storm.tl.encode_tiles(toy, tiny, device="cpu, cpu", key_added="two")
+    storm.tl.encode_tiles(toy, tiny, device=["cpu"] * 3, key_added="three")
+    table = toy.tables["table"]
+    for key in ("two", "three"):
+        np.testing.assert_allclose(table.obsm[key], table.obsm["X_tiny_vit"], atol=1e-5)
+    assert table.uns["storm"]["two"]["device"] == "cpu,cpu"
+    with pytest.raises(ValueError, match="'cuda:7' is not on this machine"):
+        storm.tl.encode_tiles(toy, tiny, device="cpu,cuda:7")
+
+
+def test_an_accelerator_cuts_its_own_tiles(toy, tiny, monkeypatch) -> None:
+    """The way of a GPU, on the processor: canvases, cut there, gathered into batches of the size asked for."""
+    from storm.tl import _tokens
+
+    spots = read_spots(toy, image=True, table=False)
+    how = {"field_um": 55, "out_px": 56, "batch_size": 16, "device": torch.device("cpu")}
+    plain = dict(zip(*map(np.concatenate, zip(*_tokens._tiles(spots, spots.centres, **how), strict=True)), strict=True))
+    sizes, seen = [], {}
+    for index, x in _tokens._rebatched(_tokens._cut(spots, spots.centres, **how), 16):
+        sizes.append(len(index))
+        seen |= dict(zip(index, x.numpy(), strict=True))
+    assert set(sizes[:-1]) == {16}
+    assert seen.keys() == plain.keys()
+    for row, tile in seen.items():
+        assert np.abs(tile - plain[row]).max() <= 1 / 255 + 1e-6

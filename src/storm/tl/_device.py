@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -10,6 +11,12 @@ from storm._checks import check_choice
 from storm._settings import settings
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve_devices(device: str | torch.device | Sequence[str]) -> tuple[torch.device, ...]:
+    """One device or several: ``"cuda:0,cuda:1"``, or a list of names; see :func:`resolve_device`."""
+    names = device.split(",") if isinstance(device, str) else [device] if isinstance(device, torch.device) else device
+    return tuple(resolve_device(name.strip() if isinstance(name, str) else name) for name in names)
 
 
 def resolve_device(device: str | torch.device) -> torch.device:

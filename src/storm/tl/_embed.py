@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from storm.data.journal import journal_of
 from storm.data.spots import Spots
 from storm.data.windows import make_windows
 from storm.tl._combine import combine
-from storm.tl._device import resolve_device, resolve_precision
+from storm.tl._device import resolve_devices, resolve_precision
 from storm.tl._tiles import model_tiles, tile_facts
 from storm.tl._tokens import he_tokens, st_tokens
 from storm.tl._windows import run_windows
@@ -50,7 +51,7 @@ def embed(
     readout: str | None = None,
     per_modality: bool = False,
     key_added: str = X_STORM,
-    device: str = "auto",
+    device: str | Sequence[str] = "auto",
     batch_size: int | None = None,
     precision: str = "auto",
     seed: int = 0,
@@ -94,7 +95,8 @@ def embed(
     key_added
         Key of the embedding.
     device
-        ``"auto"`` or a torch device.
+        ``"auto"``, a torch device, or several, ``"cuda:0,cuda:1"``: each takes a region of the section through the tile
+        encoder, the first does the rest.
     batch_size
         Tiles and windows per batch; by default 512 windows, and 256 tiles (32 for a transformer on the CPU).
     precision
@@ -131,7 +133,8 @@ def embed(
     loaded = load_model(model)
     readout = readout or loaded.settings["readout"]
     check_choice(readout, READOUTS, name="readout")
-    where = resolve_device(device)
+    devices = resolve_devices(device)
+    where = devices[0]
     how = {"device": where, "precision": resolve_precision(precision, where)}
     if batch_size is not None:
         check_positive(batch_size, name="batch_size")
@@ -151,7 +154,7 @@ def embed(
     with journal_of(work.store, key_added) as journal:
         if wants_tiles(spots, modality):
             tiles = model_tiles(
-                work.data, work.table_key, spots, loaded, field_um=field_um, device=where, precision=precision,
+                work.data, work.table_key, spots, loaded, field_um=field_um, devices=devices, precision=precision,
                 batch_size=batch_size, journal=journal,
             )  # fmt: skip
             tokens["he"] = he_tokens(tiles.values, loaded)

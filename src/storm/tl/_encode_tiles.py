@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from storm._keys import tiles_key
 from storm._logging import logger
 from storm.data.journal import journal_of
 from storm.encoders import EncoderInfo, load_encoder
-from storm.tl._device import resolve_device, resolve_precision
+from storm.tl._device import resolve_devices, resolve_precision
 from storm.tl._embed import warn_nan
 from storm.tl._tiles import input_size, tile_embedding
 
@@ -36,7 +37,7 @@ def encode_tiles(
     stride_um: float | None = None,
     tile_px: int | str | None = None,
     key_added: str | None = None,
-    device: str = "auto",
+    device: str | Sequence[str] = "auto",
     batch_size: int | None = None,
     precision: str = "auto",
     compiled: bool = False,
@@ -75,7 +76,7 @@ def encode_tiles(
     key_added
         Key of the embedding; ``"X_<encoder>"`` by default, characters that SpatialData cannot store replaced by ``_``.
     device
-        ``"auto"`` or a torch device.
+        ``"auto"``, a torch device, or several, ``"cuda:0,cuda:1"``, each of which takes a region of the section.
     batch_size
         Tiles per batch; by default 32 on the CPU (256 without a transformer) and 256 elsewhere.
     precision
@@ -110,7 +111,8 @@ def encode_tiles(
         If something is missing, ambiguous or contradictory, the encoder does not take ``tile_px``, or its numbers
         overflow at this precision. ``data`` is then as it was.
     """
-    where = resolve_device(device)
+    devices = resolve_devices(device)
+    where = devices[0]
     loaded = encoder
     if isinstance(encoder, str) or weights is not None or (encoder.sha256 is None and encoder.architecture is not None):
         loaded = load_encoder(encoder, weights=weights)
@@ -132,7 +134,7 @@ def encode_tiles(
     with journal_of(work.store, key) as journal:
         embedding = tile_embedding(
             spots, loaded, held=None if recompute else held_result(work.data, work.table_key, key), field_um=field_um,
-            tile_px=tile_px, device=where, precision=resolve_precision(precision, where), batch_size=batch_size,
+            tile_px=tile_px, devices=devices, precision=resolve_precision(precision, where), batch_size=batch_size,
             compiled=compiled, channels_last=channels_last, journal=journal,
         )  # fmt: skip
         if embedding.reused:

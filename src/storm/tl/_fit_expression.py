@@ -17,7 +17,7 @@ from storm.data.normalise import log_normalise, row_blocks
 from storm.data.windows import Windows, make_windows
 from storm.metrics.expression import pearson_per_gene
 from storm.pretraining.head import HeadConfig, fit_head
-from storm.tl._device import resolve_device, resolve_precision
+from storm.tl._device import resolve_devices, resolve_precision
 from storm.tl._he_features import BATCH, he_features
 from storm.tl._tiles import model_tiles
 from storm.tl._tokens import he_tokens
@@ -61,7 +61,7 @@ def fit_expression(
     um_per_px: float | None = None,
     layer: str | None = None,
     field_um: float | None = None,
-    device: str = "auto",
+    device: str | Sequence[str] = "auto",
     batch_size: int | None = None,
     precision: str = "auto",
 ) -> ExpressionHead:
@@ -119,10 +119,10 @@ def fit_expression(
         raise ValueError(msg)
     loaded = load_model(model)
     config = config or HeadConfig()
-    where = resolve_device(device)
+    devices = resolve_devices(device)
     if batch_size is not None:
         check_positive(batch_size, name="batch_size")
-    how = {"device": where, "precision": precision, "batch_size": batch_size}
+    how = {"devices": devices, "precision": precision, "batch_size": batch_size}
     read = {
         "image_key": image_key, "table_key": table_key, "shapes_key": shapes_key,
         "coordinate_system": coordinate_system, "um_per_px": um_per_px, "layer": layer,
@@ -162,8 +162,8 @@ def _read(section, mask, model, read, field_um, how) -> _Sample:
     tiles = model_tiles(section, read["table_key"], spots, model, field_um=field_um, **how)
     windows = make_windows(spots.centres)
     features = he_features(
-        model.network, he_tokens(tiles.values, model), windows, device=how["device"],
-        precision=resolve_precision(how["precision"], how["device"]), batch_size=how["batch_size"] or BATCH,
+        model.network, he_tokens(tiles.values, model), windows, device=how["devices"][0],
+        precision=resolve_precision(how["precision"], how["devices"][0]), batch_size=how["batch_size"] or BATCH,
     )  # fmt: skip
     return _Sample(features, log_normalise(spots.counts), spots.genes, keep, spots.centres, _reach(windows))
 

@@ -18,7 +18,7 @@ from storm._loading import ExpressionHead, StormModel, load_model
 from storm.data.genes import Vocabulary, match_genes
 from storm.data.journal import journal_of
 from storm.data.windows import make_windows
-from storm.tl._device import resolve_device, resolve_precision
+from storm.tl._device import resolve_devices, resolve_precision
 from storm.tl._embed import provenance, warn_nan
 from storm.tl._fit_expression import apply_head
 from storm.tl._he_features import BATCH, he_features
@@ -47,7 +47,7 @@ def predict_expression(
     stride_um: float | None = None,
     to: str = "auto",
     key_added: str = EXPRESSION,
-    device: str = "auto",
+    device: str | Sequence[str] = "auto",
     batch_size: int | None = None,
     precision: str = "auto",
     copy: bool = False,
@@ -108,7 +108,8 @@ def predict_expression(
         raise TypeError(msg)
     loaded = load_model(model)
     head, columns = _head(loaded, head, genes)
-    where = resolve_device(device)
+    devices = resolve_devices(device)
+    where = devices[0]
     if batch_size is not None:
         check_positive(batch_size, name="batch_size")
     how = {"device": where, "precision": resolve_precision(precision, where)}
@@ -124,7 +125,7 @@ def predict_expression(
     with journal_of(work.store, key_added) as journal:
         windows = make_windows(spots.centres)
         tiles = model_tiles(
-            work.data, work.table_key, spots, loaded, field_um=field_um, device=where, precision=precision,
+            work.data, work.table_key, spots, loaded, field_um=field_um, devices=devices, precision=precision,
             batch_size=batch_size, journal=journal,
         )  # fmt: skip
         features = he_features(

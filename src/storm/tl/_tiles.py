@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,7 +54,7 @@ def tile_embedding(
     *,
     held: tuple[np.ndarray, dict[str, Any]] | None,
     field_um: float,
-    device: torch.device,
+    devices: Sequence[torch.device],
     precision: str,
     any_precision: bool = False,
     tile_px: int | None = None,
@@ -74,8 +75,8 @@ def tile_embedding(
         An embedding of these spots with its provenance, or ``None``.
     field_um
         Edge of the field around each centre, in µm.
-    device, precision
-        How to run.
+    devices, precision
+        Where and how to run.
     any_precision
         Take what is held whatever precision it has: they are equal to within a cosine of 0.999.
     tile_px
@@ -94,7 +95,7 @@ def tile_embedding(
     """
     tile_px = encoder.tile_px if tile_px is None else int(tile_px)
     if batch_size is None:
-        batch_size = 32 if device.type == "cpu" and encoder.patch_px else 256
+        batch_size = 32 if devices[0].type == "cpu" and encoder.patch_px else 256
     facts = {
         "storm_version": __version__,
         "encoder": encoder.name,
@@ -106,7 +107,7 @@ def tile_embedding(
         "um_per_px": float(spots.patches.um_per_px),
         "um_source": spots.scale.source,
         "reader_version": READER_VERSION,
-        "device": str(device),
+        "device": ",".join(map(str, devices)),
         "precision": precision,
         "batch_size": batch_size,
         "inputs": fingerprint(spots, field_um=field_um, tile_px=tile_px),
@@ -120,9 +121,9 @@ def tile_embedding(
         if before.get("encoder") == encoder.name:
             logger.warning("the tile embeddings that are there are not used: made with another %s", ", ".join(other))
     how = {"precision": precision, "batch_size": batch_size, "compiled": compiled, "channels_last": channels_last}
-    same = facts | how | {"device": device.type, "n_threads": torch.get_num_threads()}
+    same = facts | how | {"device": [device.type for device in devices], "n_threads": torch.get_num_threads()}
     rows = (journal or Journal()).rows("tiles", (len(spots), encoder.dim), facts=same)
-    values = encode_tiles(spots, encoder, field_um=field_um, tile_px=tile_px, device=device, rows=rows, **how)
+    values = encode_tiles(spots, encoder, field_um=field_um, tile_px=tile_px, devices=devices, rows=rows, **how)
     _check_finite(values, spots, name=encoder.name, precision=precision)
     return TileEmbedding(values=values, facts=facts, reused=False)
 
@@ -134,7 +135,7 @@ def model_tiles(
     model: StormModel,
     *,
     field_um: float,
-    device: torch.device,
+    devices: Sequence[torch.device],
     precision: str,
     batch_size: int | None,
     journal: Journal | None = None,
@@ -149,15 +150,15 @@ def model_tiles(
         With a patch reader.
     model
         The model.
-    field_um, device, batch_size, journal
+    field_um, devices, batch_size, journal
         See :func:`tile_embedding`.
     precision
         ``"auto"`` takes what lies there at any precision.
     """
     held = held_result(data, table_key, tiles_key(model.tile_encoder.name))
     return tile_embedding(
-        spots, model.tile_encoder, held=held, field_um=field_um, tile_px=model.tile_px, device=device,
-        precision=resolve_precision(precision, device), any_precision=precision == "auto", batch_size=batch_size,
+        spots, model.tile_encoder, held=held, field_um=field_um, tile_px=model.tile_px, devices=devices,
+        precision=resolve_precision(precision, devices[0]), any_precision=precision == "auto", batch_size=batch_size,
         journal=journal,
     )  # fmt: skip
 

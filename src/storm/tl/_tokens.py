@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from storm._loading import StormModel
@@ -28,7 +31,7 @@ def encode_tiles(
     encoder: EncoderInfo,
     *,
     field_um: float,
-    device: torch.device,
+    devices: Sequence[torch.device],
     precision: str,
     batch_size: int,
     tile_px: int | None = None,
@@ -46,7 +49,9 @@ def encode_tiles(
         Tile encoder.
     field_um
         Edge of the field around each centre, in µm.
-    device, precision, batch_size
+    devices
+        Where to run: one after the other takes its own region of the section.
+    precision, batch_size
         How to run.
     tile_px
         Input size, the encoder's own by default.
@@ -61,29 +66,52 @@ def encode_tiles(
         If the encoder's output has not the shape that its description says.
     """
     rows = Rows((len(spots), encoder.dim)) if rows is None else rows
-    tile_px = tile_px or encoder.tile_px
     inside = spots.patches.inside(spots.centres)
-    count = {"total": int(inside.sum()), "initial": int(rows.done.sum())}
-    bar = tqdm(**count, desc="tiles", unit="tile", disable=settings.verbosity == 0)
-    # Batches are done in the reader's order, and whole ones only: those that are left are the same as in one go.
-    centres = np.where(rows.done[:, None], np.nan, spots.centres)
     if not (inside & ~rows.done).any():
         return rows.finish()
-    network = encoder.build().to(device).eval()
-    mean = torch.tensor(encoder.mean or (0.0, 0.0, 0.0), device=device).view(1, 3, 1, 1)
-    std = torch.tensor(encoder.std or (1.0, 1.0, 1.0), device=device).view(1, 3, 1, 1)
-    run = Run(network, device=device, precision=precision, compiled=compiled, channels_last=channels_last)
-    how = {"field_um": field_um, "out_px": tile_px, "batch_size": batch_size}
-    with torch.inference_mode(), bar:
-        for index, x in _tiles(spots, centres, device=device, **how):
-            embedding = run((x - mean) / std)
-            if tuple(embedding.shape) != (len(index), encoder.dim):
-                found = tuple(embedding.shape)
-                msg = f"tile encoder {encoder.name!r} gave shape {found} for {len(index)} tiles; dim is {encoder.dim}"
-                raise ValueError(msg)
-            rows.write(index, embedding.float().cpu().numpy())
-            bar.update(len(index))
+    count = {"total": int(inside.sum()), "initial": int(rows.done.sum())}
+    how = {"field_um": field_um, "out_px": tile_px or encoder.tile_px, "batch_size": batch_size}
+    fast = {"precision": precision, "compiled": compiled, "channels_last": channels_last}
+    module, lock = encoder.build(), Lock()
+    copies = [copy.deepcopy(module) for _ in devices[1:]]  # moving one module would take it from the other device
+    with tqdm(**count, desc="tiles", unit="tile", disable=settings.verbosity == 0) as bar:
+
+        def work(region: np.ndarray, device: torch.device, network: nn.Module) -> None:
+            # Batches are done in the reader's order, and whole ones only: those left are the same as in one go.
+            centres = np.where((region & ~rows.done)[:, None], spots.centres, np.nan)
+            run = Run(network.to(device).eval(), device=device, **fast)
+            with torch.inference_mode():
+                mean = torch.tensor(encoder.mean or (0.0, 0.0, 0.0), device=device).view(1, 3, 1, 1)
+                std = torch.tensor(encoder.std or (1.0, 1.0, 1.0), device=device).view(1, 3, 1, 1)
+                for index, x in _tiles(spots, centres, device=device, **how):
+                    embedding = run((x - mean) / std)
+                    _check_shape(embedding, (len(index), encoder.dim), name=encoder.name)
+                    values = embedding.float().cpu().numpy()
+                    with lock:
+                        rows.write(index, values)
+                        bar.update(len(index))
+
+        regions = _regions(spots.centres, inside, len(devices))
+        if len(devices) == 1:
+            work(regions[0], devices[0], module)
+        else:
+            with ThreadPoolExecutor(len(devices)) as pool:
+                list(pool.map(work, regions, devices, [module, *copies]))
     return rows.finish()
+
+
+def _check_shape(embedding: Tensor, wanted: tuple[int, int], *, name: str) -> None:
+    if tuple(embedding.shape) != wanted:
+        msg = f"tile encoder {name!r} gave shape {tuple(embedding.shape)} for {wanted[0]} tiles; dim is {wanted[1]}"
+        raise ValueError(msg)
+
+
+def _regions(centres: np.ndarray, inside: np.ndarray, n: int) -> list[np.ndarray]:
+    """Which rows belong to each of n strips across the section's longer side, of equally many rows, bool (n_obs,)."""
+    at = np.flatnonzero(inside)
+    axis = int(np.argmax(np.ptp(centres[at], axis=0)))
+    strips = np.array_split(at[np.argsort(centres[at, axis], kind="stable")], n)
+    return [np.isin(np.arange(len(centres)), strip) for strip in strips]
 
 
 def _tiles(

@@ -1,13 +1,14 @@
-"""The dense side of transformers: patch tokens of tiles that do not overlap, and what they say of any place.
+"""The dense side of transformers: tokens of a few tiles, and what they say of any place between them.
 
-An embedding of a tile is a class token, a mean of patch tokens, or both. For a place between tiles
+An embedding of a tile is a class token, a mean of patch tokens, or both; a place between tiles gets each from its own
+kind, so that a model trained on the one can read the other:
 
-- the mean of patch tokens is the mean over the field around the place, of the tokens of all tiles that it touches;
-- the class token is that mean, plus what sets the class token apart from the mean of its tile's patch tokens,
-  interpolated between the middles of the tiles.
+- the class token of the tiles around it, interpolated between their middles,
+- the mean of the patch tokens over the field around the place, of all tiles that the field touches.
 
 In the middle of a tile both are what the encoder itself says of the tile, whatever its weights are. Elsewhere they are
-not: a token also depends on where its patch lies in the tile and on what else is there.
+not: a class token is no sum over the field, and a patch token also depends on where its patch lies in the tile and on
+what else is there.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ class TokenGrid:
         The encoder.
     module
         Its network.
+    patch_tokens
+        Take the mean of patch tokens in the place of a class token.
 
     Attributes
     ----------
@@ -41,11 +44,12 @@ class TokenGrid:
     Raises
     ------
     ValueError
-        If the encoder has no patch tokens, or pools them in another way; the text lists those that can.
+        If the encoder has no patch tokens, or pools them in another way (the text lists those that can); or if
+        ``patch_tokens`` is asked of one whose embedding is not the class token alone.
     """
 
-    def __init__(self, info: EncoderInfo, module: nn.Module) -> None:
-        self.name, self.module = info.name, module
+    def __init__(self, info: EncoderInfo, module: nn.Module, *, patch_tokens: bool = False) -> None:
+        self._info, self.module, self.patch_tokens = info, module, patch_tokens
         # A network of timm pools by itself; the others stand inside of storm's own pooling.
         self._backbone = getattr(module, "backbone", module)
         own = {"token": "cls", "avg": "mean"}.get(getattr(module, "global_pool", None))
@@ -53,6 +57,9 @@ class TokenGrid:
         known = all(hasattr(self._backbone, name) for name in ("forward_features", "num_prefix_tokens"))
         if not known or self.pooling not in ("cls", "cls+mean", "mean"):
             raise ValueError(cannot(info.name))
+        if patch_tokens and self.pooling != "cls":
+            msg = f"tile encoder {info.name!r} has patch tokens in its embedding already; leave patch_tokens=False"
+            raise ValueError(msg)
         norm = getattr(self._backbone, "fc_norm", None)
         self._norm = norm if isinstance(norm, nn.Module) and self._backbone is module else nn.Identity()
 
@@ -61,9 +68,8 @@ class TokenGrid:
 
         Returns
         -------
-        offsets
-            Class token less the mean of the patch tokens, (B, width); ``None`` where there is no class token in
-            the embedding.
+        classes
+            Class tokens, (B, width); ``None`` where the embedding takes none.
         patches
             Patch tokens, (B, side, side, width).
 
@@ -76,16 +82,14 @@ class TokenGrid:
         prefix = self._backbone.num_prefix_tokens
         side = isqrt(tokens.shape[1] - prefix) if tokens.ndim == 3 else 0
         if not side or side * side != tokens.shape[1] - prefix:
-            raise ValueError(cannot(self.name))
-        patches = tokens[:, prefix:]
-        offsets = None if self.pooling == "mean" else tokens[:, 0] - patches.mean(dim=1)
-        return offsets, patches.unflatten(1, (side, side))
+            raise ValueError(cannot(self._info.name))
+        return None if self.pooling == "mean" else tokens[:, 0], tokens[:, prefix:].unflatten(1, (side, side))
 
-    def join(self, means: Tensor, offsets: Tensor | None) -> Tensor:
-        """Embeddings, not yet :meth:`finished`, of means of patch tokens and offsets, (b, width) each; linear."""
-        if self.pooling == "mean":
+    def join(self, classes: Tensor | None, means: Tensor) -> Tensor:
+        """Embeddings, not yet :meth:`finished`, of class tokens and means of patch tokens, (b, width) each; linear."""
+        if self.pooling == "mean" or self.patch_tokens:
             return means
-        return means + offsets if self.pooling == "cls" else torch.cat([means + offsets, means], dim=1)
+        return classes if self.pooling == "cls" else torch.cat([classes, means], dim=1)
 
     def finished(self, joined: Tensor) -> Tensor:
         """Embeddings (b, dim), after the norm that some networks have behind their pooling."""
@@ -99,11 +103,12 @@ class TokenGrid:
         ValueError
             If they are not.
         """
-        offsets, patches = self(x)
-        joined = self.finished(self.join(patches.mean(dim=(1, 2)), offsets))
+        plain = TokenGrid(self._info, self.module)
+        classes, patches = plain(x)
+        joined = plain.finished(plain.join(classes, patches.mean(dim=(1, 2))))
         own = self.module(x).float()
         if own.shape != joined.shape or torch.cosine_similarity(own, joined).min() < _SAME:
-            raise ValueError(cannot(self.name))
+            raise ValueError(cannot(self._info.name))
 
 
 def cannot(name: str) -> str:

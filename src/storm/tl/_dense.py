@@ -35,17 +35,20 @@ def encode_dense(
     batch_size: int,
     tile_px: int | None = None,
     local_um: float | None = None,
+    overlap: int = 1,
+    patch_tokens: bool = False,
 ) -> np.ndarray:
     """Tile embeddings of centres that lie close together, each pixel of tissue encoded once.
 
     An encoder with a dense side of its own (``"stain-texture"``) gets blocks of tissue and embeds all their fields at
-    once; the numbers are those of :func:`~storm.tl._tokens.encode_tiles` but for a shift of each field by at most half
+    once; the numbers are those of tile by tile but for a shift of each field by at most half
     a pixel of the tile to the block's pixels (none where centres are whole pixels apart, as bins mostly are).
 
-    A transformer runs once over tiles that do not overlap, those that hold a centre. Each centre takes the mean of the
-    patch tokens in a window around it, weighted by area, of whatever tiles have been encoded there, and the class token
-    as :mod:`storm.encoders.dense` says. This is another embedding than the exact one, made to be read by the same
-    model: the same where a tile's middle is, near it elsewhere.
+    A transformer runs once over tiles that do not overlap, those that hold a centre. Each centre takes the tokens of
+    the tiles around it, as :mod:`storm.encoders.dense` says: class tokens interpolated between the middles of the
+    tiles, and the mean of patch tokens in a window around it, weighted by area. Tiles that hold no centre are not there
+    and the others count for them. This is another embedding than the exact one, made to be read by the same model:
+    the same in the middle of a tile, near it elsewhere, and the nearer the more tiles there are.
 
     Memory: the output, and one block or one batch of tiles; nothing grows with the image.
 
@@ -67,7 +70,14 @@ def encode_dense(
         Side of the tiles in pixels, the encoder's own by default.
     local_um
         Edge of the window over which a transformer's patch tokens are averaged, in µm, at most ``field_um``, which is
-        the default. The edge of one patch makes it plain bilinear interpolation of the tokens; at least that is taken.
+        the default. The edge of one patch makes it bilinear interpolation of the tokens; at least that is taken. Less
+        than the field goes with ``overlap=1`` only.
+    overlap
+        Transformers: tiles stand ``field_um / overlap`` apart, so that ``overlap`` squared as many are encoded; where
+        they overlap, a tile says the more the nearer its middle is.
+    patch_tokens
+        Transformers whose embedding is the class token: take the mean of patch tokens in its place. They say more of a
+        place by itself, but a model trained on class tokens cannot read them.
 
     Returns
     -------
@@ -78,7 +88,7 @@ def encode_dense(
     ------
     ValueError
         If the encoder has no dense side (the text lists those that have), its output has not the shape that its
-        description says, or ``local_um`` is no edge of a window within the field.
+        description says, or ``local_um``, ``overlap`` or ``patch_tokens`` is none that it can have.
     """
     tile_px = encoder.tile_px if tile_px is None else tile_px
     local_um = field_um if local_um is None else local_um
@@ -86,8 +96,16 @@ def encode_dense(
     if local_um > field_um:
         msg = f"local_um={local_um} is wider than the field, field_um={field_um}; give at most that"
         raise ValueError(msg)
+    if overlap not in range(1, 9):
+        msg = f"overlap={overlap!r} is how many tiles stand on one tile's edge; give 1 (side by side) to 8"
+        raise ValueError(msg)
+    if overlap > 1 and local_um < field_um:
+        msg = f"local_um={local_um}, less than the field, goes with tiles side by side; give overlap=1 or no local_um"
+        raise ValueError(msg)
     out = np.full((len(spots), encoder.dim), np.nan, dtype=np.float32)
     rows = np.flatnonzero(spots.patches.inside(spots.centres))
+    if not len(rows):
+        return out
     if encoder.dense is not None and device.type == "mps":
         device = torch.device("cpu")
     network = encoder.build().to(device).eval()
@@ -100,7 +118,7 @@ def encode_dense(
                 out[rows[members]] = embedding.cpu().numpy()
                 bar.update(len(members))
         else:
-            grid = TokenGrid(encoder, network)
+            grid = TokenGrid(encoder, network, patch_tokens=patch_tokens)
             mean = torch.tensor(encoder.mean or (0.0, 0.0, 0.0), device=device).view(1, 3, 1, 1)
             std = torch.tensor(encoder.std or (1.0, 1.0, 1.0), device=device).view(1, 3, 1, 1)
 
@@ -112,29 +130,30 @@ def encode_dense(
                     return grid(x)
 
             out[rows] = 0
-            for members, share, done in _by_tokens(tissue, run, grid.join, local_um=local_um, batch_size=batch_size):
+            how = {"local_um": local_um, "overlap": overlap, "batch_size": batch_size}
+            for members, share, done in _by_tokens(tissue, run, grid.join, **how):
                 _check_shape(share, (len(members), encoder.dim), name=encoder.name)
                 out[rows[members]] += share.cpu().numpy()
                 bar.update(done)
-            for part in np.array_split(rows, -(-len(rows) // _FIELDS) or 1):
+            for part in np.array_split(rows, -(-len(rows) // _FIELDS)):
                 out[part] = grid.finished(torch.from_numpy(out[part]).to(device)).cpu().numpy()
     return out
 
 
 @dataclass(frozen=True, eq=False)
 class TilePlan:
-    """Tiles that do not overlap and hold all centres.
+    """Tiles in the middles of the squares of a grid, those that hold a centre.
 
     Attributes
     ----------
     middles
         x and y of their middles in µm, (t, 2).
     place
-        Centres in units of a tile's edge, from the corner of the grid of tiles, (n, 2).
+        Centres in units of a square's edge, from the corner of the grid, (n, 2).
     cells
-        Column and row of each tile in that grid, (t, 2), sorted by row.
+        Column and row of each tile's square, (t, 2), sorted by row.
     tile_of
-        Tile of each centre, (n,).
+        Tile in whose square a centre lies, (n,).
     """
 
     middles: np.ndarray
@@ -143,20 +162,17 @@ class TilePlan:
     tile_of: np.ndarray
 
     @classmethod
-    def make(cls, centres: np.ndarray, field_um: float) -> TilePlan:
-        """Cover centres (n, 2), in µm, with tiles of an edge in µm; the grid lies in the middle of their extent."""
-        if not len(centres):
-            nothing = np.zeros((0, 2))
-            return cls(nothing, nothing, nothing.astype(np.int64), np.zeros(0, dtype=np.int64))
+    def make(cls, centres: np.ndarray, pitch_um: float) -> TilePlan:
+        """Cover centres (n, 2), in µm, n > 0, with a grid of a pitch in µm, in the middle of their extent."""
         low, high = centres.min(axis=0), centres.max(axis=0)
-        shape = np.maximum(np.ceil((high - low) / field_um), 1)
-        corner = (low + high - shape * field_um) / 2
-        place = (centres - corner) / field_um
+        shape = np.maximum(np.ceil((high - low) / pitch_um), 1)
+        corner = (low + high - shape * pitch_um) / 2
+        place = (centres - corner) / pitch_um
         cell = np.clip(np.floor(place), 0, shape - 1).astype(np.int64)
         number = cell[:, 1] * int(shape[0]) + cell[:, 0]
         used, tile_of = np.unique(number, return_inverse=True)
         cells = np.column_stack([used % int(shape[0]), used // int(shape[0])])
-        return cls(corner + (cells + 0.5) * field_um, place, cells, tile_of)
+        return cls(corner + (cells + 0.5) * pitch_um, place, cells, tile_of)
 
 
 class _Overhanging(PatchReader):
@@ -184,8 +200,6 @@ def _by_blocks(
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
     """Embed all fields of a block at once: rows of centres, and their embeddings."""
     um, centres = tissue.um_per_px, tissue.centres
-    if not len(centres):
-        return
     plan = TilePlan.make(centres, _BLOCK_PX * um)
     order = np.argsort(plan.tile_of, kind="stable")
     members = np.split(order, np.cumsum(np.bincount(plan.tile_of))[:-1])
@@ -214,65 +228,69 @@ def _aligned(centres: np.ndarray, um: float) -> np.ndarray:
 def _by_tokens(
     tissue: _Tissue,
     run: Callable[[np.ndarray, bool], tuple[Tensor | None, Tensor]],
-    join: Callable[[Tensor, Tensor | None], Tensor],
+    join: Callable[[Tensor | None, Tensor], Tensor],
     *,
     local_um: float,
+    overlap: int,
     batch_size: int,
 ) -> Iterator[tuple[np.ndarray, Tensor, int]]:
     """Encode tile by tile: rows of centres, what they get from a tile, and how many have their middle there.
 
     The shares of all tiles add up to the embedding, so that no tile's tokens are kept.
     """
-    plan = TilePlan.make(tissue.centres, tissue.field_um)
-    near = _neighbours(plan)
-    norms = None
+    plan = TilePlan.make(tissue.centres, tissue.field_um / overlap)
+    near, norms = _neighbours(plan), None
     batches = tissue.reader.iter_patches(
         plan.middles, field_um=tissue.field_um, out_px=tissue.tile_px, batch_size=batch_size
     )
-    for tiles, patches in batches:
-        offsets, tokens = run(patches, norms is None)
-        side = tokens.shape[1]
+    for tiles, pixels in batches:
+        classes, patches = run(pixels, norms is None)
+        side = patches.shape[1]
         window = max(local_um / tissue.field_um, 1 / side)
         if norms is None:
             norms = _norms(plan, window)
         for k, tile in enumerate(tiles.tolist()):
             found = near(tile)
-            away = plan.place[found] - plan.cells[tile]
-            touched = np.abs(away - 0.5).max(axis=1) < 1
+            away = plan.place[found] - plan.cells[tile] - 0.5
+            touched = np.abs(away).max(axis=1) < 1
             found, away = found[touched], away[touched]
             done = int((plan.tile_of[found] == tile).sum())
             for start in range(0, len(found), _FIELDS):
                 rows, at = found[start : start + _FIELDS], away[start : start + _FIELDS]
-                across, down = (_overlap(at[:, axis], window, side) for axis in (0, 1))
-                weights = down[:, :, None] * across[:, None, :] / norms[0][rows, None, None]
-                means = _to(weights, tokens).flatten(1) @ tokens[k].flatten(0, 1)
-                hat = (_hat(at[:, 0]) * _hat(at[:, 1]) / norms[1][rows])[:, None]
-                yield rows, join(means, None if offsets is None else _to(hat, tokens) * offsets[k]), done
+                across, down = (_overlap(at[:, axis] / overlap, window, side) for axis in (0, 1))
+                hat = _hat(at[:, 0]) * _hat(at[:, 1]) / norms[1][rows]
+                # Side by side, all tokens in the window count alike. Where tiles overlap, a tile says the more the
+                # nearer its middle is: in the middle of a tile, only that one.
+                area = down.sum(axis=1) * across.sum(axis=1)
+                share = 1 / norms[0][rows] if overlap == 1 else hat / area
+                weights = (down * share[:, None])[:, :, None] * across[:, None, :]
+                means = _to(weights, patches).flatten(1) @ patches[k].flatten(0, 1)
+                yield rows, join(None if classes is None else _to(hat[:, None], patches) * classes[k], means), done
                 done = 0
 
 
 def _overlap(at: np.ndarray, window: float, side: int) -> np.ndarray:
-    """Share of a window around ``at`` that lies over each of ``side`` equal parts of [0, 1]: (b, side)."""
-    edges = np.arange(side) / side
+    """Share of a window around ``at`` that lies over each of ``side`` equal parts of [-1/2, 1/2]: (b, side)."""
+    edges = np.arange(side) / side - 0.5
     low, high = (at + s * window / 2 for s in (-1, 1))
     common = np.minimum(high[:, None], edges + 1 / side) - np.maximum(low[:, None], edges)
     return np.clip(common, 0, None) / window
 
 
 def _hat(at: np.ndarray) -> np.ndarray:
-    """Weight of a tile, whose middle is at 0.5, in linear interpolation between middles."""
-    return np.clip(1 - np.abs(at - 0.5), 0, None)
+    """Weight of a tile, whose middle is at 0, in linear interpolation between middles."""
+    return np.clip(1 - np.abs(at), 0, None)
 
 
 def _norms(plan: TilePlan, window: float) -> tuple[np.ndarray, np.ndarray]:
-    """What window and interpolation weights of each centre add up to over the tiles that there are."""
+    """What a window and the weights of interpolation come to over the tiles that there are, side by side."""
     area, hats = np.zeros(len(plan.place)), np.zeros(len(plan.place))
     own = plan.cells[plan.tile_of]
     there = np.zeros(plan.cells.max(axis=0) + 3, dtype=bool)
     there[tuple((plan.cells + 1).T)] = True
     for step in np.ndindex(3, 3):
         cell = own + np.array(step) - 1
-        at = plan.place - cell
+        at = plan.place - cell - 0.5
         here = there[tuple((cell + 1).T)]
         area += here * _overlap(at[:, 0], window, 1)[:, 0] * _overlap(at[:, 1], window, 1)[:, 0]
         hats += here * _hat(at[:, 0]) * _hat(at[:, 1])
@@ -280,9 +298,9 @@ def _norms(plan: TilePlan, window: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _neighbours(plan: TilePlan) -> Callable[[int], np.ndarray]:
-    """Of a tile, the rows of the centres in it and in the eight tiles around it."""
+    """Of a tile, the rows of the centres in its square and in the eight around it."""
     order = np.argsort(plan.tile_of, kind="stable")
-    stops = np.cumsum(np.bincount(plan.tile_of, minlength=len(plan.cells))).tolist()
+    stops = np.cumsum(np.bincount(plan.tile_of)).tolist()
     number = {tuple(cell): k for k, cell in enumerate(plan.cells.tolist())}
 
     def near(tile: int) -> np.ndarray:

@@ -223,3 +223,28 @@ def test_survives_writing(toy, tiny_model, tmp_path):
     np.testing.assert_array_equal(again.obsm["X_storm"], vector(toy))
     assert again.uns["storm"]["X_storm"]["sha256"] == tiny_model.sha256
     assert list(again.obs["storm_domain"]) == list(toy.tables["table"].obs["storm_domain"])
+
+
+def test_dense_field(tiny_model, caplog) -> None:
+    """Bins of 8 µm, seen through one pass over the tissue and through a tile around each: the same, and told apart."""
+    bins = storm.datasets.toy("visium_hd", n=300, seed=0)
+    table = bins.tables["table"]
+    how = {"model": tiny_model, "modality": "he"}
+    storm.tl.embed(bins, key_added="X_exact", **how)
+    storm.tl.embed(bins, key_added="X_dense", field="dense", **how)
+    cosine = (table.obsm["X_exact"] * table.obsm["X_dense"]).sum(1) / (
+        np.linalg.norm(table.obsm["X_exact"], axis=1) * np.linalg.norm(table.obsm["X_dense"], axis=1)
+    )
+    assert np.nanmin(cosine) > 0.98
+    assert table.uns["storm"]["X_dense"]["field"] == "dense"
+    assert table.uns["storm"]["X_exact"]["field"] == "exact"
+    # what one way left is not taken for the other's
+    storm.tl.encode_tiles(bins, "stain-texture", field="dense")
+    storm.tl.embed(bins, key_added="X_again", **how)
+    assert not table.uns["storm"]["X_again"]["tiles_reused"]
+    assert "made with another field" in caplog.text
+    storm.tl.embed(bins, key_added="X_again", field="dense", **how)
+    assert table.uns["storm"]["X_again"]["tiles_reused"]
+    np.testing.assert_array_equal(table.obsm["X_again"], table.obsm["X_dense"])
+    with pytest.raises(ValueError, match="field='dens' is not an option"):
+        storm.tl.embed(bins, field="dens", **how)

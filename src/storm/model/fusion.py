@@ -41,11 +41,13 @@ class Attention(nn.Module):
         """
         batch, length, width = x.shape
         q, k, v = self.qkv(x).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        scores = (q @ k.transpose(-1, -2)).float() * (width // self.heads) ** -0.5 + bias
-        scores = scores.masked_fill(~keys[:, None, None, :], torch.finfo(scores.dtype).min)
+        # In place, and the factors on the smaller tensors: with short windows, passes over the scores are what costs.
+        scores = ((q * (width // self.heads) ** -0.5) @ k.transpose(-1, -2)).float()
+        scores += bias
+        scores.masked_fill_(~keys[:, None, None, :], torch.finfo(scores.dtype).min)
+        mixed = self.dropout(scores.softmax(dim=-1)).to(v.dtype) @ v
         # An excluded key underflows to a weight of exactly zero, unless no key is left at all.
-        weights = scores.softmax(dim=-1) * keys.any(dim=1)[:, None, None, None]
-        mixed = self.dropout(weights).to(v.dtype) @ v
+        mixed = mixed * keys.any(dim=1)[:, None, None, None]
         return self.proj(mixed.transpose(1, 2).reshape(batch, length, width))
 
 

@@ -61,6 +61,7 @@ def fit_expression(
     um_per_px: float | None = None,
     layer: str | None = None,
     field_um: float | None = None,
+    field: str = "exact",
     device: str | Sequence[str] = "auto",
     batch_size: int | None = None,
     precision: str = "auto",
@@ -88,7 +89,9 @@ def fit_expression(
         Number of genes if ``genes`` is not given.
     config
         Recipe, a :class:`storm.HeadConfig`; ``HeadConfig()`` by default. It says what of it is the paper's.
-    image_key, table_key, shapes_key, coordinate_system, um_per_px, layer, field_um, device, batch_size, precision
+    image_key, table_key, shapes_key, coordinate_system, um_per_px, layer
+        See :func:`storm.tl.embed`; they apply to every section.
+    field_um, field, device, batch_size, precision
         See :func:`storm.tl.embed`; they apply to every section.
 
     Returns
@@ -122,7 +125,7 @@ def fit_expression(
     devices = resolve_devices(device)
     if batch_size is not None:
         check_positive(batch_size, name="batch_size")
-    how = {"devices": devices, "precision": precision, "batch_size": batch_size}
+    how = {"devices": devices, "precision": precision, "batch_size": batch_size, "field": field}
     read = {
         "image_key": image_key, "table_key": table_key, "shapes_key": shapes_key,
         "coordinate_system": coordinate_system, "um_per_px": um_per_px, "layer": layer,

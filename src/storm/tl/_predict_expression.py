@@ -44,6 +44,7 @@ def predict_expression(
     coordinate_system: str | None = None,
     um_per_px: float | None = None,
     field_um: float | None = None,
+    field: str = "exact",
     stride_um: float | None = None,
     to: str = "auto",
     key_added: str = EXPRESSION,
@@ -126,7 +127,7 @@ def predict_expression(
         windows = make_windows(spots.centres)
         tiles = model_tiles(
             work.data, work.table_key, spots, loaded, field_um=field_um, devices=devices, precision=precision,
-            batch_size=batch_size, journal=journal,
+            batch_size=batch_size, journal=journal, field=field,
         )  # fmt: skip
         features = he_features(
             loaded.network, he_tokens(tiles.values, loaded), windows, batch_size=batch_size or BATCH, journal=journal,

@@ -12,7 +12,7 @@ import torch
 
 from storm import __version__
 from storm._bridge.read import held_result
-from storm._checks import check_positive
+from storm._checks import check_choice, check_positive
 from storm._keys import tiles_key
 from storm._loading import StormModel
 from storm._logging import logger
@@ -20,13 +20,16 @@ from storm.data.journal import Journal
 from storm.data.patches import READER_VERSION
 from storm.data.spots import Spots
 from storm.encoders import EncoderInfo
+from storm.tl._dense import encode_dense
 from storm.tl._device import resolve_precision
 from storm.tl._tokens import encode_tiles
 
 #: Tiles read to tell one image from another.
 _PROBES = 16
 #: What must be the same for an embedding to be used again; ``inputs`` stands for the centres and the image.
-_CACHE_KEY = ("encoder", "sha256", "field_um", "tile_px", "um_per_px", "precision", "reader_version", "inputs")
+_CACHE_KEY = ("encoder", "sha256", "field", "field_um", "tile_px", "um_per_px", "precision", "reader_version", "inputs")
+#: What older provenance does not say, because there was no choice.
+_BEFORE = {"field": "exact"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +59,7 @@ def tile_embedding(
     field_um: float,
     devices: Sequence[torch.device],
     precision: str,
+    field: str = "exact",
     any_precision: bool = False,
     tile_px: int | None = None,
     batch_size: int | None = None,
@@ -77,6 +81,8 @@ def tile_embedding(
         Edge of the field around each centre, in µm.
     devices, precision
         Where and how to run.
+    field
+        ``"exact"`` or ``"dense"``.
     any_precision
         Take what is held whatever precision it has: they are equal to within a cosine of 0.999.
     tile_px
@@ -93,6 +99,7 @@ def tile_embedding(
     ValueError
         If the encoder's numbers are not finite, or not of the shape that its description says.
     """
+    check_choice(field, ("exact", "dense"), name="field")
     tile_px = encoder.tile_px if tile_px is None else int(tile_px)
     if batch_size is None:
         batch_size = 32 if devices[0].type == "cpu" and encoder.patch_px else 256
@@ -103,6 +110,7 @@ def tile_embedding(
         "sha256": encoder.sha256 or f"storm {__version__}",
         "licence": encoder.licence,
         "field_um": float(field_um),
+        "field": field,
         "tile_px": tile_px,
         "um_per_px": float(spots.patches.um_per_px),
         "um_source": spots.scale.source,
@@ -115,7 +123,7 @@ def tile_embedding(
     if held is not None:
         values, before = held
         compared = [key for key in _CACHE_KEY if not (any_precision and key == "precision")]
-        other = [key for key in compared if key not in before or not bool(before[key] == facts[key])]
+        other = [key for key in compared if not bool(before.get(key, _BEFORE.get(key)) == facts[key])]
         if not other:
             return TileEmbedding(values=np.asarray(values, dtype=np.float32), facts=before, reused=True)
         if before.get("encoder") == encoder.name:
@@ -123,7 +131,14 @@ def tile_embedding(
     how = {"precision": precision, "batch_size": batch_size, "compiled": compiled, "channels_last": channels_last}
     same = facts | how | {"device": [device.type for device in devices], "n_threads": torch.get_num_threads()}
     rows = (journal or Journal()).rows("tiles", (len(spots), encoder.dim), facts=same)
-    values = encode_tiles(spots, encoder, field_um=field_um, tile_px=tile_px, devices=devices, rows=rows, **how)
+    size = {"field_um": field_um, "tile_px": tile_px, "precision": precision, "batch_size": batch_size}
+    if field == "exact":
+        fast = {"compiled": compiled, "channels_last": channels_last}
+        values = encode_tiles(spots, encoder, devices=devices, rows=rows, **size, **fast)
+    else:
+        if not rows.done.all():  # centres share what is computed, so that none is finished before all are
+            rows.write(np.arange(len(spots)), encode_dense(spots, encoder, device=devices[0], **size))
+        values = rows.finish()
     _check_finite(values, spots, name=encoder.name, precision=precision)
     return TileEmbedding(values=values, facts=facts, reused=False)
 
@@ -137,6 +152,7 @@ def model_tiles(
     field_um: float,
     devices: Sequence[torch.device],
     precision: str,
+    field: str,
     batch_size: int | None,
     journal: Journal | None = None,
 ) -> TileEmbedding:
@@ -150,7 +166,7 @@ def model_tiles(
         With a patch reader.
     model
         The model.
-    field_um, devices, batch_size, journal
+    field_um, devices, field, batch_size, journal
         See :func:`tile_embedding`.
     precision
         ``"auto"`` takes what lies there at any precision.
@@ -159,7 +175,7 @@ def model_tiles(
     return tile_embedding(
         spots, model.tile_encoder, held=held, field_um=field_um, tile_px=model.tile_px, devices=devices,
         precision=resolve_precision(precision, devices[0]), any_precision=precision == "auto", batch_size=batch_size,
-        journal=journal,
+        field=field, journal=journal,
     )  # fmt: skip
 
 
@@ -167,7 +183,7 @@ def tile_facts(tiles: TileEmbedding) -> dict[str, Any]:
     """What the provenance of a result says of the tile embeddings below it."""
     said = {"encoder": "tile_encoder", "sha256": "tile_sha256", "precision": "tile_precision"}
     record = {name: tiles.facts[key] for key, name in said.items()}
-    return record | {key: tiles.facts[key] for key in ("field_um", "tile_px")} | {"tiles_reused": tiles.reused}
+    return record | {key: tiles.facts[key] for key in ("field", "field_um", "tile_px")} | {"tiles_reused": tiles.reused}
 
 
 def input_size(encoder: EncoderInfo, tile_px: int | str | None, *, field_um: float) -> int:

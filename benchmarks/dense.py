@@ -1,11 +1,11 @@
 """Measure embeddings of bins from one pass over the tissue (``field="dense"``) against tile by tile.
 
 The section is synthetic (``storm.datasets.toy("visium_hd")``), so no data are needed: bins of 8 µm, each with a field
-of 112 µm. With ``stain-texture`` all bins are embedded either way, and what is made of the embeddings is compared: domains
-(with the planted ones, and with each other) and genes predicted from H&E on the half of the section that the head was
-not trained on. Transformers have random weights here: their rows say what the pass costs and that it is wired as it
-should be, not how near dense embeddings of trained weights are. Cosines are between embeddings whose features are
-centred on the mean of the exact ones, and, for ``stain-texture``, scaled by their deviation, as models read them.
+of 112 µm. With ``stain-texture`` all bins are embedded either way, and what is made of the embeddings is compared:
+domains (with the planted ones, and with each other) and genes predicted from H&E on the half of the section that the
+head was not trained on. Transformers have random weights here: their rows say what the pass costs and that it is wired
+as it should be, not how near dense embeddings of trained weights are. Cosines are between embeddings whose features
+are centred on the mean of the exact ones, and, for ``stain-texture``, scaled by their deviation, as models read them.
 
 Rates per core-second count the processor's time, which other work on the machine does not change much.
 

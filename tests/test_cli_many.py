@@ -97,7 +97,8 @@ def rows(path: str) -> dict[str, dict]:
 # ---------------------------------------------------------------------------------------------- on a cluster
 
 
-def test_a_cluster_of_its_own(here, model, one_by_one, capfd):
+def test_a_cluster_of_its_own(here, model, one_by_one, monkeypatch, capfd):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     environment = dict(os.environ)
     argv = ["a.zarr", "broken.zarr", "b.zarr", "--workers", "2", "--out", "new", "--summary", "s.csv"]
     assert embed(model, *argv) == 2
@@ -136,8 +137,12 @@ def test_interrupting_busy_workers_that_have_a_gpu_each(here, model, monkeypatch
         if job.shown == "b.zarr":
             time.sleep(300)
         seen = os.environ["CUDA_VISIBLE_DEVICES"]
-        return Outcome(job.shown, result=f"sees {seen}, torch imported: {'torch' in sys.modules}")
+        early = "torch" not in sys.modules
+        import torch
 
+        return Outcome(job.shown, result=f"sees {seen}, before torch: {early}, threads: {torch.get_num_threads()}")
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     gpus(monkeypatch, 2, "5,GPU-7")
     monkeypatch.setattr(_cluster, "run_section_on_worker", begin)
     monkeypatch.setattr(_many, "_tell", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
@@ -148,7 +153,7 @@ def test_interrupting_busy_workers_that_have_a_gpu_each(here, model, monkeypatch
     said = capfd.readouterr()
     _, b, a = said.out.splitlines()
     assert b.split() == ["b.zarr", "not", "done", "0", "interrupted"]
-    assert re.fullmatch(r"a\.zarr +ok +1 +sees (5|GPU-7), torch imported: False", a)
+    assert re.fullmatch(r"a\.zarr +ok +1 +sees (5|GPU-7), before torch: True, threads: 1", a)
     assert said.err.splitlines() == ["storm: interrupted"]
 
 

@@ -38,11 +38,11 @@ _PATIENCE = 15
 @contextmanager
 def start(workers: int, device: str | None) -> Iterator[Client]:
     """A cluster on this machine: processes of their own, started afresh (never forked), each with its GPU if any."""
-    threads = str(threads_of_each(workers))
+    # What the user's environment says goes first, for all three: torch listens to MKL's as well.
+    threads = os.environ.get("OMP_NUM_THREADS") or str(threads_of_each(workers))
     limits = {f"{name}_NUM_THREADS": threads for name in ("OMP", "MKL", "OPENBLAS")}
     config = {
         "distributed.worker.multiprocessing-method": "spawn",
-        # What the user's environment says goes first.
         "distributed.nanny.pre-spawn-environ": {**dask.config.get("distributed.nanny.pre-spawn-environ"), **limits},
     }
     scheduler = {

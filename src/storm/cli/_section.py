@@ -99,6 +99,7 @@ def run_section(job: Job) -> Outcome:
 
 def run_section_on_worker(job: Job) -> Outcome:
     """The same in a worker of a cluster, which may be another machine with another installation."""
+    import dask
     from distributed import get_worker
 
     import storm
@@ -115,7 +116,8 @@ def run_section_on_worker(job: Job) -> Outcome:
             "share)"
         )
         return Outcome(job.shown, error=msg)
-    with _ONE_AT_A_TIME:
+    # What is lazy in a section is computed right here; by default dask would hand it to the cluster as further tasks.
+    with _ONE_AT_A_TIME, dask.config.set(scheduler="threads"):
         settings.verbosity = 0
         return run_section(job)
 

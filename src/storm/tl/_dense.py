@@ -41,8 +41,10 @@ def encode_dense(
     """Tile embeddings of centres that lie close together, each pixel of tissue encoded once.
 
     An encoder with a dense side of its own (``"stain-texture"``) gets blocks of tissue and embeds all their fields at
-    once; the numbers are those of tile by tile but for a shift of each field by at most half
-    a pixel of the tile to the block's pixels (none where centres are whole pixels apart, as bins mostly are).
+    once; the numbers are those of tile by tile but for two things. Each field is moved by at most half a pixel of the
+    tile to the block's pixels (not at all where centres are whole pixels apart, as bins mostly are); and where the
+    image has to be resized, the outermost pixels of a field see beyond it. It pays where many centres share a field:
+    bins, less so cells; spots as far apart as a field is wide are embedded faster tile by tile.
 
     A transformer runs once over tiles that do not overlap, those that hold a centre. Each centre takes the tokens of
     the tiles around it, as :mod:`storm.encoders.dense` says: class tokens interpolated between the middles of the

@@ -11,8 +11,7 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from storm.data.genes import GeneMatch, Vocabulary, match_genes, require_shared
-from storm.data.normalise import log_normalise
-from storm.expression.interface import blank_empty, check_counts
+from storm.expression.interface import by_blocks
 from storm.model.expression import FactorEncoder
 
 
@@ -68,7 +67,6 @@ class FactorExpression:
 
     def encode(self, counts: csr_matrix, genes: Sequence[str], *, centres: np.ndarray | None = None) -> np.ndarray:
         """Embed the spots of one section; see :class:`ExpressionEncoder`. Each spot depends on its own counts only."""
-        counts = check_counts(counts, genes)
         match = self.match(genes)
         require_shared(match, self.vocabulary, self.min_genes)
         columns = np.flatnonzero(match.index >= 0)
@@ -77,4 +75,4 @@ class FactorExpression:
             weights = self._encoder.weights(measured).numpy()
             centre = self._encoder.mean[measured].numpy() @ weights
         # A sparse product: the dense matrix of centred expression is never made.
-        return blank_empty(np.asarray(log_normalise(counts)[:, columns] @ weights - centre, dtype=np.float32), counts)
+        return by_blocks(counts, genes, lambda block: block[:, columns] @ weights - centre, dim=self.dim)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
 from storm.data.genes import GeneMatch
+from storm.data.normalise import log_normalise
+
+#: Spots at a time.
+_ROWS = 16_384
 
 
 @runtime_checkable
@@ -70,6 +74,39 @@ def check_counts(counts: csr_matrix, genes: Sequence[str]) -> csr_matrix:
         msg = "counts hold negative or non-finite values; give raw counts, not scaled expression"
         raise ValueError(msg)
     return counts
+
+
+def by_blocks(
+    counts: csr_matrix, genes: Sequence[str], encode: Callable[[csr_matrix], np.ndarray], *, dim: int
+) -> np.ndarray:
+    """Embed spots that know nothing of each other, so many at a time that copies of their counts stay small.
+
+    Parameters
+    ----------
+    counts
+        Raw counts, shape (n, g); not changed.
+    genes
+        Name of each column, shape (g,).
+    encode
+        From log1p-normalised expression (m, g) to embeddings (m, dim).
+    dim
+        Size of the embedding.
+
+    Returns
+    -------
+    ndarray
+        float32, shape (n, dim); NaN for a spot without counts.
+
+    Raises
+    ------
+    ValueError
+        As :func:`check_counts`.
+    """
+    out = np.empty((counts.shape[0], dim), dtype=np.float32)
+    for start in range(0, len(out), _ROWS):
+        block = check_counts(counts[start : start + _ROWS], genes)
+        out[start : start + _ROWS] = blank_empty(np.asarray(encode(log_normalise(block)), dtype=np.float32), block)
+    return out
 
 
 def blank_empty(embedding: np.ndarray, counts: csr_matrix) -> np.ndarray:

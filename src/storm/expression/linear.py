@@ -14,7 +14,7 @@ from torch import Tensor
 from storm._checks import check_positive
 from storm.data.genes import GeneMatch, Vocabulary, match_genes, require_shared
 from storm.data.normalise import log_normalise
-from storm.expression.interface import blank_empty, check_counts
+from storm.expression.interface import by_blocks, check_counts
 from storm.expression.variable import variable_genes
 
 
@@ -89,13 +89,16 @@ class VariableGenes:
 
     def encode(self, counts: csr_matrix, genes: Sequence[str], *, centres: np.ndarray | None = None) -> np.ndarray:
         """Embed the spots of one section; see :class:`ExpressionEncoder`. Each spot depends on its own counts only."""
-        counts = check_counts(counts, genes)
         match = self.match(genes)
         require_shared(match, self.vocabulary, self.min_genes)
         columns = np.flatnonzero(match.index >= 0)
-        out = np.zeros((counts.shape[0], self.dim), dtype=np.float32)
-        out[:, match.index[columns]] = log_normalise(counts)[:, columns].toarray()
-        return blank_empty(out, counts)
+
+        def encode(block: csr_matrix) -> np.ndarray:
+            out = np.zeros((block.shape[0], self.dim), dtype=np.float32)
+            out[:, match.index[columns]] = block[:, columns].toarray()
+            return out
+
+        return by_blocks(counts, genes, encode, dim=self.dim)
 
 
 class PCAEncoder:
@@ -210,10 +213,9 @@ class PCAEncoder:
 
     def encode(self, counts: csr_matrix, genes: Sequence[str], *, centres: np.ndarray | None = None) -> np.ndarray:
         """Embed the spots of one section; see :class:`ExpressionEncoder`. Each spot depends on its own counts only."""
-        counts = check_counts(counts, genes)
         match = self.match(genes)
         require_shared(match, self.vocabulary, self.min_genes)
         columns = np.flatnonzero(match.index >= 0)
-        at = match.index[columns]
-        out = log_normalise(counts)[:, columns] @ self.loadings[at] - self.mean[at] @ self.loadings[at]
-        return blank_empty(np.asarray(out, dtype=np.float32), counts)
+        loadings = self.loadings[match.index[columns]]
+        centre = self.mean[match.index[columns]] @ loadings
+        return by_blocks(counts, genes, lambda block: block[:, columns] @ loadings - centre, dim=self.dim)

@@ -225,12 +225,15 @@ def test_survives_writing(toy, tiny_model, tmp_path):
     assert list(again.obs["storm_domain"]) == list(toy.tables["table"].obs["storm_domain"])
 
 
-def test_dense_field(tiny_model, caplog) -> None:
+def test_dense_field(tiny_model, caplog, monkeypatch) -> None:
     """Bins of 8 µm, seen through one pass over the tissue and through a tile around each: the same, and told apart."""
     bins = storm.datasets.toy("visium_hd", n=300, seed=0)
     table = bins.tables["table"]
     how = {"model": tiny_model, "modality": "he"}
-    storm.tl.embed(bins, key_added="X_exact", **how)
+    with monkeypatch.context() as patch:
+        patch.setattr("storm.tl._tiles._MANY", 200)
+        storm.tl.embed(bins, key_added="X_exact", **how)
+    assert "fields of 112 µm overlap" in caplog.text
     storm.tl.embed(bins, key_added="X_dense", field="dense", **how)
     cosine = (table.obsm["X_exact"] * table.obsm["X_dense"]).sum(1) / (
         np.linalg.norm(table.obsm["X_exact"], axis=1) * np.linalg.norm(table.obsm["X_dense"], axis=1)

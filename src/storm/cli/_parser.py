@@ -8,6 +8,12 @@ from pathlib import Path
 
 from storm import _keys
 
+_FIELD = {
+    "choices": ["exact", "dense"],
+    "default": "exact",
+    "help": "dense: one pass over the tissue, for bins and cells (default: exact)",
+}
+
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
@@ -62,6 +68,7 @@ def make_parser() -> argparse.ArgumentParser:
     encode.add_argument("--encoder", required=True, help="a name of storm models, or timm:<model>")
     encode.add_argument("--weights", type=Path, help="file or folder of its weights (default: the hub's cache)")
     encode.add_argument("--field-um", type=float, help="edge of the H&E field in µm (default: the encoder's)")
+    encode.add_argument("--field", **_FIELD)
     encode.add_argument("--tile-px", type=_number_or_word, help="side of the encoder's input, or native")
     encode.add_argument("--precision", default="auto", help="auto, fp32, bf16 or fp16 (default: auto)")
     encode.add_argument("--batch-size", type=int)
@@ -72,6 +79,7 @@ def make_parser() -> argparse.ArgumentParser:
     embed.add_argument("--modality", choices=["auto", "both", "he", "st"], default="auto", help="default: auto")
     embed.add_argument("--layer", help="layer with the raw counts (default: X)")
     embed.add_argument("--field-um", type=float, help="edge of the H&E field in µm (default: the model's)")
+    embed.add_argument("--field", **_FIELD)
     embed.add_argument("--readout", help="center, window or reconstruction (default: the model's)")
     embed.add_argument("--batch-size", type=int)
     embed.add_argument("--seed", type=int, default=0, help="default: 0")
@@ -88,8 +96,25 @@ def make_parser() -> argparse.ArgumentParser:
     predict = command("predict", "predict gene expression from H&E", "common", "model", "stores", "inputs")
     predict.add_argument("--genes", nargs="+", metavar="GENE", help="genes (default: all that the head predicts)")
     predict.add_argument("--head", type=Path, help="folder of a fitted expression head (default: the model's own)")
+    predict.add_argument("--field", **_FIELD)
     predict.add_argument("--batch-size", type=int)
     predict.add_argument("--key-added", default=_keys.EXPRESSION, help=f"key in layers (default: {_keys.EXPRESSION})")
+
+    adapt = command("adapt", "fit a model on sections of one's own, without labels", "common", "model", "inputs")
+    adapt.add_argument("paths", type=Path, nargs="+", metavar="IN.zarr", help="SpatialData stores, fitted jointly")
+    adapt.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder of the adapted model")
+    adapt.add_argument("--from-scratch", action="store_true", help="start from random weights instead of --model")
+    adapt.add_argument("--expression", choices=["auto", "keep", "refit"], default="auto", help="default: auto")
+    adapt.add_argument("--modality", choices=["auto", "both", "he", "st"], default="auto", help="default: auto")
+    adapt.add_argument("--epochs", type=_count(1), default=60, help="at most so many (default: 60)")
+    adapt.add_argument(
+        "--patience", type=_count(0), default=15, help="epochs without improvement that end it (default: 15; 0: none do)"
+    )
+    adapt.add_argument("--held-out", type=float, default=0.15, help="share of spots not trained on (default: 0.15)")
+    adapt.add_argument("--layer", help="layer with the raw counts (default: X)")
+    adapt.add_argument("--field-um", type=float, help="edge of the H&E field in µm (default: the model's)")
+    adapt.add_argument("--readout", help="center, window or reconstruction (default: the model's)")
+    adapt.add_argument("--seed", type=int, default=0, help="default: 0")
 
     models = command("models", "list the packaged models", "common")
     models.set_defaults()

@@ -70,6 +70,8 @@ def predict_expression(
         See :func:`storm.tl.embed`.
     field_um
         Edge of the H&E field around each centre, in µm; by default the one that the head was trained with.
+    field
+        ``"exact"`` or ``"dense"``, see :func:`storm.tl.embed`.
     to
         ``"layer"``, ``"table"``, or ``"auto"``: a layer if every predicted gene is one of the table's own and the layer
         takes no more than 2 GiB, else a new table.

@@ -34,7 +34,7 @@ from storm.expression import FactorExpression
 from storm.metrics.domains import score_domains
 from storm.metrics.expression import pearson_per_gene
 from storm.model import build_storm
-from storm.pretraining.factors import Panel, choose_genes, fit_factors
+from storm.pretraining.factors import Panel, choose_genes, fit_factors, spread_within
 from storm.pretraining.fit import FitConfig, fit
 from storm.pretraining.objective import Masking
 from storm.pretraining.sections import TrainingSection
@@ -106,7 +106,12 @@ def train(names: list[str], args: argparse.Namespace) -> tuple[StormModel, list[
         at = torch.from_numpy(np.flatnonzero(measured))
         raw[name] = factors(torch.from_numpy(values[:, measured]), at).numpy()
         raw[name][values.sum(axis=1) == 0] = np.nan
-    stats = {**_statistics("st", raw.values()), **_statistics("he", [t for t in tiles.values() if t is not None])}
+    spread = {
+        "st": spread_within(list(raw.values())),
+        "he": spread_within([values for values in tiles.values() if values is not None]),
+    }
+    stats = {f"{name}_mean": mean for name, (mean, _) in spread.items()}
+    stats |= {f"{name}_std": std for name, (_, std) in spread.items()}
     sections = []
     for name in names:
         values, measured = over[name]
@@ -147,14 +152,6 @@ def train(names: list[str], args: argparse.Namespace) -> tuple[StormModel, list[
         settings=settings,
     )
     return model, history
-
-
-def _statistics(name: str, values) -> dict[str, np.ndarray]:
-    """Training mean, and the spread within sections, each section weighing the same."""
-    values = [v[np.isfinite(v).all(axis=1)] for v in values]
-    mean = np.mean([v.mean(axis=0) for v in values], axis=0)
-    std = np.sqrt(np.mean([v.var(axis=0) for v in values], axis=0))
-    return {f"{name}_mean": mean, f"{name}_std": std}
 
 
 def score(model: StormModel, names: list[str], data: Path, seeds: int = 5) -> list[dict]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from storm.model.heads import expression_loss
 from storm.pretraining.factors import Panel, choose_genes, fit_factors
 from storm.pretraining.fit import FitConfig, fit
 from storm.pretraining.head import HeadConfig, fit_head
+from storm.pretraining.held_out import evaluate, hold_out, mean_predictor
 from storm.pretraining.losses import gaussian_nll, negative_binomial_nll
 from storm.pretraining.masking import draw_visible, hidden_positions
 from storm.pretraining.objective import Masking, masked_loss
@@ -172,3 +175,63 @@ def test_head_learns_a_planted_map_and_is_reproducible():
 def test_head_config_names_what_is_wrong(values):
     with pytest.raises(ValueError, match=f"{next(iter(values))}={next(iter(values.values()))!r}"):
         HeadConfig(**values)
+
+
+def test_the_block_is_contiguous_and_has_a_gap():
+    xy = np.stack(np.meshgrid(np.arange(20), np.arange(20)), -1).reshape(-1, 2).astype(float)
+    xy[7] = np.nan
+    train, block = hold_out(xy, share=0.15, gap=1.01, seed=3)
+    assert block.sum() == 60
+    distance = np.linalg.norm(xy[train][:, None] - xy[block][None], axis=-1)
+    assert distance.min() > 1.01
+    assert not train[7]
+    assert not block[7]
+    # All that lies as near to the middle as the furthest spot of the block belongs to it.
+    middle = xy[block].mean(axis=0)
+    assert np.linalg.norm(xy[block] - middle, axis=1).max() < 7
+    again = hold_out(xy, share=0.15, gap=1.01, seed=3)
+    assert (again[1] == block).all()
+    assert (hold_out(xy, share=0.15, gap=1.01, seed=4)[1] != block).any()
+
+
+def test_a_part_of_a_section_holds_nothing_of_the_rest():
+    section = planted_section()
+    keep = np.arange(144) % 12 < 5
+    part = section.only(keep)
+    index = part.windows.index
+    assert set(np.unique(index)) == {-1, *np.flatnonzero(keep)}
+    assert (index[~keep] == -1).all()
+    np.testing.assert_array_equal(SectionTensors(part).rows(), np.flatnonzero(keep))
+    both = section.windows.index >= 0
+    assert (index[keep] >= 0).sum() == (keep[section.windows.index] & both)[keep].sum()
+
+
+def test_the_best_epoch_is_kept_and_the_mean_is_the_mean():
+    whole = planted_section()
+    train, block = whole.only(np.arange(144) < 84), whole.only(np.arange(144) >= 108)
+    torch.manual_seed(0)
+    network = build_storm("tiny", n_genes=30)
+    config = FitConfig(epochs=25, warmup_epochs=1, batch_size=32, lr=2e-2, patience=4)
+    history = fit(network, [train], config, validation=[block])
+    losses = [record["val_st"] + record["val_he"] for record in history]
+    assert len(history) == min(25, int(np.argmin(losses)) + 5)
+    again = evaluate(network, [SectionTensors(block)], masking=config.masking)
+    assert sum(again.values()) == pytest.approx(min(losses), rel=1e-5)
+    plain = evaluate(mean_predictor(network, [SectionTensors(train)]), [SectionTensors(block)], masking=config.masking)
+    assert again["st"] < plain["st"]
+    seen = whole.expression[:84].mean(axis=0)
+    error = 0.5 * np.square(whole.expression[108:] - seen).mean(axis=1)
+    assert error.min() < plain["st"] < error.max()
+    assert plain["st"] == pytest.approx(error.mean(), rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["he", "st"])
+def test_a_section_of_one_modality_trains(name):
+    section = planted_section()
+    lacking = {"st": None, "expression": None, "measured": None} if name == "he" else {"he": None}
+    torch.manual_seed(0)
+    network = build_storm("tiny", n_genes=30)
+    config = FitConfig(epochs=5, warmup_epochs=1, batch_size=64, lr=3e-3, masking=Masking(he_only=0.5))
+    history = fit(network, [replace(section, **lacking)], config)
+    assert history[-1][name] < history[0][name]
+    assert {"he", "st"} - set(history[0]) == {"he", "st"} - {name}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
 
@@ -166,6 +168,7 @@ class Storm(nn.Module):
         *,
         hidden: bool = False,
         projected: bool = False,
+        decoders: Collection[str] | None = None,
     ) -> dict[str, Tensor]:
         """Encode visible spots only and reconstruct both modalities at the queried positions (eq. 3).
 
@@ -179,6 +182,8 @@ class Storm(nn.Module):
             Return the decoders' last hidden states instead of their read-outs.
         projected
             The visible spots' tokens are input tokens already, shape (B, K, width).
+        decoders
+            Modalities to reconstruct; by default all that the network has a decoder for.
 
         Returns
         -------
@@ -194,4 +199,5 @@ class Storm(nn.Module):
         return {
             name: (decoder.hidden if hidden else decoder)(encoded, mask, positions, queries)
             for name, decoder in self.decoders.items()
+            if decoders is None or name in decoders
         }

@@ -107,3 +107,21 @@ def fit_factors(sections: Sequence[tuple[np.ndarray, np.ndarray]], dim: int, *, 
     encoder.noise.fill_(float((np.square(rows).sum() - variance.sum()) / max(n_genes - dim, 1)))
     encoder.mean.copy_(torch.from_numpy(total / np.maximum(spots, 1)))
     return encoder.eval()
+
+
+def spread_within(sections: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean, and the standard deviation within sections, each section weighing the same.
+
+    Parameters
+    ----------
+    sections
+        Embeddings of each section's spots, shape (n, d); rows with a NaN do not count.
+
+    Returns
+    -------
+    mean, std : ndarray
+        Shape (d,).
+    """
+    known = [values[np.isfinite(values).all(axis=1)] for values in sections]
+    mean = np.mean([values.mean(axis=0) for values in known], axis=0)
+    return mean, np.sqrt(np.mean([values.var(axis=0) for values in known], axis=0))

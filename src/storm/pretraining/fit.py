@@ -12,6 +12,7 @@ from timm.scheduler import CosineLRScheduler
 
 from storm._logging import logger
 from storm.model.storm import Storm
+from storm.pretraining.held_out import Best, evaluate
 from storm.pretraining.objective import Masking, masked_loss
 from storm.pretraining.sections import SectionTensors, TrainingSection
 
@@ -28,6 +29,8 @@ class FitConfig:
         Largest norm of the gradient.
     masking
         How windows are masked.
+    patience
+        Epochs without a lower loss on the validation sections after which training ends; ``None`` for never.
     seed
         Of the order of the windows and the masks.
     """
@@ -39,6 +42,7 @@ class FitConfig:
     weight_decay: float = 0.05
     clip: float = 1.0
     masking: Masking = field(default_factory=Masking)
+    patience: int | None = None
     seed: int = 0
 
 
@@ -47,6 +51,7 @@ def fit(
     sections: Sequence[TrainingSection],
     config: FitConfig,
     *,
+    validation: Sequence[TrainingSection] = (),
     on_epoch: Callable[[dict[str, float]], None] | None = None,
 ) -> list[dict[str, float]]:
     """Train a network in place.
@@ -59,13 +64,16 @@ def fit(
         Training sections; every batch holds windows of one section, batches of all sections are shuffled.
     config
         Optimisation.
+    validation
+        Sections, or parts of them, whose loss is measured after each epoch, under the same masks every time. The
+        network ends with the weights of the epoch at which it was lowest.
     on_epoch
         Called with each epoch's record.
 
     Returns
     -------
     list of dict
-        Per epoch: mean loss of each modality, learning rate and seconds.
+        Per epoch: mean loss of each modality, learning rate and seconds; with ``validation`` also ``"val_<modality>"``.
 
     Raises
     ------
@@ -83,19 +91,23 @@ def fit(
         [{"params": decay, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
         lr=config.lr, betas=(0.9, 0.95),
     )  # fmt: skip
-    per_epoch = sum(-(-len(section) // config.batch_size) for section in sections)
+    per_epoch = sum(-(-len(section.rows()) // config.batch_size) for section in tensors)
     warmup = min(int(config.warmup_epochs * per_epoch), config.epochs * per_epoch - 1)
     schedule = CosineLRScheduler(
         optimiser, t_initial=config.epochs * per_epoch - warmup, warmup_t=warmup, warmup_lr_init=0.0,
         warmup_prefix=True, t_in_epochs=False,
     )  # fmt: skip
+    modalities = {name for section in tensors for name in section.values}
+    unseen = [SectionTensors(section) for section in validation]
     network.train()
-    history, step = [], 0
+    history, step, best = [], 0, Best()
     for epoch in range(config.epochs):
         started, sums = time.perf_counter(), {}
         for section, rows in _batches(tensors, config.batch_size, rng):
             schedule.step_update(step)
-            losses = masked_loss(network, section, rows, masking=config.masking, generator=generator)
+            losses = masked_loss(
+                network, section, rows, masking=config.masking, generator=generator, modalities=modalities
+            )
             step += 1
             if not losses:
                 continue
@@ -107,11 +119,17 @@ def fit(
                 total, count = sums.get(name, (0.0, 0))
                 sums[name] = (total + loss.item(), count + 1)
         record = {name: total / count for name, (total, count) in sums.items()}
+        if unseen:
+            record |= {f"val_{name}": loss for name, loss in evaluate(network, unseen, masking=config.masking).items()}
+            best.take(network, epoch, sum(loss for name, loss in record.items() if name.startswith("val_")))
         record |= {"epoch": epoch, "lr": optimiser.param_groups[0]["lr"], "seconds": time.perf_counter() - started}
         logger.info("epoch %d: %s", epoch, record)
         history.append(record)
         if on_epoch is not None:
             on_epoch(record)
+        if unseen and config.patience is not None and epoch - best.epoch >= config.patience:
+            break
+    best.give(network)
     network.eval()
     return history
 
@@ -126,7 +144,8 @@ def _parameter_groups(network: Storm) -> tuple[list, list]:
 def _batches(tensors, size, rng):
     jobs = []
     for section in tensors:
-        order = torch.from_numpy(rng.permutation(len(section)))
-        jobs += [(section, rows) for rows in order.split(size)]
+        rows = section.rows()
+        order = rows[torch.from_numpy(rng.permutation(len(rows)))]
+        jobs += [(section, part) for part in order.split(size)]
     for job in rng.permutation(len(jobs)):
         yield jobs[job]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -34,7 +35,13 @@ class Masking:
 
 
 def masked_loss(
-    network: Storm, section: SectionTensors, rows: Tensor, *, masking: Masking, generator: torch.Generator
+    network: Storm,
+    section: SectionTensors,
+    rows: Tensor,
+    *,
+    masking: Masking,
+    generator: torch.Generator,
+    modalities: Collection[str] = ("he", "st"),
 ) -> dict[str, Tensor]:
     """Reconstruction loss of each modality on the masked spots of some windows.
 
@@ -50,6 +57,8 @@ def masked_loss(
         How to mask.
     generator
         Source of randomness, on the CPU.
+    modalities
+        Decoders to run; those of a modality that no section has would say what nobody asks.
 
     Returns
     -------
@@ -58,7 +67,7 @@ def masked_loss(
     """
     device = next(network.parameters()).device
     index, offsets, masks = section.batch(rows)
-    only_he = "he" in masks and torch.rand((), generator=generator).item() < masking.he_only
+    only_he = {"he", "st"} <= masks.keys() and torch.rand((), generator=generator).item() < masking.he_only
     visible, hidden = {}, {}
     for name, present in masks.items():
         if only_he:
@@ -73,7 +82,7 @@ def masked_loss(
         tokens = section.values[name][index.gather(1, slots).clamp(min=0)]
         at = offsets.gather(1, slots.unsqueeze(-1).expand(-1, -1, 2))
         visible[name] = tuple(t.to(device) for t in (tokens, shown, at))
-    states = network.reconstruct(visible, offsets.to(device), hidden=True)
+    states = network.reconstruct(visible, offsets.to(device), hidden=True, decoders=modalities)
     losses = {}
     for name, mask in hidden.items():
         if name not in states or not mask.any():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -25,27 +25,41 @@ class TrainingSection:
         Standardised tile embeddings, shape (n, he_dim), or ``None`` without H&E. They are tokens and, at masked spots,
         the target: a target that the training could change might collapse.
     st
-        Standardised expression embeddings, shape (n, st_dim).
+        Standardised expression embeddings, shape (n, st_dim), or ``None`` without expression.
     expression
-        Targets over the vocabulary, shape (n, n_genes): log1p-normalised, or counts for the negative binomial.
+        Targets over the vocabulary, shape (n, n_genes): log1p-normalised, or counts for the negative binomial;
+        ``None`` without expression.
     measured
-        Which genes of the vocabulary the section's panel has, bool, shape (n_genes,).
+        Which genes of the vocabulary the section's panel has, bool, shape (n_genes,); ``None`` without expression.
     """
 
     name: str
     windows: Windows
     he: np.ndarray | None
-    st: np.ndarray
-    expression: np.ndarray
-    measured: np.ndarray
+    st: np.ndarray | None
+    expression: np.ndarray | None
+    measured: np.ndarray | None
 
     def __len__(self) -> int:
-        return len(self.st)
+        return len(self.windows)
 
     def present(self, name: str) -> np.ndarray:
         """Which spots have a token of a modality, shape (n,)."""
         values = self.he if name == "he" else self.st
         return np.zeros(len(self), bool) if values is None else np.isfinite(values).all(axis=1)
+
+    def only(self, keep: np.ndarray) -> TrainingSection:
+        """The same section with some of its spots; the others are missing, in every window.
+
+        Parameters
+        ----------
+        keep
+            Spots that stay, bool, shape (n,).
+        """
+        index = self.windows.index
+        there = (index >= 0) & keep[index] & keep[:, None]
+        windows = replace(self.windows, index=np.where(there, index, -1).astype(index.dtype), order=None)
+        return replace(self, windows=windows)
 
 
 class SectionTensors:
@@ -56,14 +70,22 @@ class SectionTensors:
         self.index = torch.from_numpy(section.windows.index).long()
         self.offsets = torch.from_numpy(section.windows.offsets)
         self.present = {name: torch.from_numpy(section.present(name)) for name in ("he", "st")}
-        self.values = {"st": torch.from_numpy(np.nan_to_num(section.st))}
-        if section.he is not None:
-            self.values["he"] = torch.from_numpy(np.nan_to_num(section.he))
-        self.expression = torch.from_numpy(section.expression)
-        self.measured = torch.from_numpy(section.measured)
+        tokens = {"st": section.st, "he": section.he}
+        self.values = {name: torch.from_numpy(np.nan_to_num(x)) for name, x in tokens.items() if x is not None}
+        self.expression = None if section.st is None else torch.from_numpy(section.expression)
+        self.measured = None if section.st is None else torch.from_numpy(section.measured)
 
     def __len__(self) -> int:
         return len(self.section)
+
+    def rows(self) -> Tensor:
+        """Centres of the windows: spots with a place."""
+        return (self.index[:, 0] >= 0).nonzero().squeeze(1)
+
+    def rows_with(self, name: str) -> Tensor:
+        """Those of them that have a token of a modality."""
+        rows = self.rows()
+        return rows[self.present[name][rows]]
 
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Member rows (B, L), offsets (B, L, 2) and, per modality, which members have a token (B, L)."""

@@ -1,0 +1,127 @@
+"""What a network says of spots that it was not trained on, and when it said it best."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+
+from storm.model.storm import Storm
+from storm.pretraining.objective import Masking, masked_loss
+from storm.pretraining.sections import SectionTensors
+
+#: Masks drawn for each window of the validation, and windows per batch.
+_DRAWS, _BATCH = 4, 256
+
+
+class Best:
+    """Weights of the epoch with the lowest loss."""
+
+    def __init__(self) -> None:
+        self.epoch, self.loss, self._state = -1, float("inf"), None
+
+    def take(self, network: Storm, epoch: int, loss: float) -> None:
+        """Remember the weights if the loss is the lowest so far."""
+        if loss < self.loss:
+            self.epoch, self.loss, self._state = epoch, loss, copy.deepcopy(network.state_dict())
+
+    def give(self, network: Storm) -> None:
+        """Put the remembered weights back, if there are any."""
+        if self._state is not None:
+            network.load_state_dict(self._state)
+
+
+def hold_out(centres: np.ndarray, *, share: float, gap: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split a section into spots to train on and one contiguous block to validate on, with a gap between them.
+
+    Neighbouring spots resemble each other: spots held out at random would be told by those beside them.
+
+    Parameters
+    ----------
+    centres
+        x and y, shape (n, 2); rows of NaN are in neither part.
+    share
+        Of the spots, in the block: those nearest to a spot drawn at random.
+    gap
+        Distance from the block within which a spot is in neither part, in the units of the centres.
+    seed
+        Of that spot.
+
+    Returns
+    -------
+    train, block : ndarray
+        Bool, shape (n,).
+    """
+    placed = np.flatnonzero(np.isfinite(centres).all(axis=1))
+    points = centres[placed]
+    middle = points[np.random.default_rng(seed).integers(len(points))]
+    near = np.argsort(((points - middle) ** 2).sum(axis=1), kind="stable")[: max(1, round(share * len(points)))]
+    distance, _ = cKDTree(points[near]).query(points)
+    train, block = np.zeros((2, len(centres)), dtype=bool)
+    train[placed[distance > gap]] = True
+    block[placed[near]] = True
+    return train, block
+
+
+def evaluate(
+    network: Storm, sections: Sequence[SectionTensors], *, masking: Masking, seed: int = 0
+) -> dict[str, float]:
+    """Mean loss of each modality over windows, four draws of masks each; the same draws at every call.
+
+    Parameters
+    ----------
+    network
+        With decoders; it is in training mode afterwards if it was before.
+    sections
+        Where the windows come from.
+    masking
+        How to mask; its ``he_only`` is not followed.
+    seed
+        Of the masks.
+    """
+    masking = replace(masking, he_only=0.0)
+    generator = torch.Generator().manual_seed(seed)
+    training = network.training
+    network.eval()
+    sums: dict[str, list[float]] = {}
+    with torch.no_grad():
+        for section in sections:
+            how = {"masking": masking, "generator": generator, "modalities": section.values.keys()}
+            for rows in section.rows().repeat(_DRAWS).split(_BATCH):
+                for name, loss in masked_loss(network, section, rows, **how).items():
+                    total = sums.setdefault(name, [0.0, 0.0])
+                    total[0] += loss.item() * len(rows)
+                    total[1] += len(rows)
+    network.train(training)
+    return {name: total / count for name, (total, count) in sums.items()}
+
+
+def mean_predictor(network: Storm, sections: Sequence[SectionTensors]) -> Storm:
+    """A network of the same shape that says the mean of the training spots of every spot.
+
+    Parameters
+    ----------
+    network
+        With decoders.
+    sections
+        Training sections.
+    """
+    plain = copy.deepcopy(network).requires_grad_(False)
+    for name, decoder in plain.decoders.items():
+        parts = [section for section in sections if name in section.values]
+        if not parts:
+            continue
+        targets = [(part.expression if name == "st" else part.values["he"])[part.rows_with(name)] for part in parts]
+        total, count = sum(target.sum(dim=0) for target in targets), torch.zeros(decoder.out.out_features)
+        for part, target in zip(parts, targets, strict=True):
+            count += len(target) * (part.measured.float() if name == "st" else 1.0)
+        mean = total / count.clamp(min=1)
+        if name == "st" and network.config.st_likelihood == "nb":
+            mean = (mean / mean.sum()).clamp(min=1e-8).log()
+        decoder.out.weight.zero_()
+        decoder.out.bias.copy_(mean)
+    return plain

@@ -1,0 +1,124 @@
+"""The objective of one step over many sections and processes: what is drawn depends on the step, not on who does it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from storm.model.storm import Storm
+from storm.pretraining.config import PretrainConfig
+from storm.pretraining.objective import Masking, masked_loss
+from storm.pretraining.stream import StreamedBatch, StreamedSection
+
+MODALITIES = ("he", "st")
+#: Takes the place of the epoch in the seeds of validation.
+_VALIDATION = 2**31
+
+
+@dataclass(frozen=True)
+class Job:
+    """Some windows of one section, and the seed of all that is drawn for them."""
+
+    section: int
+    rows: np.ndarray
+    seed: int
+
+
+def epoch_steps(sections: Sequence[StreamedSection], config: PretrainConfig, epoch: int) -> list[list[Job]]:
+    """Jobs of every step of an epoch: each training window once.
+
+    Parameters
+    ----------
+    sections
+        All sections.
+    config
+        The run.
+    epoch
+        Which epoch.
+
+    Returns
+    -------
+    list of list of Job
+    """
+    parts = []
+    for number, section in enumerate(sections):
+        rng = np.random.default_rng([config.seed, epoch, number])
+        rows = section.train[rng.permutation(len(section.train))]
+        parts += [(number, rows[at : at + config.section_batch]) for at in range(0, len(rows), config.section_batch)]
+    order = np.random.default_rng([config.seed, epoch, len(sections)]).permutation(len(parts))
+    jobs = [Job(*parts[at], seed=_seed(config.seed, epoch, place)) for place, at in enumerate(order)]
+    size = config.batch_size // config.section_batch
+    return [jobs[at : at + size] for at in range(0, len(jobs), size)]
+
+
+def validation_jobs(sections: Sequence[StreamedSection], config: PretrainConfig) -> list[Job]:
+    """Jobs over the held-out windows; the masks are those of every validation."""
+    jobs = []
+    for number, section in enumerate(sections):
+        rows = section.validate
+        for at in range(0, len(rows), config.section_batch):
+            jobs.append(Job(number, rows[at : at + config.section_batch], _seed(config.seed, _VALIDATION, len(jobs))))
+    return jobs
+
+
+def _seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class Objective(nn.Module):
+    """Sums of the masked losses over the jobs of a process, to be divided by the counts over all processes.
+
+    The mean over masked positions (eq. 3) is then that of the whole batch, however it is shared out.
+
+    Parameters
+    ----------
+    network
+        With decoders.
+    masking
+        How windows are masked.
+    """
+
+    def __init__(self, network: Storm, masking: Masking) -> None:
+        super().__init__()
+        self.network, self.masking = network, masking
+
+    def forward(self, batches: Sequence[tuple[StreamedBatch, int]]) -> tuple[Tensor, Tensor]:
+        """Loss and number of masked positions, summed over batches, each of shape (2,): H&E, ST.
+
+        Parameters
+        ----------
+        batches
+            Windows, and their seeds.
+        """
+        # Something of the graph, for a process without any job: it takes part in the exchange of gradients.
+        nothing = self.network.norm.weight.sum() * 0.0
+        sums = [nothing.float()] * len(MODALITIES)
+        counts = torch.zeros(len(MODALITIES), dtype=torch.float64, device=nothing.device)
+        for batch, seed in batches:
+            torch.manual_seed(seed)  # dropout
+            losses = masked_loss(
+                self.network, batch, torch.arange(len(batch)), masking=self.masking,
+                generator=torch.Generator().manual_seed(seed),
+            )  # fmt: skip
+            for name, number in masked_positions(batch, self.masking, losses).items():
+                at = MODALITIES.index(name)
+                sums[at] = sums[at] + losses[name].float() * number
+                counts[at] += number
+        return torch.stack(sums), counts
+
+
+def masked_positions(batch: StreamedBatch, masking: Masking, losses: dict[str, Tensor]) -> dict[str, int]:
+    """How many positions each loss of :func:`~storm.pretraining.objective.masked_loss` is the mean of."""
+    _, _, masks = batch.batch(torch.arange(len(batch)))
+    # A batch with H&E and without a loss of it was shown all of its H&E and none of its expression.
+    only_he = "he" in masks and bool(masks["he"].any()) and "he" not in losses
+    result = {}
+    for name in losses:
+        present = masks[name].sum(dim=1)
+        shown = present.sub(1).clamp(min=0, max=masking.n_visible)
+        result[name] = int((present if only_he else present - shown).sum())
+    return result

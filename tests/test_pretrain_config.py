@@ -1,0 +1,107 @@
+"""The configuration of a run, the layers of the learning rate, the schedule."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from storm.model import build_storm
+from storm.pretraining.config import PretrainConfig
+from storm.pretraining.optimise import layer_id, lr_scale, make_optimiser, make_schedule
+
+
+def test_the_defaults_are_the_papers_recipe():
+    config = PretrainConfig()
+    assert (config.epochs, config.warmup_epochs, config.batch_size) == (1000, 40, 1024)
+    assert (config.lr, config.weight_decay, config.layer_decay, config.n_visible) == (1e-4, 0.05, 0.7, 5)
+    assert PretrainConfig.from_dict(config.to_dict()) == config
+
+
+def test_a_file_with_tables_is_read_and_its_paths_are_its_own(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text(
+        'sections = ["a.zarr", "/data/b.zarr"]\nout = "there"\n[network]\nsize = "tiny"\nslope_scale = 2.5\n'
+        '[optimiser]\nepochs = 3\nwarmup_epochs = 1\n[ablation]\nexpression = "hvg"\nwindow = 1\n'
+    )
+    config = PretrainConfig.read(path)
+    assert config.sections == (str(tmp_path / "a.zarr"), "/data/b.zarr")
+    assert (config.out, config.shards) == (str(tmp_path / "there"), str(tmp_path / "shards"))
+    assert (config.size, config.epochs, config.expression, config.window) == ("tiny", 3, "hvg", 1)
+    assert config.network()["slope_scale"] == 2.5
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"epoch": 3}, "unknown fields.*'epoch'"),
+        ({"a": {"lr": 1}, "b": {"lr": 2}}, "'lr' twice"),
+        ({"epochs": 1.5}, "epochs=1.5"),
+        ({"lr": -1.0}, "lr=-1.0"),
+        ({"he_only": 2}, "he_only=2"),
+        ({"size": "huge"}, "size='huge'"),
+        ({"heads": 5, "width": 32}, "not a multiple of heads"),
+        ({"batch_size": 100, "section_batch": 64}, "batch_size=100"),
+        ({"epochs": 10, "warmup_epochs": 10}, "warmup_epochs=10"),
+        ({"expression": "model"}, "expression_model"),
+        ({"tile_init": "random", "tile_weights": "x"}, "tile_weights='x'"),
+        ({"window": 1, "tile_encoder": ""}, "window=1"),
+        ({"decoder_depth": 0}, "decoder_depth=0"),
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_is_named(values, said):
+    with pytest.raises(ValueError, match=said):
+        PretrainConfig.from_dict(values)
+
+
+def test_what_is_no_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.toml"):
+        PretrainConfig.read(tmp_path / "nothing.toml")
+    (tmp_path / "bad.toml").write_text("a = = 1")
+    with pytest.raises(ValueError, match="no TOML"):
+        PretrainConfig.read(tmp_path / "bad.toml")
+
+
+def test_layers_of_a_vision_transformer_below_the_network():
+    of = {"tile_depth": 12, "depth": 6}
+    names = {
+        "tiles.backbone.patch_embed.proj.weight": 0, "tiles.backbone.pos_embed": 0,
+        "tiles.backbone.blocks.0.norm1.weight": 1,
+        "tiles.backbone.blocks.11.mlp.fc2.bias": 12, "tiles.backbone.norm.weight": 12, "project.he.weight": 13,
+        "modality.st": 13, "blocks.0.attention.qkv.weight": 14, "blocks.5.experts.1.0.weight": 19, "norm.weight": 20,
+        "decoders.he.blocks.0.attention.qkv.weight": 20,
+    }  # fmt: skip
+    assert {name: layer_id(name, **of) for name in names} == names
+    stem = "tiles.backbone.patch_embed.proj.weight"
+    assert lr_scale(stem, **of, decay=0.7, over="tiles") == pytest.approx(0.0138, abs=1e-4)
+    assert lr_scale(stem, **of, decay=0.7, over="all") == pytest.approx(8e-4, rel=0.01)
+    assert lr_scale("blocks.0.norm_ffn.weight", **of, decay=0.7, over="tiles") == 1
+    assert lr_scale("tiles.backbone.blocks.11.norm1.weight", **of, decay=0.7, over="tiles") == 1
+    assert layer_id("project.he.weight", tile_depth=0, depth=2) == 0
+    assert layer_id("decoders.st.out.bias", tile_depth=0, depth=2) == 3
+
+
+def test_the_learning_rate_warms_up_and_falls_for_every_layer():
+    network = build_storm("tiny", n_genes=7)
+    config = PretrainConfig(
+        epochs=10, warmup_epochs=2, lr=1e-2, layer_decay=0.5, layer_decay_over="all", batch_size=64, size="tiny"
+    )
+    optimiser = make_optimiser(network, config)
+    held = sum(len(group["params"]) for group in optimiser.param_groups)
+    assert held == len(list(network.parameters()))
+    schedule = make_schedule(optimiser, config, steps_per_epoch=5)
+    of = {id(p): group for group in optimiser.param_groups for p in group["params"]}
+    top, bottom = of[id(network.norm.weight)], of[id(network.project["he"].weight)]
+    assert (top["weight_decay"], bottom["weight_decay"]) == (0, 0.05)
+    rates = []
+    for step in range(50):
+        schedule.step_update(step)
+        rates.append(top["lr"])
+        assert bottom["lr"] == pytest.approx(top["lr"] * 0.5**3)
+    expected = [1e-2 * step / 10 for step in range(10)]
+    expected += [0.5e-2 * (1 + np.cos(np.pi * step / 40)) for step in range(40)]
+    np.testing.assert_allclose(rates, expected, atol=1e-9)
+    schedule.step_update(17)
+    assert top["lr"] == rates[17]
+    assert isinstance(optimiser, torch.optim.AdamW)

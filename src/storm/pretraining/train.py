@@ -1,0 +1,238 @@
+"""The training loop, on whatever lightning's Fabric runs on: a CPU, one GPU, several, several machines."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from storm._loading import StormModel
+from storm._logging import logger
+from storm._settings import settings
+from storm.pretraining.baselines import baseline_losses
+from storm.pretraining.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from storm.pretraining.config import PretrainConfig
+from storm.pretraining.distributed import MODALITIES, Job, Objective, epoch_steps, validation_jobs
+from storm.pretraining.objective import Masking
+from storm.pretraining.optimise import make_optimiser, make_schedule
+from storm.pretraining.prepare import open_prepared
+from storm.pretraining.record import Record
+from storm.pretraining.stream import StreamedBatch, StreamedSection
+
+
+def train(config: PretrainConfig) -> Path:
+    """Train the prepared run to its end, from its last checkpoint where there is one.
+
+    Called in every process of the run (``torchrun``). Interrupted at any moment, the next call goes on with the losses
+    that the uninterrupted run would have had; on a CPU, to the bit.
+
+    Parameters
+    ----------
+    config
+        The run; :func:`storm.pretraining.prepare.prepare` was called for it.
+
+    Returns
+    -------
+    Path
+        Folder of the model, for :func:`storm.load_model`.
+
+    Raises
+    ------
+    ValueError
+        If ``config.out`` holds another run.
+    """
+    out = Path(config.out)
+    model, sections = open_prepared(config)
+    fabric = make_fabric(config)
+    with torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []):
+        _run(config, model, sections, fabric, out)
+    return out / "model"
+
+
+def make_fabric(config: PretrainConfig) -> Any:
+    """Fabric for the machine, launched; several processes exchange gradients by DDP."""
+    from lightning.fabric import Fabric
+    from lightning.fabric.strategies import DDPStrategy
+
+    accelerator = config.accelerator
+    if accelerator == "auto":
+        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    devices = config.devices
+    if devices == "auto" and accelerator == "cpu":
+        devices = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    number = torch.cuda.device_count() if devices == "auto" else int(devices)
+    precision = config.precision
+    if precision == "auto":
+        precision = "bf16" if accelerator == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    strategy = "auto"
+    if number * config.nodes > 1:
+        # A batch may lack a modality; slopes never change.
+        strategy = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
+    fabric = Fabric(
+        accelerator=accelerator, devices=number, num_nodes=config.nodes, strategy=strategy,
+        precision={"bf16": "bf16-mixed", "fp32": "32-true"}[precision],
+    )  # fmt: skip
+    fabric.launch()
+    return fabric
+
+
+def _run(
+    config: PretrainConfig, model: StormModel, sections: Sequence[StreamedSection], fabric: Any, out: Path
+) -> None:
+    network = model.network.requires_grad_(True).train()
+    network.to(fabric.device)
+    masking = Masking(config.n_visible, 1.0 if config.window == 1 else config.he_only, config.genes_per_step or None)
+    plain = Objective(network, masking)
+    optimiser = make_optimiser(network, config)
+    objective, wrapped = fabric.setup(plain, optimiser)
+    # From the sizes alone: the windows of an epoch are drawn when it starts.
+    jobs = sum(-(-len(section.train) // config.section_batch) for section in sections)
+    per_epoch = -(-jobs // (config.batch_size // config.section_batch))
+    total = config.epochs * per_epoch
+    state: dict[str, Any] = {"step": 0, "sums": [0.0] * 2, "counts": [0.0] * 2}
+    found = find_checkpoint(out / "checkpoints")
+    if found is not None:
+        state = load_checkpoint(found, network, optimiser)
+        logger.info("going on from step %d", state["step"])
+    fabric.barrier()
+    record = Record(out, step=state["step"], epoch=state["step"] // max(per_epoch, 1), on=fabric.is_global_zero)
+    if config.epochs:
+        schedule = make_schedule(optimiser, config, per_epoch)
+    held = validation_jobs(sections, config)
+    if fabric.is_global_zero and found is None and held and config.window != 1:
+        record.baselines(_baselines(sections, held, config))
+    bar = tqdm(
+        total=total, initial=state["step"], desc="steps", unit="step",
+        disable=settings.verbosity == 0 or not fabric.is_global_zero,
+    )  # fmt: skip
+    while state["step"] < total:
+        epoch, position = divmod(state["step"], per_epoch)
+        steps = epoch_steps(sections, config, epoch)[position:]
+        started, windows = time.perf_counter(), 0
+        for jobs, batches in _fetch(steps, sections, fabric.global_rank, fabric.world_size):
+            schedule.step_update(state["step"])
+            sums, counts = _step(fabric, objective, wrapped, batches, clip=config.clip)
+            windows += sum(len(job.rows) for job in jobs)
+            record.step(state["step"], epoch, _rate(optimiser), _means(sums, counts))
+            for at in range(2):
+                state["sums"][at] += sums[at]
+                state["counts"][at] += counts[at]
+            state["step"] += 1
+            bar.update()
+            last = state["step"] == (epoch + 1) * per_epoch
+            if last:
+                rate = windows / (time.perf_counter() - started)
+                facts = {"lr": _rate(optimiser), "windows_per_s": rate}
+                if held and ((epoch + 1) % config.validate_epochs == 0 or epoch + 1 == config.epochs):
+                    facts |= validate(fabric, plain, sections, held)
+                    facts["share_of_forward"] = rate / facts["forward_windows_per_s"]
+                record.epoch(epoch, _means(state["sums"], state["counts"]), facts)
+                state["sums"], state["counts"] = [0.0] * 2, [0.0] * 2
+            if state["step"] % config.checkpoint_steps == 0 or state["step"] == total:
+                if fabric.is_global_zero:
+                    how = {"state": state, "keep": config.keep_checkpoints}
+                    save_checkpoint(out / "checkpoints", network, optimiser, **how)
+                fabric.barrier()
+    bar.close()
+    record.close()
+    if fabric.is_global_zero:
+        _finish(config, model, sections, out, steps=total)
+    fabric.barrier()
+
+
+def _fetch(
+    steps: list[list[Job]], sections: Sequence[StreamedSection], rank: int, world: int
+) -> Iterator[tuple[list[Job], list[tuple[StreamedBatch, int]]]]:
+    """Each step's jobs, and the batches of those that this process does; the next step's are read meanwhile."""
+    if not steps:
+        return
+
+    def read(jobs: list[Job]) -> list[tuple[StreamedBatch, int]]:
+        return [(sections[job.section].take(job.rows), job.seed) for job in jobs[rank::world]]
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(read, steps[0])
+        for at, jobs in enumerate(steps):
+            batches = waiting.result()
+            if at + 1 < len(steps):
+                waiting = pool.submit(read, steps[at + 1])
+            yield jobs, batches
+
+
+def _step(fabric: Any, objective: Any, optimiser: Any, batches: list, *, clip: float) -> tuple[list, list]:
+    """One update; sums and counts over all processes, two numbers each."""
+    sums, own = objective(batches)
+    counts = _total(fabric, own)
+    # DDP averages the processes' gradients; each has its part of one mean.
+    loss = (sums / counts.clamp(min=1)).sum() * fabric.world_size
+    optimiser.zero_grad(set_to_none=True)
+    fabric.backward(loss)
+    everywhere = _total(fabric, sums.detach().double()).tolist()
+    if counts.sum() > 0:
+        fabric.clip_gradients(objective, optimiser, max_norm=clip)
+        optimiser.step()
+    return everywhere, counts.tolist()
+
+
+def validate(fabric: Any, objective: Objective, sections: Sequence[StreamedSection], held: list[Job]) -> dict:
+    """Loss of each modality on the held-out windows, and windows per second without a backward pass."""
+    objective.eval()
+    masking = objective.masking
+    objective.masking = replace(masking, he_only=1.0 if masking.he_only == 1 else 0.0, genes_per_step=None)
+    started = time.perf_counter()
+    sums = torch.zeros(2, dtype=torch.float64, device=fabric.device)
+    counts = torch.zeros_like(sums)
+    with torch.no_grad(), fabric.autocast():
+        for job in held[fabric.global_rank :: fabric.world_size]:
+            part, number = objective([(sections[job.section].take(job.rows), job.seed)])
+            sums += part
+            counts += number
+    means = _means(_total(fabric, sums).tolist(), _total(fabric, counts).tolist())
+    objective.masking = masking
+    objective.train()
+    seconds = time.perf_counter() - started
+    rate = sum(len(job.rows) for job in held) / seconds
+    return {f"validation_{name}": value for name, value in means.items()} | {"forward_windows_per_s": rate}
+
+
+def _baselines(sections: Sequence[StreamedSection], held: list[Job], config: PretrainConfig) -> dict[str, float]:
+    if config.st_likelihood == "nb":
+        return {}
+    batches = ((sections[job.section].take(job.rows), job.seed) for job in held)
+    return baseline_losses(batches, Masking(config.n_visible))
+
+
+def _total(fabric: Any, values: Tensor) -> Tensor:
+    return values if fabric.world_size == 1 else fabric.all_reduce(values, reduce_op="sum")
+
+
+def _rate(optimiser: torch.optim.Optimizer) -> float:
+    """Learning rate of the top layer."""
+    return max(group["lr"] for group in optimiser.param_groups)
+
+
+def _means(sums: Sequence[float], counts: Sequence[float]) -> dict[str, float]:
+    return {name: sums[at] / counts[at] for at, name in enumerate(MODALITIES) if counts[at]}
+
+
+def _finish(config, model: StormModel, sections: Sequence[StreamedSection], out: Path, *, steps: int) -> None:
+    """Write the model that :func:`storm.load_model` reads."""
+    network = model.network.requires_grad_(False).eval().cpu()
+    card = {
+        "summary": f"pretrained on {len(sections)} sections for {config.epochs} epochs ({steps} steps)",
+        "sections": [section.name for section in sections],
+        "field_um": config.field_um or model.tile_encoder.field_um,
+        "recipe": config.to_dict(),
+    }
+    for name in ("sections", "shards", "out", "tile_weights", "expression_model"):
+        card["recipe"].pop(name)  # paths of one machine
+    trained = {**model.settings, "trained": config.epochs > 0}
+    replace(model, network=network, settings=trained, card=card).save(out / "model")

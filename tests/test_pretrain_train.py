@@ -1,0 +1,89 @@
+"""The switches of a run, and what depends on its seed."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from planted_shards import planted_config, planted_corpus, planted_shard
+from storm.data.windows import make_windows
+from storm.pretraining.prepare import prepare
+from storm.pretraining.shards import write_shard
+from storm.pretraining.train import train
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_seed_is_what_a_run_depends_on(tmp_path):
+    curves = []
+    for at, seed in enumerate((0, 0, 1)):
+        config = planted_config(tmp_path / str(at), seed=seed, dropout=0.1)
+        prepare(config, planted_corpus(tmp_path / str(at) / "shards", n=10))
+        torch.rand(at)  # whatever was drawn before
+        before = torch.get_rng_state()
+        train(config)
+        assert torch.equal(torch.get_rng_state(), before)
+        curves.append(table(Path(config.out) / "steps.csv"))
+    assert curves[0] == curves[1]
+    assert curves[2] != curves[0]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"window": 1, "section_batch": 64},
+        {"expression": "hvg", "hvg_genes": 12},
+        {"st_likelihood": "nb", "genes_per_step": 16},
+        {"standardise": "training", "genes": 25, "he_only": 0.2},
+        {"layer_decay_over": "all", "dropout": 0.1, "precision": "bf16", "validation_share": 0.0},
+    ],
+    ids=str,
+)
+def test_switches(changes, tmp_path):
+    import storm
+
+    config = planted_config(tmp_path, epochs=1, warmup_epochs=0, **changes)
+    shards = [
+        planted_shard(tmp_path / "shards", name="a", n=10),
+        planted_shard(tmp_path / "shards", name="b", n=10, he=False, genes=slice(5, None)),
+    ]
+    if config.window == 1:
+        for at, shard in enumerate(shards):
+            rows = np.arange(len(shard))
+            he = np.array(shard.array("he")) if shard.has("he") else None
+            shards[at] = write_shard(
+                tmp_path / "ones" / shard.name, name=shard.name, centres=np.array(shard.centres),
+                windows=make_windows(np.array(shard.centres), size=1), counts=shard.counts(rows), genes=shard.genes,
+                he=he,
+            )  # fmt: skip
+        config = replace(config, shards=str(tmp_path / "ones"))
+    start, _ = prepare(config, shards)
+    start = {name: value.clone() for name, value in start.network.state_dict().items()}
+    model = storm.load_model(train(config))
+    assert any(not torch.equal(value, start[name]) for name, value in model.network.state_dict().items())
+    log = table(Path(config.out) / "log.csv")[-1]
+    assert np.isfinite(float(log["st"]))
+    if config.window == 1:
+        assert log["he"] == ""
+    if "hvg_genes" in changes:
+        assert (model.expression.kind, model.config.st_dim) == ("genes", 12)
+    if "genes" in changes:
+        assert len(model.vocabulary) == 25
+
+
+def test_no_pretraining_gives_the_untrained_model(tmp_path):
+    import storm
+
+    config = planted_config(tmp_path, epochs=0)
+    start, _ = prepare(config, [planted_shard(tmp_path / "shards", name="a", n=10)])
+    model = storm.load_model(train(config))
+    assert not model.trained
+    assert all(torch.equal(v, start.network.state_dict()[name]) for name, v in model.network.state_dict().items())

@@ -1,4 +1,4 @@
-"""The command line, thin over the same functions: ``storm demo | encode | embed | domains | predict | models``."""
+"""The command line, thin over the same functions: ``storm demo | encode | embed | domains | predict | adapt | …``."""
 
 from __future__ import annotations
 
@@ -57,6 +57,10 @@ def _run(arguments: argparse.Namespace) -> int:
         from storm.cli._demo import demo
 
         demo(**options)
+    elif command == "adapt":
+        from storm.cli._adapt import adapt
+
+        adapt(**options)
     elif command == "models":
         from storm.cli._commands import models
 

@@ -108,7 +108,7 @@ def make_parser() -> argparse.ArgumentParser:
     adapt.add_argument("--modality", choices=["auto", "both", "he", "st"], default="auto", help="default: auto")
     adapt.add_argument("--epochs", type=_count(1), default=60, help="at most so many (default: 60)")
     adapt.add_argument(
-        "--patience", type=_count(0), default=15, help="epochs without improvement that end it (default: 15; 0: none do)"
+        "--patience", type=_count(0), default=15, help="epochs without improvement that end it (default: 15; 0: never)"
     )
     adapt.add_argument("--held-out", type=float, default=0.15, help="share of spots not trained on (default: 0.15)")
     adapt.add_argument("--layer", help="layer with the raw counts (default: X)")

@@ -1,3 +1,4 @@
+from ._adapt import adapt as adapt
 from ._domains import domains as domains
 from ._embed import embed as embed
 from ._encode_tiles import encode_tiles as encode_tiles

@@ -1,0 +1,408 @@
+"""``storm.tl.adapt``."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from storm._bridge.read import read_spots
+from storm._bridge.select import check_container, is_spatialdata
+from storm._bridge.workspace import open_workspace
+from storm._checks import check_choice, check_positive
+from storm._loading import READOUTS, StormModel, build_model, load_model
+from storm._logging import logger
+from storm.data.genes import Vocabulary, match_genes
+from storm.data.normalise import log_normalise
+from storm.data.spots import Spots
+from storm.data.windows import Windows, make_windows
+from storm.encoders import get_encoder
+from storm.expression import FactorExpression
+from storm.pretraining.factors import Panel, choose_genes, fit_factors, spread_within
+from storm.pretraining.fit import FitConfig, fit
+from storm.pretraining.held_out import evaluate, hold_out, mean_predictor
+from storm.pretraining.objective import Masking
+from storm.pretraining.sections import SectionTensors, TrainingSection
+from storm.tl._device import resolve_devices
+from storm.tl._embed import radius_in_units, wants_counts, wants_tiles
+from storm.tl._tiles import model_tiles
+from storm.tl._tokens import he_tokens, st_tokens
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+#: Largest share of a section that may be set aside, and the gap around it in pitches.
+_MOST_HELD_OUT, _GAP = 0.5, 1.0
+#: Fewer spots than this are too few to learn from.
+_MIN_SPOTS = 50
+#: Size of an expression encoder that is fitted here, and genes that it must share with a table.
+_FACTORS, _MIN_GENES = 64, 20
+#: Genes per step of the loss, and share of the steps in which a section with both modalities shows H&E alone.
+_GENES_PER_STEP, _HE_ONLY = 384, 0.3
+
+
+@dataclass(frozen=True)
+class _Section:
+    """A section as it was read: spots, the object to look for tile embeddings in, and its windows."""
+
+    spots: Spots
+    data: Any
+    table_key: str | None
+    windows: Windows
+    he: bool
+    st: bool
+
+
+def adapt(
+    data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
+    *,
+    model: str | StormModel | None = "storm-mini",
+    expression: str = "auto",
+    n_genes: int = 2000,
+    modality: str = "auto",
+    epochs: int = 60,
+    patience: int | None = 15,
+    held_out: float = 0.15,
+    lr: float = 1e-3,
+    batch_size: int = 64,
+    readout: str | None = None,
+    image_key: str | None = None,
+    table_key: str | None = None,
+    shapes_key: str | None = None,
+    coordinate_system: str | None = None,
+    um_per_px: float | None = None,
+    layer: str | None = None,
+    field_um: float | None = None,
+    field: str = "exact",
+    window: str = "auto",
+    radius_um: float | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    seed: int = 0,
+) -> StormModel:
+    """Fit a model on one's own sections, without labels: by reconstructing masked spots.
+
+    The spatial encoder and its decoders are trained with the objective of pretraining (eq. 3), on tile embeddings that
+    are computed once, or taken from where :func:`encode_tiles` left them. One contiguous block of each section, with a
+    gap around it, is not trained on: training ends when its masked spots are no longer rebuilt better, and the weights
+    of the best epoch are kept.
+
+    Parameters
+    ----------
+    data
+        A section as in :func:`storm.tl.embed`, or several, which are fitted jointly; each is standardised by itself.
+    model
+        Where to start: a name, a folder, a loaded model; ``None`` starts from random weights of the size of storm-mini,
+        with the packaged tile encoder. For another tile encoder, give what :func:`storm.build_model` returns.
+    expression
+        ``"keep"`` the model's expression encoder and genes, ``"refit"`` them on these sections, or ``"auto"``: refit if
+        the model is untrained or a section has too few of its genes. A refitted encoder is principal components of what
+        varies within sections; the layers that read and write expression then start anew.
+    n_genes
+        Genes of a refitted encoder: those that vary most.
+    modality
+        ``"both"``, ``"he"``, ``"st"``, or ``"auto"``: what each section has.
+    epochs, patience
+        At most so many passes over all windows; ``patience`` without improvement end it, ``None`` goes through them
+        all. The best epoch's weights are kept either way.
+    held_out
+        Share of each section's spots in the block that is not trained on. 0 trains on all spots for all epochs, and
+        keeps the last weights.
+    lr, batch_size
+        AdamW with a cosine after a warm-up of a tenth; windows per step.
+    readout
+        Default read-out of the adapted model; by default that of ``model``.
+    image_key, table_key, shapes_key, coordinate_system, um_per_px, layer
+        See :func:`storm.tl.embed`; they apply to every section.
+    field_um, field, window, radius_um
+        See :func:`storm.tl.embed`; they apply to every section, and should be the same when it is embedded.
+    device, precision
+        See :func:`storm.tl.embed`; ``precision`` is the tile encoder's, the training itself is fp32.
+    seed
+        Of the block, the masks, the order and new weights. Torch's own random numbers are left alone. The same seed
+        gives the same weights on the same kind of machine with as many threads.
+
+    Returns
+    -------
+    StormModel
+        To pass on as ``model=``, or to ``save``. It has no expression head, because a head reads the tokens of the
+        network that it was trained on: train one with :func:`fit_expression`. Its ``card`` says from what and on how
+        much it was fitted, with the losses of every epoch, the held-out loss of the best one and, to compare, that of
+        the training spots' mean. ``data`` is not changed.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than 50 spots, neither counts nor an image, too few genes of a model that is to keep its own,
+        sections without a gene in common, or anything that :func:`storm.tl.embed` refuses.
+    KeyError
+        If an element or layer does not exist.
+
+    References
+    ----------
+    Xiang, Hou et al. (2026), arXiv:2604.03630, Methods: *Decoders and pretraining*, eq. 3. Fitting on one's own
+    sections, and the held-out block, are ours.
+    """
+    started = time.perf_counter()
+    check_choice(modality, ("auto", "both", "he", "st"), name="modality")
+    check_choice(expression, ("auto", "keep", "refit"), name="expression")
+    check_choice(window, ("auto", "lattice", "knn"), name="window")
+    counted = {"epochs": epochs, "batch_size": batch_size, "n_genes": n_genes}
+    counted |= {} if patience is None else {"patience": patience}
+    for name, value in counted.items():
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+            msg = f"{name}={value!r} must be a whole number of at least 1"
+            raise ValueError(msg)
+    check_positive(lr, name="lr")
+    if not 0 <= held_out <= _MOST_HELD_OUT:
+        msg = f"held_out={held_out!r} must be between 0 and {_MOST_HELD_OUT}"
+        raise ValueError(msg)
+    if readout is not None:
+        check_choice(readout, READOUTS, name="readout")
+    start = None if model is None else load_model(model)
+    devices = resolve_devices(device)
+    tile_encoder = get_encoder("stain-texture") if start is None else start.tile_encoder
+    field_um = tile_encoder.field_um if field_um is None else field_um
+    check_positive(field_um, name="field_um", unit="µm")
+    keys = {"shapes_key": shapes_key, "coordinate_system": coordinate_system, "um_per_px": um_per_px, "layer": layer}
+    sections = [
+        _read(section, modality, field_um, window, radius_um, image_key=image_key, table_key=table_key, **keys)
+        for section in (data if isinstance(data, list | tuple) else [data])
+    ]
+    _check_size(sections)
+    base, refitted = _with_expression(start, sections, expression, n_genes, seed)
+    tiles = {"field_um": field_um, "devices": devices, "precision": precision, "field": field, "batch_size": None}
+    raw = [
+        model_tiles(section.data, section.table_key, section.spots, base, **tiles).values if section.he else None
+        for section in sections
+    ]
+    if not base.trained:
+        base = _with_statistics(base, "he", [values for values in raw if values is not None])
+    ready = [_training_section(section, values, base) for section, values in zip(sections, raw, strict=True)]
+    config = FitConfig(
+        epochs=epochs, warmup_epochs=epochs / 10, batch_size=batch_size, lr=lr, seed=seed, patience=patience,
+        masking=Masking(he_only=_HE_ONLY, genes_per_step=_GENES_PER_STEP),
+    )  # fmt: skip
+    network, facts = _fit(base, ready, [section.spots.centres for section in sections], config, devices[0], held_out)
+    card = {
+        "summary": f"adapted on {len(sections)} section(s), {facts['spots']} spots",
+        "adapted_from": None if start is None else {"name": start.name, "sha256": start.sha256},
+        "sections": len(sections),
+        "expression": f"refitted on {len(base.vocabulary)} genes" if refitted else "kept",
+        **facts,
+        "lr": float(lr),
+        "seed": int(seed),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    if start is not None and "trained_on" in start.card:
+        card["trained_on"] = start.card["trained_on"]
+    settings = {name: value for name, value in base.settings.items() if name != "trained"}
+    settings["readout"] = readout or settings["readout"]
+    name = "storm-mini, from scratch" if start is None else f"{start.name}, adapted"
+    return replace(base, name=name, network=network, settings=settings, head=None, card=card)
+
+
+def _read(section, modality, field_um, window, radius_um, *, image_key, table_key, **keys) -> _Section:
+    check_container(section)
+    if is_spatialdata(section) and not section.tables and modality != "st":
+        # An image without a table: its grid of tiles lives beside the user's object, which gets nothing of it.
+        work = open_workspace(
+            section, table_key=table_key, image_key=image_key, field_um=field_um,
+            coordinate_system=keys["coordinate_system"], um_per_px=keys["um_per_px"],
+        )  # fmt: skip
+        section, table_key, image_key = work.data, work.table_key, work.image_key
+    spots = read_spots(
+        section, image_key=image_key, table_key=table_key, **keys,
+        image={"both": True, "he": True, "st": False, "auto": "auto"}[modality],
+        table={"both": True, "he": False, "st": True, "auto": "auto"}[modality],
+    )  # fmt: skip
+    he, st = wants_tiles(spots, modality), wants_counts(spots, modality)
+    windows = make_windows(spots.centres, kind=window, radius=radius_in_units(spots, radius_um))
+    return _Section(spots, section, table_key, windows, he, st)
+
+
+def _check_size(sections: list[_Section]) -> None:
+    if not sections:
+        msg = "there is no section to adapt to; give a SpatialData, an AnnData or a list of them"
+        raise ValueError(msg)
+    n = sum(int(section.spots.placed.sum()) for section in sections)
+    if n < _MIN_SPOTS:
+        msg = (
+            f"{n} spots with a place are too few to fit a model on (at least {_MIN_SPOTS}); use a packaged model as it "
+            "is, or give more sections"
+        )
+        raise ValueError(msg)
+
+
+def _with_expression(
+    start: StormModel | None, sections: list[_Section], expression: str, n_genes: int, seed: int
+) -> tuple[StormModel, bool]:
+    """The model to start from, its expression encoder fitted where that is needed, and whether it was."""
+    with_counts = [section.spots for section in sections if section.st]
+    if not with_counts:
+        if start is None:
+            # Without expression there is nothing to name genes by; the network then has no decoder for it.
+            start = build_model("storm-mini", expression=_no_expression(), n_genes=0, seed=seed)
+        return start, False
+    if start is not None and expression != "refit":
+        least = getattr(start.expression, "min_genes", _MIN_GENES)
+        shared = [start.expression.match(spots.genes).n_shared for spots in with_counts]
+        if expression == "keep" and min(shared) < least:
+            msg = (
+                f"a section shares {min(shared)} genes with model {start.name!r}, and at least {least} are needed to "
+                "keep its expression encoder; use expression='refit', which fits one on your genes, or check that "
+                "var_names are gene symbols or Ensembl ids"
+            )
+            raise ValueError(msg)
+        if expression == "keep" or (start.trained and min(shared) >= least):
+            return start, False
+    encoder = _fit_expression(with_counts, n_genes, seed)
+    made = build_model("storm-mini", expression=encoder, seed=seed)
+    if start is not None:
+        made = _moved(start, made, seed)
+        if expression == "auto" and start.trained:
+            logger.warning(
+                "a section has too few genes of model %r: its expression encoder is fitted anew, on %d genes",
+                start.name, len(encoder.vocabulary),
+            )  # fmt: skip
+    raw = [encoder.encode(spots.counts, spots.genes) for spots in with_counts]
+    return _with_statistics(made, "st", raw), True
+
+
+def _no_expression() -> FactorExpression:
+    from storm.model.expression import FactorEncoder
+
+    return FactorExpression(FactorEncoder(1, _FACTORS).eval(), Vocabulary(("none",)), name="none")
+
+
+def _fit_expression(spots: list[Spots], n_genes: int, seed: int) -> FactorExpression:
+    panels = [Panel(log_normalise(part.counts), part.genes) for part in spots]
+    names = [{str(gene).upper() for gene in part.genes} for part in spots]
+    for i, own in enumerate(names):
+        others = set().union(*(other for j, other in enumerate(names) if j != i))
+        if len(names) > 1 and not own & others:
+            some = ", ".join(map(repr, list(spots[i].genes[:3])))
+            msg = (
+                f"section {i} has no gene in common with the others (it has {some}, …); name the genes of all sections "
+                "the same way, symbols or Ensembl ids, or adapt to it alone"
+            )
+            raise ValueError(msg)
+    symbols = choose_genes([(panels, n_genes)])
+    over = [panel.over(symbols) for panel in panels]
+    used = [(values[values.sum(axis=1) > 0], measured) for values, measured in over]
+    if min(len(values) for values, _ in used) < 2:
+        msg = "a section has fewer than two spots with counts; leave it out, or check its table and layer"
+        raise ValueError(msg)
+    dim = min(_FACTORS, len(symbols) - 1, sum(len(values) for values, _ in used) - 1)
+    if dim < 1:
+        msg = f"{len(symbols)} genes are too few to fit an expression encoder; use modality='he', or another table"
+        raise ValueError(msg)
+    vocabulary = Vocabulary(tuple(symbols))
+    least = min(_MIN_GENES, len(symbols), *(int(measured.sum()) for _, measured in used))
+    return FactorExpression(fit_factors(used, dim, seed=seed), vocabulary, min_genes=least, name="factors, fitted")
+
+
+def _moved(start: StormModel, made: StormModel, seed: int) -> StormModel:
+    """The model with another expression encoder: what read and wrote expression is new, all else stays."""
+    config = replace(start.config, st_dim=made.config.st_dim, n_genes=made.config.n_genes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = type(start.network)(config)
+    own = network.state_dict()
+    kept = {
+        name: value
+        for name, value in start.network.state_dict().items()
+        if not name.startswith(("project.st", "decoders.st.out", "log_dispersion")) and name in own
+    }
+    network.load_state_dict(own | kept)
+    statistics = nn.ParameterDict(dict(start.statistics.items()) | dict(made.statistics.items()))
+    for part in ("he_mean", "he_std"):
+        statistics[part] = start.statistics[part]
+    return replace(
+        start, network=network.requires_grad_(False).eval(), expression=made.expression, vocabulary=made.vocabulary,
+        statistics=statistics, head=None,
+    )  # fmt: skip
+
+
+def _with_statistics(model: StormModel, name: str, values: list[np.ndarray]) -> StormModel:
+    if not values:
+        return model
+    statistics = nn.ParameterDict(dict(model.statistics.items()))
+    for what, number in zip(("mean", "std"), spread_within(values), strict=True):
+        new = torch.from_numpy(np.asarray(number, dtype=np.float32))
+        statistics[f"{name}_{what}"] = nn.Parameter(new, requires_grad=False)
+    return replace(model, statistics=statistics)
+
+
+def _training_section(section: _Section, tiles: np.ndarray | None, model: StormModel) -> TrainingSection:
+    he = None if tiles is None else he_tokens(tiles, model)
+    if not section.st:
+        return TrainingSection("", section.windows, he, None, None, None)
+    st, _ = st_tokens(section.spots, model)
+    return TrainingSection("", section.windows, he, st, *_targets(section.spots, model))
+
+
+def _targets(spots: Spots, model: StormModel) -> tuple[np.ndarray, np.ndarray]:
+    """What the ST decoder is to say of each spot, and of which genes."""
+    index = match_genes(spots.genes, model.vocabulary).index
+    columns = np.flatnonzero(index >= 0)
+    counts = model.config.st_likelihood == "nb"
+    found = (spots.counts if counts else log_normalise(spots.counts))[:, columns].toarray()
+    if not counts:
+        # Tokens are relative to their section, and so are the targets.
+        known = np.asarray(spots.counts.sum(axis=1)).ravel() > 0
+        found = found - found[known].mean(axis=0) if known.any() else found
+    values = np.zeros((len(spots), len(model.vocabulary)), dtype=np.float32)
+    values[:, index[columns]] = found
+    measured = np.zeros(len(model.vocabulary), dtype=bool)
+    measured[index[columns]] = True
+    return values, measured
+
+
+def _fit(base: StormModel, sections, centres, config: FitConfig, device, held_out) -> tuple[nn.Module, dict[str, Any]]:
+    """A trained copy of the network, and what the card says of it."""
+    train, block = sections, []
+    if held_out:
+        parts = [
+            hold_out(
+                np.where(_present(section)[:, None], at, np.nan),
+                share=held_out, gap=_GAP * 1.01 * section.windows.pitch, seed=config.seed,
+            )
+            for section, at in zip(sections, centres, strict=True)
+        ]  # fmt: skip
+        train, block = ([s.only(p[i]) for s, p in zip(sections, parts, strict=True)] for i in (0, 1))
+    network = copy.deepcopy(base.network).to(device).requires_grad_(True)
+    # Dropout draws from torch's own generator.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(config.seed)
+        history = fit(network, train, config, validation=block)
+    facts = {
+        "spots": int(sum(_present(section).sum() for section in sections)),
+        "epochs": len(history),
+        "losses": [
+            {name: round(float(value), 6) for name, value in record.items() if name != "seconds"} for record in history
+        ],
+    }
+    if block:
+        of_epoch = [{n[4:]: loss for n, loss in record.items() if n.startswith("val_")} for record in history]
+        best = int(np.argmin([sum(losses.values()) for losses in of_epoch]))
+        plain = mean_predictor(network, [SectionTensors(section) for section in train])
+        mean = evaluate(plain, [SectionTensors(section) for section in block], masking=config.masking)
+        facts |= {
+            "held_out_spots": int(sum((section.windows.index[:, 0] >= 0).sum() for section in block)),
+            "best_epoch": best,
+            "held_out_loss": {name: round(loss, 5) for name, loss in of_epoch[best].items()},
+            "held_out_loss_of_the_mean": {name: round(loss, 5) for name, loss in mean.items()},
+        }
+    return network.cpu().requires_grad_(False).eval(), facts
+
+
+def _present(section: TrainingSection) -> np.ndarray:
+    return section.present("he") | section.present("st")

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def read_counts(table: AnnData, layer: str | None = None) -> tuple[sparse.csr_matrix, np.ndarray]:
     """Read raw counts.
 
-    Dense, CSR, CSC and dask matrices, views and backed tables (read into memory as a whole) are all understood; the
-    table is not touched, and the result shares no memory with it.
+    Dense, CSR, CSC and dask matrices, views and backed tables (read into memory as a whole) are all understood. The
+    table is not touched: where the result shares memory with it, it cannot be written to.
 
     Parameters
     ----------
@@ -59,9 +59,21 @@ def read_counts(table: AnnData, layer: str | None = None) -> tuple[sparse.csr_ma
         raise ValueError(msg)
     matrix = _as_csr(stored)
     _check_counts(matrix.data, where=where, layers=sorted(table.layers))
-    counts = matrix.astype(np.float32, copy=True)
-    counts.sum_duplicates()
-    return counts, table.var_names.to_numpy(dtype=str)
+    counts = matrix.astype(np.float32, copy=False)
+    if not counts.has_canonical_format:
+        counts = counts.copy()
+        counts.sum_duplicates()
+    return _read_only(counts), table.var_names.to_numpy(dtype=str)
+
+
+def _read_only(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
+    """The same matrix over the same memory, which may be the user's, and is large."""
+    parts = [part.view() for part in (matrix.data, matrix.indices, matrix.indptr)]
+    for part in parts:
+        part.flags.writeable = False
+    view = sparse.csr_matrix(tuple(parts), shape=matrix.shape, copy=False)
+    view.has_canonical_format = True
+    return view
 
 
 def _as_csr(stored: Any) -> sparse.csr_matrix:

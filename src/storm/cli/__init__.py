@@ -61,6 +61,10 @@ def _run(arguments: argparse.Namespace) -> int:
         from storm.cli._adapt import adapt
 
         adapt(**options)
+    elif command == "pretrain":
+        from storm.cli._pretrain import pretrain
+
+        pretrain(**options)
     elif command == "models":
         from storm.cli._commands import models
 

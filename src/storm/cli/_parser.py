@@ -116,6 +116,11 @@ def make_parser() -> argparse.ArgumentParser:
     adapt.add_argument("--readout", help="center, window or reconstruction (default: the model's)")
     adapt.add_argument("--seed", type=int, default=0, help="default: 0")
 
+    pretrain = command("pretrain", "train a model on many sections, as a TOML file says", "common")
+    pretrain.add_argument("config", type=Path, metavar="CONFIG", help="TOML file of the run")
+    pretrain.add_argument("--seed", type=_count(0), help="of everything that is drawn (default: the file's)")
+    pretrain.add_argument("--prepare-only", action="store_true", help="pack and prepare the sections, do not train")
+
     models = command("models", "list the packaged models", "common")
     models.set_defaults()
     return parser

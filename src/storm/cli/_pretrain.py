@@ -1,0 +1,90 @@
+"""``storm pretrain``: sections are packed, the run is prepared, and trained from wherever it was."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from storm.cli._commands import read_store
+from storm.pretraining.config import PretrainConfig
+from storm.pretraining.prepare import is_prepared, prepare, tile_encoder_of
+from storm.pretraining.train import train
+from storm.tl._shards import pack_section, packed_section
+
+
+def pretrain(*, config: Path, seed: int | None, prepare_only: bool) -> None:
+    """``storm pretrain``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the configuration, a section or weights are not there.
+    ValueError
+        If something does not fit; see :class:`storm.pretraining.config.PretrainConfig`.
+    """
+    run = PretrainConfig.read(config)
+    if seed is not None:
+        run = replace(run, seed=seed)
+    if _first():
+        _make_ready(run)
+    while not is_prepared(run):
+        # Whoever starts the processes (torchrun, SLURM) ends those that wait if the first one fails.
+        time.sleep(1)
+    if prepare_only:
+        if _first():
+            print(f"prepared: {run.out}")
+        return
+    model = train(run)
+    if _first():
+        print(f"pretrained: {model}")
+
+
+def _first() -> bool:
+    """Whether this is the first process of the run, or the only one."""
+    ranks = [os.environ[name] for name in ("RANK", "SLURM_PROCID") if name in os.environ]
+    return int(ranks[0] if ranks else os.environ.get("LOCAL_RANK", 0)) == 0
+
+
+def _make_ready(run: PretrainConfig) -> None:
+    if is_prepared(run):
+        return  # the sections may be gone by now
+    stores = find_sections(run)
+    tiles = tile_encoder_of(run)
+    shards = []
+    for name, path in stores.items():
+        folder = Path(run.shards) / name
+        shard = packed_section(folder, name=name, config=run, tiles=tiles)
+        shards.append(shard or pack_section(read_store(path), folder, name=name, config=run, tiles=tiles))
+    prepare(run, shards)
+
+
+def find_sections(run: PretrainConfig) -> dict[str, Path]:
+    """The stores that a run names, by the names of its sections, in order.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a path, or a store in a folder, is not there.
+    ValueError
+        If no section is named, or two have one name.
+    """
+    if not run.sections:
+        msg = "the configuration names no sections; give sections = ['folder/with/stores', 'another.zarr']"
+        raise ValueError(msg)
+    found: dict[str, Path] = {}
+    for path in map(Path, run.sections):
+        if not path.exists():
+            msg = f"section {path} does not exist"
+            raise FileNotFoundError(msg)
+        stores = [path] if path.suffix == ".zarr" else sorted(path.glob("*.zarr"))
+        if not stores:
+            msg = f"there is no *.zarr in {path}"
+            raise FileNotFoundError(msg)
+        for store in stores:
+            if store.stem in found:
+                msg = f"{found[store.stem]} and {store} are both called {store.stem!r}; rename one of them"
+                raise ValueError(msg)
+            found[store.stem] = store
+    return found

@@ -1,0 +1,128 @@
+"""A section of a SpatialData packed for pretraining."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from storm._bridge.read import held_result, read_spots
+from storm._keys import tiles_key
+from storm._logging import logger
+from storm.data.spots import Spots
+from storm.data.windows import make_windows
+from storm.encoders import EncoderInfo
+from storm.pretraining.config import PretrainConfig
+from storm.pretraining.shards import Shard, open_shard, write_shard
+from storm.tl._device import resolve_devices, resolve_precision
+from storm.tl._embed import radius_in_units
+from storm.tl._tiles import input_size, tile_embedding
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+
+def packed_section(folder: Path, *, name: str, config: PretrainConfig, tiles: EncoderInfo | None) -> Shard | None:
+    """The section's shard, if there is one; it must have been packed as this run wants it.
+
+    Parameters
+    ----------
+    folder
+        Folder of the shard.
+    name
+        Name of the section.
+    config
+        The run.
+    tiles
+        Its tile encoder, or ``None`` for expression only.
+
+    Raises
+    ------
+    ValueError
+        If it was packed with other settings, or is damaged.
+    """
+    if not folder.is_dir():
+        return None
+    shard = open_shard(folder)
+    wanted, there = _settings(config, tiles), shard.facts.get("settings", {})
+    other = sorted(key for key in wanted if there.get(key) != wanted[key])
+    if other:
+        said = ", ".join(f"{key}: {there.get(key)!r} there, {wanted[key]!r} here" for key in other)
+        msg = f"section {name!r} was packed with other settings ({said}); give another folder of shards, or remove it"
+        raise ValueError(msg)
+    return shard
+
+
+def pack_section(
+    sdata: SpatialData, folder: Path, *, name: str, config: PretrainConfig, tiles: EncoderInfo | None
+) -> Shard:
+    """Read a section, embed its tiles, and write its shard.
+
+    Tile embeddings that :func:`storm.tl.encode_tiles` left in it are taken if they were made from the same.
+
+    Parameters
+    ----------
+    sdata
+        The section.
+    folder
+        Folder of the shard.
+    name
+        Name of the section.
+    config
+        The run.
+    tiles
+        Its tile encoder, or ``None`` for expression only.
+
+    Returns
+    -------
+    Shard
+
+    Raises
+    ------
+    KeyError, ValueError
+        As :func:`storm.tl.embed`; the text says what is missing or ambiguous.
+    """
+    spots = read_spots(
+        sdata, image_key=config.image_key, table_key=config.table_key, shapes_key=config.shapes_key,
+        coordinate_system=config.coordinate_system, um_per_px=config.um_per_px, layer=config.layer,
+        image=False if tiles is None else "auto", table="auto",
+    )  # fmt: skip
+    windows = make_windows(spots.centres, size=config.window or None, radius=radius_in_units(spots, config.radius_um))
+    he = None if tiles is None or spots.patches is None else _embedded(sdata, spots, config, tiles)
+    facts: dict[str, Any] = {"settings": _settings(config, tiles), "um_known": spots.um_known}
+    if spots.scale is not None:
+        facts |= {"um_per_px": spots.scale.um_per_px, "um_source": spots.scale.source}
+    shard = write_shard(
+        folder, name=name, centres=spots.centres, windows=windows, counts=spots.counts, genes=spots.genes, he=he,
+        facts=facts,
+    )  # fmt: skip
+    said = "without H&E" if he is None else f"{int(np.isfinite(he).all(axis=1).sum())} with H&E"
+    logger.info("packed %s: %d spots, %d genes, %s", name, len(shard), len(shard.genes), said)
+    return shard
+
+
+def _embedded(sdata: SpatialData, spots: Spots, config: PretrainConfig, tiles: EncoderInfo) -> np.ndarray:
+    field_um = config.field_um or tiles.field_um
+    devices = resolve_devices("auto")
+    key = tiles_key(tiles.name)
+    found = tile_embedding(
+        spots, tiles, held=held_result(sdata, config.table_key, key) if sdata.tables else None, field_um=field_um,
+        devices=devices, precision=resolve_precision("auto", devices[0]), any_precision=True,
+        tile_px=input_size(tiles, config.tile_px, field_um=field_um),
+    )  # fmt: skip
+    return found.values
+
+
+def _settings(config: PretrainConfig, tiles: EncoderInfo | None) -> dict[str, Any]:
+    """What decides about a shard, beside the section itself."""
+    keys = ("image_key", "table_key", "shapes_key", "coordinate_system", "um_per_px", "layer", "window", "radius_um")
+    settings = {key: getattr(config, key) for key in keys}
+    if tiles is None:
+        return settings | {"tile_encoder": None}
+    return settings | {
+        "tile_encoder": tiles.name,
+        "tile_sha256": tiles.sha256,
+        "field_um": config.field_um or tiles.field_um,
+        "tile_px": config.tile_px or tiles.tile_px,
+    }

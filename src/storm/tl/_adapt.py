@@ -16,19 +16,17 @@ from storm._bridge.read import read_spots
 from storm._bridge.select import check_container, is_spatialdata
 from storm._bridge.workspace import open_workspace
 from storm._checks import check_choice, check_positive
-from storm._loading import READOUTS, StormModel, build_model, load_model
-from storm._logging import logger
-from storm.data.genes import Vocabulary, match_genes
+from storm._loading import READOUTS, StormModel, load_model
+from storm.data.genes import match_genes
 from storm.data.normalise import log_normalise
 from storm.data.spots import Spots
 from storm.data.windows import Windows, make_windows
 from storm.encoders import get_encoder
-from storm.expression import FactorExpression
-from storm.pretraining.factors import Panel, choose_genes, fit_factors, spread_within
 from storm.pretraining.fit import FitConfig, fit
 from storm.pretraining.held_out import evaluate, hold_out, mean_predictor
 from storm.pretraining.objective import Masking
 from storm.pretraining.sections import SectionTensors, TrainingSection
+from storm.tl._adapt_start import starting_model, with_statistics
 from storm.tl._device import resolve_devices
 from storm.tl._embed import radius_in_units, wants_counts, wants_tiles
 from storm.tl._tiles import model_tiles
@@ -42,8 +40,8 @@ if TYPE_CHECKING:
 _MOST_HELD_OUT, _GAP = 0.5, 1.0
 #: Fewer spots than this are too few to learn from.
 _MIN_SPOTS = 50
-#: Size of an expression encoder that is fitted here, and genes that it must share with a table.
-_FACTORS, _MIN_GENES = 64, 20
+#: Steps that are aimed at where no number of epochs is given, and the fewest and most epochs that this may mean.
+_STEPS, _EPOCHS = 1000, (10, 60)
 #: Genes per step of the loss, and share of the steps in which a section with both modalities shows H&E alone.
 _GENES_PER_STEP, _HE_ONLY = 384, 0.3
 
@@ -67,7 +65,7 @@ def adapt(
     expression: str = "auto",
     n_genes: int = 2000,
     modality: str = "auto",
-    epochs: int = 60,
+    epochs: int | None = None,
     patience: int | None = 15,
     held_out: float = 0.15,
     lr: float = 1e-3,
@@ -110,8 +108,8 @@ def adapt(
     modality
         ``"both"``, ``"he"``, ``"st"``, or ``"auto"``: what each section has.
     epochs, patience
-        At most so many passes over all windows; ``patience`` without improvement end it, ``None`` goes through them
-        all. The best epoch's weights are kept either way.
+        At most so many passes over all windows; by default as many as make 1,000 steps, from 10 to 60. ``patience``
+        without improvement end it, ``None`` goes through them all. The best epoch's weights are kept either way.
     held_out
         Share of each section's spots in the block that is not trained on. 0 trains on all spots for all epochs, and
         keeps the last weights.
@@ -133,9 +131,10 @@ def adapt(
     -------
     StormModel
         To pass on as ``model=``, or to ``save``. It has no expression head, because a head reads the tokens of the
-        network that it was trained on: train one with :func:`fit_expression`. Its ``card`` says from what and on how
-        much it was fitted, with the losses of every epoch, the held-out loss of the best one and, to compare, that of
-        the training spots' mean. ``data`` is not changed.
+        network that it was trained on: train one with :func:`fit_expression`. A modality that no section has stays as
+        it was in ``model``, and weighs nothing in the embeddings of a model from scratch. Its ``card`` says from what
+        and on how much it was fitted, with the losses of every epoch and, if a part was held out, the loss there at the
+        best epoch beside that of the training spots' mean. ``data`` is not changed.
 
     Raises
     ------
@@ -154,9 +153,10 @@ def adapt(
     check_choice(modality, ("auto", "both", "he", "st"), name="modality")
     check_choice(expression, ("auto", "keep", "refit"), name="expression")
     check_choice(window, ("auto", "lattice", "knn"), name="window")
-    counted = {"epochs": epochs, "batch_size": batch_size, "n_genes": n_genes}
-    counted |= {} if patience is None else {"patience": patience}
+    counted = {"epochs": epochs, "patience": patience, "batch_size": batch_size, "n_genes": n_genes}
     for name, value in counted.items():
+        if value is None and name in ("epochs", "patience"):
+            continue
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
             msg = f"{name}={value!r} must be a whole number of at least 1"
             raise ValueError(msg)
@@ -177,15 +177,20 @@ def adapt(
         for section in (data if isinstance(data, list | tuple) else [data])
     ]
     _check_size(sections)
-    base, refitted = _with_expression(start, sections, expression, n_genes, seed)
+    base, refitted = starting_model(
+        start, [section.spots for section in sections if section.st], expression=expression, n_genes=n_genes, seed=seed
+    )
     tiles = {"field_um": field_um, "devices": devices, "precision": precision, "field": field, "batch_size": None}
     raw = [
         model_tiles(section.data, section.table_key, section.spots, base, **tiles).values if section.he else None
         for section in sections
     ]
     if not base.trained:
-        base = _with_statistics(base, "he", [values for values in raw if values is not None])
+        base = with_statistics(base, "he", [values for values in raw if values is not None])
     ready = [_training_section(section, values, base) for section, values in zip(sections, raw, strict=True)]
+    if epochs is None:
+        steps = sum(-(-int(section.spots.placed.sum()) // batch_size) for section in sections)
+        epochs = int(np.clip(round(_STEPS / steps), *_EPOCHS))
     config = FitConfig(
         epochs=epochs, warmup_epochs=epochs / 10, batch_size=batch_size, lr=lr, seed=seed, patience=patience,
         masking=Masking(he_only=_HE_ONLY, genes_per_step=_GENES_PER_STEP),
@@ -205,6 +210,11 @@ def adapt(
         card["trained_on"] = start.card["trained_on"]
     settings = {name: value for name, value in base.settings.items() if name != "trained"}
     settings["readout"] = readout or settings["readout"]
+    if not base.trained:
+        # What has seen no H&E has nothing to say of it: its decoder is as random as it was.
+        seen = {"he": any(section.he for section in sections), "st": any(section.st for section in sections)}
+        weights = settings["modality_weights"]
+        settings["modality_weights"] = {name: weights.get(name, 1.0) if there else 0.0 for name, there in seen.items()}
     name = "storm-mini, from scratch" if start is None else f"{start.name}, adapted"
     return replace(base, name=name, network=network, settings=settings, head=None, card=card)
 
@@ -239,106 +249,6 @@ def _check_size(sections: list[_Section]) -> None:
             "is, or give more sections"
         )
         raise ValueError(msg)
-
-
-def _with_expression(
-    start: StormModel | None, sections: list[_Section], expression: str, n_genes: int, seed: int
-) -> tuple[StormModel, bool]:
-    """The model to start from, its expression encoder fitted where that is needed, and whether it was."""
-    with_counts = [section.spots for section in sections if section.st]
-    if not with_counts:
-        if start is None:
-            # Without expression there is nothing to name genes by; the network then has no decoder for it.
-            start = build_model("storm-mini", expression=_no_expression(), n_genes=0, seed=seed)
-        return start, False
-    if start is not None and expression != "refit":
-        least = getattr(start.expression, "min_genes", _MIN_GENES)
-        shared = [start.expression.match(spots.genes).n_shared for spots in with_counts]
-        if expression == "keep" and min(shared) < least:
-            msg = (
-                f"a section shares {min(shared)} genes with model {start.name!r}, and at least {least} are needed to "
-                "keep its expression encoder; use expression='refit', which fits one on your genes, or check that "
-                "var_names are gene symbols or Ensembl ids"
-            )
-            raise ValueError(msg)
-        if expression == "keep" or (start.trained and min(shared) >= least):
-            return start, False
-    encoder = _fit_expression(with_counts, n_genes, seed)
-    made = build_model("storm-mini", expression=encoder, seed=seed)
-    if start is not None:
-        made = _moved(start, made, seed)
-        if expression == "auto" and start.trained:
-            logger.warning(
-                "a section has too few genes of model %r: its expression encoder is fitted anew, on %d genes",
-                start.name, len(encoder.vocabulary),
-            )  # fmt: skip
-    raw = [encoder.encode(spots.counts, spots.genes) for spots in with_counts]
-    return _with_statistics(made, "st", raw), True
-
-
-def _no_expression() -> FactorExpression:
-    from storm.model.expression import FactorEncoder
-
-    return FactorExpression(FactorEncoder(1, _FACTORS).eval(), Vocabulary(("none",)), name="none")
-
-
-def _fit_expression(spots: list[Spots], n_genes: int, seed: int) -> FactorExpression:
-    panels = [Panel(log_normalise(part.counts), part.genes) for part in spots]
-    names = [{str(gene).upper() for gene in part.genes} for part in spots]
-    for i, own in enumerate(names):
-        others = set().union(*(other for j, other in enumerate(names) if j != i))
-        if len(names) > 1 and not own & others:
-            some = ", ".join(map(repr, list(spots[i].genes[:3])))
-            msg = (
-                f"section {i} has no gene in common with the others (it has {some}, …); name the genes of all sections "
-                "the same way, symbols or Ensembl ids, or adapt to it alone"
-            )
-            raise ValueError(msg)
-    symbols = choose_genes([(panels, n_genes)])
-    over = [panel.over(symbols) for panel in panels]
-    used = [(values[values.sum(axis=1) > 0], measured) for values, measured in over]
-    if min(len(values) for values, _ in used) < 2:
-        msg = "a section has fewer than two spots with counts; leave it out, or check its table and layer"
-        raise ValueError(msg)
-    dim = min(_FACTORS, len(symbols) - 1, sum(len(values) for values, _ in used) - 1)
-    if dim < 1:
-        msg = f"{len(symbols)} genes are too few to fit an expression encoder; use modality='he', or another table"
-        raise ValueError(msg)
-    vocabulary = Vocabulary(tuple(symbols))
-    least = min(_MIN_GENES, len(symbols), *(int(measured.sum()) for _, measured in used))
-    return FactorExpression(fit_factors(used, dim, seed=seed), vocabulary, min_genes=least, name="factors, fitted")
-
-
-def _moved(start: StormModel, made: StormModel, seed: int) -> StormModel:
-    """The model with another expression encoder: what read and wrote expression is new, all else stays."""
-    config = replace(start.config, st_dim=made.config.st_dim, n_genes=made.config.n_genes)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = type(start.network)(config)
-    own = network.state_dict()
-    kept = {
-        name: value
-        for name, value in start.network.state_dict().items()
-        if not name.startswith(("project.st", "decoders.st.out", "log_dispersion")) and name in own
-    }
-    network.load_state_dict(own | kept)
-    statistics = nn.ParameterDict(dict(start.statistics.items()) | dict(made.statistics.items()))
-    for part in ("he_mean", "he_std"):
-        statistics[part] = start.statistics[part]
-    return replace(
-        start, network=network.requires_grad_(False).eval(), expression=made.expression, vocabulary=made.vocabulary,
-        statistics=statistics, head=None,
-    )  # fmt: skip
-
-
-def _with_statistics(model: StormModel, name: str, values: list[np.ndarray]) -> StormModel:
-    if not values:
-        return model
-    statistics = nn.ParameterDict(dict(model.statistics.items()))
-    for what, number in zip(("mean", "std"), spread_within(values), strict=True):
-        new = torch.from_numpy(np.asarray(number, dtype=np.float32))
-        statistics[f"{name}_{what}"] = nn.Parameter(new, requires_grad=False)
-    return replace(model, statistics=statistics)
 
 
 def _training_section(section: _Section, tiles: np.ndarray | None, model: StormModel) -> TrainingSection:

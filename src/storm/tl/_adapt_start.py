@@ -1,0 +1,135 @@
+"""The model that an adaptation starts from: where genes are other ones, with an expression encoder of their own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from storm._loading import StormModel, build_model
+from storm._logging import logger
+from storm.data.genes import Vocabulary
+from storm.data.normalise import log_normalise
+from storm.data.spots import Spots
+from storm.expression import FactorExpression
+from storm.model.expression import FactorEncoder
+from storm.pretraining.factors import Panel, choose_genes, fit_factors, spread_within
+
+#: Size of an expression encoder that is fitted here, and genes that it must share with a table.
+_FACTORS, _MIN_GENES = 64, 20
+
+
+def starting_model(
+    start: StormModel | None, with_counts: list[Spots], *, expression: str, n_genes: int, seed: int
+) -> tuple[StormModel, bool]:
+    """The model to start from, its expression encoder fitted where that is needed, and whether it was.
+
+    Parameters
+    ----------
+    start
+        The user's model, or ``None``.
+    with_counts
+        Sections with expression.
+    expression, n_genes, seed
+        See :func:`storm.tl.adapt`.
+
+    Raises
+    ------
+    ValueError
+        If a section shares too few genes with a model that is to keep its own, or none with the other sections, or has
+        too few spots or genes to fit an encoder on.
+    """
+    if not with_counts:
+        if start is None:
+            # Without expression there is nothing to name genes by; the network then has no decoder for it.
+            start = build_model("storm-mini", expression=_no_expression(), n_genes=0, seed=seed)
+        return start, False
+    if start is not None and expression != "refit":
+        least = getattr(start.expression, "min_genes", _MIN_GENES)
+        shared = [start.expression.match(spots.genes).n_shared for spots in with_counts]
+        if expression == "keep" and min(shared) < least:
+            msg = (
+                f"a section shares {min(shared)} genes with model {start.name!r}, and at least {least} are needed to "
+                "keep its expression encoder; use expression='refit', which fits one on your genes, or check that "
+                "var_names are gene symbols or Ensembl ids"
+            )
+            raise ValueError(msg)
+        if expression == "keep" or (start.trained and min(shared) >= least):
+            return start, False
+    encoder = _fit_expression(with_counts, n_genes, seed)
+    made = build_model("storm-mini", expression=encoder, seed=seed)
+    if start is not None:
+        made = _moved(start, made, seed)
+        if expression == "auto" and start.trained:
+            logger.warning(
+                "a section has too few genes of model %r: its expression encoder is fitted anew, on %d genes",
+                start.name, len(encoder.vocabulary),
+            )  # fmt: skip
+    raw = [encoder.encode(spots.counts, spots.genes) for spots in with_counts]
+    return with_statistics(made, "st", raw), True
+
+
+def _no_expression() -> FactorExpression:
+    return FactorExpression(FactorEncoder(1, _FACTORS).eval(), Vocabulary(("none",)), name="none")
+
+
+def _fit_expression(spots: list[Spots], n_genes: int, seed: int) -> FactorExpression:
+    panels = [Panel(log_normalise(part.counts), part.genes) for part in spots]
+    names = [{str(gene).upper() for gene in part.genes} for part in spots]
+    for i, own in enumerate(names):
+        others = set().union(*(other for j, other in enumerate(names) if j != i))
+        if len(names) > 1 and not own & others:
+            some = ", ".join(map(repr, list(spots[i].genes[:3])))
+            msg = (
+                f"section {i} has no gene in common with the others (it has {some}, …); name the genes of all sections "
+                "the same way, symbols or Ensembl ids, or adapt to it alone"
+            )
+            raise ValueError(msg)
+    symbols = choose_genes([(panels, n_genes)])
+    over = [panel.over(symbols) for panel in panels]
+    used = [(values[values.sum(axis=1) > 0], measured) for values, measured in over]
+    if min(len(values) for values, _ in used) < 2:
+        msg = "a section has fewer than two spots with counts; leave it out, or check its table and layer"
+        raise ValueError(msg)
+    dim = min(_FACTORS, len(symbols) - 1, sum(len(values) for values, _ in used) - 1)
+    if dim < 1:
+        msg = f"{len(symbols)} genes are too few to fit an expression encoder; use modality='he', or another table"
+        raise ValueError(msg)
+    vocabulary = Vocabulary(tuple(symbols))
+    least = min(_MIN_GENES, len(symbols), *(int(measured.sum()) for _, measured in used))
+    return FactorExpression(fit_factors(used, dim, seed=seed), vocabulary, min_genes=least, name="factors, fitted")
+
+
+def _moved(start: StormModel, made: StormModel, seed: int) -> StormModel:
+    """The model with another expression encoder: what read and wrote expression is new, all else stays."""
+    config = replace(start.config, st_dim=made.config.st_dim, n_genes=made.config.n_genes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = type(start.network)(config)
+    own = network.state_dict()
+    kept = {
+        name: value
+        for name, value in start.network.state_dict().items()
+        if not name.startswith(("project.st", "decoders.st.out", "log_dispersion")) and name in own
+    }
+    network.load_state_dict(own | kept)
+    statistics = nn.ParameterDict(dict(start.statistics.items()) | dict(made.statistics.items()))
+    for part in ("he_mean", "he_std"):
+        statistics[part] = start.statistics[part]
+    return replace(
+        start, network=network.requires_grad_(False).eval(), expression=made.expression, vocabulary=made.vocabulary,
+        statistics=statistics, head=None,
+    )  # fmt: skip
+
+
+def with_statistics(model: StormModel, name: str, values: list[np.ndarray]) -> StormModel:
+    """The model with the mean and spread of these sections' embeddings of one modality as its training statistics."""
+    if not values:
+        return model
+    statistics = nn.ParameterDict(dict(model.statistics.items()))
+    for what, number in zip(("mean", "std"), spread_within(values), strict=True):
+        new = torch.from_numpy(np.asarray(number, dtype=np.float32))
+        statistics[f"{name}_{what}"] = nn.Parameter(new, requires_grad=False)
+    return replace(model, statistics=statistics)

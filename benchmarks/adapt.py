@@ -23,18 +23,11 @@ import storm
 #: What is compared: arguments of ``storm.tl.adapt``. ``model=None`` is from scratch; the fold's model otherwise.
 SETTINGS: dict[str, dict] = {
     "unadapted": {},
-    "keep, 1e-3": {"expression": "keep", "epochs": 60, "lr": 1e-3},
-    "keep, 3e-4": {"expression": "keep", "epochs": 60, "lr": 3e-4},
-    "refit, 1e-3": {"expression": "refit", "epochs": 100, "lr": 1e-3},
-    "scratch, 1e-3": {"model": None, "epochs": 100, "lr": 1e-3},
-    "scratch, all epochs": {"model": None, "epochs": 200, "patience": None, "lr": 1e-3},
-    "keep, all epochs": {"expression": "keep", "epochs": 200, "patience": None, "lr": 1e-3},
-    "scratch, 50, nothing held out": {"model": None, "epochs": 50, "held_out": 0, "lr": 1e-3},
-    "scratch, 50, batches of 32": {"model": None, "epochs": 50, "held_out": 0, "batch_size": 32, "lr": 1e-3},
-    "keep, 50, batches of 32": {"expression": "keep", "epochs": 50, "held_out": 0, "batch_size": 32, "lr": 1e-3},
-    "scratch, 150, nothing held out": {"model": None, "epochs": 150, "held_out": 0, "lr": 1e-3},
-    "keep, 50, nothing held out": {"expression": "keep", "epochs": 50, "held_out": 0, "lr": 1e-3},
-    "refit, 50, nothing held out": {"expression": "refit", "epochs": 50, "held_out": 0, "lr": 1e-3},
+    "defaults": {"expression": "keep"},
+    "scratch, defaults": {"model": None},
+    "keep, 50, nothing held out": {"expression": "keep", "epochs": 50, "held_out": 0},
+    "scratch, 50, nothing held out": {"model": None, "epochs": 50, "held_out": 0},
+    "scratch, 50, batches of 32": {"model": None, "epochs": 50, "held_out": 0, "batch_size": 32},
 }
 _FACTS = ("best_epoch", "epochs", "held_out_loss", "held_out_loss_of_the_mean")
 READOUTS = ("window", "reconstruction", "center")

@@ -131,3 +131,7 @@ def test_another_configuration_of_the_same_run_is_refused(folder, trained, capsy
     (folder / "changed.toml").write_text(RUN.replace("lr = 1e-3", "lr = 2e-3"))
     assert main(["pretrain", str(folder / "changed.toml"), "--quiet"]) == 2
     assert "lr: 0.001 there, 0.002 here" in capsys.readouterr().err
+    (folder / "later.zarr").mkdir(exist_ok=True)
+    (folder / "changed.toml").write_text(RUN.replace('"sections", ', '"sections", "later.zarr", '))
+    assert main(["pretrain", str(folder / "changed.toml"), "--quiet"]) == 2
+    assert "without the sections ['later']" in capsys.readouterr().err

@@ -38,6 +38,7 @@ def test_a_file_with_tables_is_read_and_its_paths_are_its_own(tmp_path):
         ({"a": {"lr": 1}, "b": {"lr": 2}}, "'lr' twice"),
         ({"epochs": 1.5}, "epochs=1.5"),
         ({"lr": -1.0}, "lr=-1.0"),
+        ({"devices": "all"}, "devices='all'"),
         ({"he_only": 2}, "he_only=2"),
         ({"size": "huge"}, "size='huge'"),
         ({"heads": 5, "width": 32}, "not a multiple of heads"),

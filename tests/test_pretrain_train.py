@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import sys
+import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import torch
 from planted_shards import planted_config, planted_corpus, planted_shard
 from storm.data.windows import make_windows
 from storm.pretraining.prepare import prepare
+from storm.pretraining.record import Record
 from storm.pretraining.shards import write_shard
 from storm.pretraining.train import train
 
@@ -87,3 +90,29 @@ def test_no_pretraining_gives_the_untrained_model(tmp_path):
     model = storm.load_model(train(config))
     assert not model.trained
     assert all(torch.equal(v, start.network.state_dict()[name]) for name, v in model.network.state_dict().items())
+
+
+def test_the_log_goes_to_tensorboard_where_it_is_installed(tmp_path, monkeypatch):
+    """Against a writer that remembers; the real one is no dependency."""
+    said = []
+
+    class Writer:
+        def __init__(self, folder, *, purge_step):
+            said.append((Path(folder).name, purge_step))
+
+        def add_scalar(self, name, value, at):
+            said.append((name, value, at))
+
+        def close(self):
+            said.append("closed")
+
+    monkeypatch.setattr("storm.pretraining.record.find_spec", lambda name: name)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=Writer))
+    record = Record(tmp_path, step=3, epoch=1, on=True)
+    record.step(3, 1, 0.5, {"he": 0.25})
+    record.close()
+    assert said == [("tensorboard", 3), ("steps/lr", 0.5, 3), ("steps/he", 0.25, 3), "closed"]
+    assert table(tmp_path / "steps.csv") == [{"step": "3", "epoch": "1", "lr": "0.5", "he": "0.25", "st": ""}]
+    nobody = Record(tmp_path / "nobody", step=0, epoch=0, on=False)
+    nobody.step(0, 0, 0.5, {})
+    assert not (tmp_path / "nobody").exists()

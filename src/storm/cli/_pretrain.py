@@ -9,7 +9,7 @@ from pathlib import Path
 
 from storm.cli._commands import read_store
 from storm.pretraining.config import PretrainConfig
-from storm.pretraining.prepare import is_prepared, prepare, tile_encoder_of
+from storm.pretraining.prepare import is_prepared, prepare, prepared_sections, tile_encoder_of
 from storm.pretraining.train import train
 from storm.tl._shards import pack_section, packed_section
 
@@ -49,7 +49,13 @@ def _first() -> bool:
 
 def _make_ready(run: PretrainConfig) -> None:
     if is_prepared(run):
-        return  # the sections may be gone by now
+        # The sections may be gone by now, but there must be no others.
+        there = [path for path in map(Path, run.sections) if path.exists()]
+        names = {store.stem for path in there for store in _stores(path)}
+        if new := sorted(names - set(prepared_sections(run))):
+            msg = f"{run.out} holds a run without the sections {new}; give another out, or remove the folder"
+            raise ValueError(msg)
+        return
     stores = find_sections(run)
     tiles = tile_encoder_of(run)
     shards = []
@@ -58,6 +64,10 @@ def _make_ready(run: PretrainConfig) -> None:
         shard = packed_section(folder, name=name, config=run, tiles=tiles)
         shards.append(shard or pack_section(read_store(path), folder, name=name, config=run, tiles=tiles))
     prepare(run, shards)
+
+
+def _stores(path: Path) -> list[Path]:
+    return [path] if path.suffix == ".zarr" else sorted(path.glob("*.zarr"))
 
 
 def find_sections(run: PretrainConfig) -> dict[str, Path]:
@@ -78,7 +88,7 @@ def find_sections(run: PretrainConfig) -> dict[str, Path]:
         if not path.exists():
             msg = f"section {path} does not exist"
             raise FileNotFoundError(msg)
-        stores = [path] if path.suffix == ".zarr" else sorted(path.glob("*.zarr"))
+        stores = _stores(path)
         if not stores:
             msg = f"there is no *.zarr in {path}"
             raise FileNotFoundError(msg)

@@ -191,6 +191,8 @@ class PretrainConfig:
         self._check_range("validation_share", 0, 0.5)
         for name in ("warmup_epochs", "min_lr", "weight_decay"):
             self._check_range(name, 0, float("inf"))
+        if self.devices != "auto":
+            self._check_whole("devices", 1)
         if self.section_batch > self.batch_size or self.batch_size % self.section_batch:
             msg = f"batch_size={self.batch_size} is not a multiple of section_batch={self.section_batch}"
             raise ValueError(msg)

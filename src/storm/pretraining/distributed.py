@@ -97,7 +97,7 @@ class Objective(nn.Module):
         # Something of the graph, for a process without any job: it takes part in the exchange of gradients.
         nothing = self.network.norm.weight.sum() * 0.0
         sums = [nothing.float()] * len(MODALITIES)
-        counts = torch.zeros(len(MODALITIES), dtype=torch.float64, device=nothing.device)
+        counts = torch.zeros(len(MODALITIES), device=nothing.device)
         for batch, seed in batches:
             torch.manual_seed(seed)  # dropout
             losses = masked_loss(

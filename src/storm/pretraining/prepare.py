@@ -130,6 +130,11 @@ def is_prepared(config: PretrainConfig) -> bool:
     return (Path(config.out) / _READY).is_file()
 
 
+def prepared_sections(config: PretrainConfig) -> list[str]:
+    """Names of the sections of a prepared run."""
+    return list(json.loads((Path(config.out) / _READY).read_text(encoding="utf-8"))["shards"])
+
+
 def open_prepared(config: PretrainConfig, *, check: bool = True) -> tuple[StormModel, list[StreamedSection]]:
     """Open what :func:`prepare` made.
 

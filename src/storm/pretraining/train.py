@@ -50,8 +50,9 @@ def train(config: PretrainConfig) -> Path:
         If ``config.out`` holds another run.
     """
     out = Path(config.out)
-    model, sections = open_prepared(config)
     fabric = make_fabric(config)
+    # One process reads every packed section once for its checksum.
+    model, sections = open_prepared(config, check=fabric.is_global_zero)
     with torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []):
         _run(config, model, sections, fabric, out)
     return out / "model"
@@ -65,10 +66,11 @@ def make_fabric(config: PretrainConfig) -> Any:
     accelerator = config.accelerator
     if accelerator == "auto":
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
-    devices = config.devices
-    if devices == "auto" and accelerator == "cpu":
-        devices = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    number = torch.cuda.device_count() if devices == "auto" else int(devices)
+    number = config.devices
+    if number == "auto":
+        on_gpu = accelerator in ("cuda", "gpu") and torch.cuda.is_available()
+        number = torch.cuda.device_count() if on_gpu else int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    number = int(number)
     precision = config.precision
     if precision == "auto":
         precision = "bf16" if accelerator == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
@@ -175,7 +177,7 @@ def _step(fabric: Any, objective: Any, optimiser: Any, batches: list, *, clip: f
     loss = (sums / counts.clamp(min=1)).sum() * fabric.world_size
     optimiser.zero_grad(set_to_none=True)
     fabric.backward(loss)
-    everywhere = _total(fabric, sums.detach().double()).tolist()
+    everywhere = _total(fabric, sums.detach()).tolist()
     if counts.sum() > 0:
         fabric.clip_gradients(objective, optimiser, max_norm=clip)
         optimiser.step()
@@ -188,14 +190,12 @@ def validate(fabric: Any, objective: Objective, sections: Sequence[StreamedSecti
     masking = objective.masking
     objective.masking = replace(masking, he_only=1.0 if masking.he_only == 1 else 0.0, genes_per_step=None)
     started = time.perf_counter()
-    sums = torch.zeros(2, dtype=torch.float64, device=fabric.device)
-    counts = torch.zeros_like(sums)
+    found = torch.zeros(2, 2, dtype=torch.float64)  # on the CPU: not every device has this precision
     with torch.no_grad(), fabric.autocast():
         for job in held[fabric.global_rank :: fabric.world_size]:
             part, number = objective([(sections[job.section].take(job.rows), job.seed)])
-            sums += part
-            counts += number
-    means = _means(_total(fabric, sums).tolist(), _total(fabric, counts).tolist())
+            found += torch.stack([part, number]).cpu().double()
+    means = _means(*_total(fabric, found).tolist())
     objective.masking = masking
     objective.train()
     seconds = time.perf_counter() - started
@@ -211,7 +211,7 @@ def _baselines(sections: Sequence[StreamedSection], held: list[Job], config: Pre
 
 
 def _total(fabric: Any, values: Tensor) -> Tensor:
-    return values if fabric.world_size == 1 else fabric.all_reduce(values, reduce_op="sum")
+    return values if fabric.world_size == 1 else fabric.all_reduce(values.to(fabric.device), reduce_op="sum")
 
 
 def _rate(optimiser: torch.optim.Optimizer) -> float:

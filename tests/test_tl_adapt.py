@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_matrix
 
 import storm
 
@@ -143,6 +144,10 @@ def test_errors_say_what_to_do(toy, tiny_model):
     table = toy.tables["table"]
     with pytest.raises(ValueError, match="too few"):
         storm.tl.adapt(table[:40].copy(), model=tiny_model)
+    empty = table.copy()
+    empty.X = csr_matrix(empty.X.multiply((np.arange(table.n_obs) < 30)[:, None]))
+    with pytest.raises(ValueError, match="30 spots with a place and with counts"):
+        storm.tl.adapt(empty, model=tiny_model)
     with pytest.raises(ValueError, match="neither an H&E image nor counts"):
         storm.tl.adapt(table[:, :0].copy(), model=tiny_model)
     with pytest.raises(ValueError, match="no section"):

@@ -120,14 +120,16 @@ def fit(
                 sums[name] = (total + loss.item(), count + 1)
         record = {name: total / count for name, (total, count) in sums.items()}
         if unseen:
-            record |= {f"val_{name}": loss for name, loss in evaluate(network, unseen, masking=config.masking).items()}
-            best.take(network, epoch, sum(loss for name, loss in record.items() if name.startswith("val_")))
+            losses = evaluate(network, unseen, masking=config.masking)
+            record |= {f"val_{name}": loss for name, loss in losses.items()}
+            if losses:
+                best.take(network, epoch, sum(losses.values()))
         record |= {"epoch": epoch, "lr": optimiser.param_groups[0]["lr"], "seconds": time.perf_counter() - started}
         logger.info("epoch %d: %s", epoch, record)
         history.append(record)
         if on_epoch is not None:
             on_epoch(record)
-        if unseen and config.patience is not None and epoch - best.epoch >= config.patience:
+        if best.known and config.patience is not None and epoch - best.epoch >= config.patience:
             break
     best.give(network)
     network.eval()

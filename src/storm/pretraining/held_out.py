@@ -24,6 +24,11 @@ class Best:
     def __init__(self) -> None:
         self.epoch, self.loss, self._state = -1, float("inf"), None
 
+    @property
+    def known(self) -> bool:
+        """Whether there is one."""
+        return self._state is not None
+
     def take(self, network: Storm, epoch: int, loss: float) -> None:
         """Remember the weights if the loss is the lowest so far."""
         if loss < self.loss:
@@ -31,11 +36,11 @@ class Best:
 
     def give(self, network: Storm) -> None:
         """Put the remembered weights back, if there are any."""
-        if self._state is not None:
+        if self.known:
             network.load_state_dict(self._state)
 
 
-def hold_out(centres: np.ndarray, *, share: float, gap: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def hold_out(centres: np.ndarray, *, share: float, gap: float, seed: int) -> np.ndarray:
     """Split a section into spots to train on and one contiguous block to validate on, with a gap between them.
 
     Neighbouring spots resemble each other: spots held out at random would be told by those beside them.
@@ -53,18 +58,20 @@ def hold_out(centres: np.ndarray, *, share: float, gap: float, seed: int) -> tup
 
     Returns
     -------
-    train, block : ndarray
-        Bool, shape (n,).
+    ndarray
+        Bool, shape (2, n): spots to train on, and the block.
     """
     placed = np.flatnonzero(np.isfinite(centres).all(axis=1))
     points = centres[placed]
+    if not len(points):
+        return np.zeros((2, len(centres)), dtype=bool)
     middle = points[np.random.default_rng(seed).integers(len(points))]
     near = np.argsort(((points - middle) ** 2).sum(axis=1), kind="stable")[: max(1, round(share * len(points)))]
     distance, _ = cKDTree(points[near]).query(points)
-    train, block = np.zeros((2, len(centres)), dtype=bool)
+    train, block = parts = np.zeros((2, len(centres)), dtype=bool)
     train[placed[distance > gap]] = True
     block[placed[near]] = True
-    return train, block
+    return parts
 
 
 def evaluate(

@@ -176,7 +176,10 @@ def adapt(
         _read(section, modality, field_um, window, radius_um, image_key=image_key, table_key=table_key, **keys)
         for section in (data if isinstance(data, list | tuple) else [data])
     ]
-    _check_size(sections)
+    if not sections:
+        msg = "there is no section to adapt to; give a SpatialData, an AnnData or a list of them"
+        raise ValueError(msg)
+    _check_size(sum(int(section.spots.placed.sum()) for section in sections), what="with a place")
     base, refitted = starting_model(
         start, [section.spots for section in sections if section.st], expression=expression, n_genes=n_genes, seed=seed
     )
@@ -191,15 +194,18 @@ def adapt(
     if epochs is None:
         steps = sum(-(-int(section.spots.placed.sum()) // batch_size) for section in sections)
         epochs = int(np.clip(round(_STEPS / steps), *_EPOCHS))
+    n_spots = sum(int(_present(section).sum()) for section in ready)
+    _check_size(n_spots, what="with a place and with counts or a tile inside the image")
     config = FitConfig(
         epochs=epochs, warmup_epochs=epochs / 10, batch_size=batch_size, lr=lr, seed=seed, patience=patience,
         masking=Masking(he_only=_HE_ONLY, genes_per_step=_GENES_PER_STEP),
     )  # fmt: skip
     network, facts = _fit(base, ready, [section.spots.centres for section in sections], config, devices[0], held_out)
     card = {
-        "summary": f"adapted on {len(sections)} section(s), {facts['spots']} spots",
+        "summary": f"adapted on {len(sections)} section(s), {n_spots} spots",
         "adapted_from": None if start is None else {"name": start.name, "sha256": start.sha256},
         "sections": len(sections),
+        "spots": n_spots,
         "expression": f"refitted on {len(base.vocabulary)} genes" if refitted else "kept",
         **facts,
         "lr": float(lr),
@@ -238,15 +244,11 @@ def _read(section, modality, field_um, window, radius_um, *, image_key, table_ke
     return _Section(spots, section, table_key, windows, he, st)
 
 
-def _check_size(sections: list[_Section]) -> None:
-    if not sections:
-        msg = "there is no section to adapt to; give a SpatialData, an AnnData or a list of them"
-        raise ValueError(msg)
-    n = sum(int(section.spots.placed.sum()) for section in sections)
+def _check_size(n: int, *, what: str) -> None:
     if n < _MIN_SPOTS:
         msg = (
-            f"{n} spots with a place are too few to fit a model on (at least {_MIN_SPOTS}); use a packaged model as it "
-            "is, or give more sections"
+            f"{n} spots {what} are too few to fit a model on (at least {_MIN_SPOTS}); use a packaged model as it is, "
+            "or give more sections"
         )
         raise ValueError(msg)
 
@@ -294,14 +296,13 @@ def _fit(base: StormModel, sections, centres, config: FitConfig, device, held_ou
         torch.manual_seed(config.seed)
         history = fit(network, train, config, validation=block)
     facts = {
-        "spots": int(sum(_present(section).sum() for section in sections)),
         "epochs": len(history),
         "losses": [
             {name: round(float(value), 6) for name, value in record.items() if name != "seconds"} for record in history
         ],
     }
-    if block:
-        of_epoch = [{n[4:]: loss for n, loss in record.items() if n.startswith("val_")} for record in history]
+    of_epoch = [{n[4:]: loss for n, loss in record.items() if n.startswith("val_")} for record in history]
+    if of_epoch[0]:
         best = int(np.argmin([sum(losses.values()) for losses in of_epoch]))
         plain = mean_predictor(network, [SectionTensors(section) for section in train])
         mean = evaluate(plain, [SectionTensors(section) for section in block], masking=config.masking)
@@ -315,4 +316,5 @@ def _fit(base: StormModel, sections, centres, config: FitConfig, device, held_ou
 
 
 def _present(section: TrainingSection) -> np.ndarray:
-    return section.present("he") | section.present("st")
+    """Spots that have a place and a token."""
+    return (section.windows.index[:, 0] >= 0) & (section.present("he") | section.present("st"))

@@ -10,7 +10,7 @@ from torch import nn
 
 from storm._loading import StormModel, build_model
 from storm._logging import logger
-from storm.data.genes import Vocabulary
+from storm.data.genes import Vocabulary, match_genes
 from storm.data.normalise import log_normalise
 from storm.data.spots import Spots
 from storm.expression import FactorExpression
@@ -48,7 +48,7 @@ def starting_model(
         return start, False
     if start is not None and expression != "refit":
         least = getattr(start.expression, "min_genes", _MIN_GENES)
-        shared = [start.expression.match(spots.genes).n_shared for spots in with_counts]
+        shared = [_shared(start, spots) for spots in with_counts]
         if expression == "keep" and min(shared) < least:
             msg = (
                 f"a section shares {min(shared)} genes with model {start.name!r}, and at least {least} are needed to "
@@ -69,6 +69,12 @@ def starting_model(
             )  # fmt: skip
     raw = [encoder.encode(spots.counts, spots.genes) for spots in with_counts]
     return with_statistics(made, "st", raw), True
+
+
+def _shared(model: StormModel, spots: Spots) -> int:
+    """Genes of a section that the model both reads and writes."""
+    read = model.expression.match(spots.genes).n_shared
+    return read if model.config.n_genes == 0 else min(read, match_genes(spots.genes, model.vocabulary).n_shared)
 
 
 def _no_expression() -> FactorExpression:

@@ -139,12 +139,17 @@ def test_one_at_a_time(tmp_path) -> None:
     assert not beside.exists()
 
 
-def test_where_nothing_can_be_written(tmp_path, caplog, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [("pathlib.Path.mkdir", PermissionError), ("filelock.FileLock.acquire", NotImplementedError)],
+    ids=["read-only", "no locks"],
+)
+def test_where_nothing_can_be_kept(tmp_path, caplog, monkeypatch, where, error) -> None:
     def refuse(*_, **__):
-        raise PermissionError
+        raise error
 
     caplog.set_level(logging.INFO, logger="storm")
-    monkeypatch.setattr("pathlib.Path.mkdir", refuse)
+    monkeypatch.setattr(where, refuse)
     with journal_of(tmp_path / "section.zarr", "X") as journal:
         assert journal.folder is None
     assert "cannot be resumed" in caplog.text

@@ -205,7 +205,7 @@ def locked(store: Path) -> Iterator[Path | None]:
             "give the second one a copy of the store"
         )
         raise RuntimeError(msg) from error
-    except OSError as error:
+    except (OSError, NotImplementedError) as error:  # also a file system without locks
         logger.info("nothing can be written beside %s (%s): an interrupted run cannot be resumed", store, error)
         yield None
         return

@@ -74,6 +74,10 @@ def demo(
     number = _n_domains(table, truth)
     how = {"model": loaded, "device": device}
 
+    if sdata.images:
+        # Once for all that follows, which would else encode the same tiles again.
+        with report.stage("encode the tiles"):
+            storm.tl.encode_tiles(sdata, loaded.tile_encoder, tile_px=loaded.tile_px, device=device)
     with report.stage("embed"):
         storm.tl.embed(sdata, seed=seed, **how)
     with report.stage("domains"):

@@ -147,7 +147,12 @@ def test_interrupting_busy_workers_that_have_a_gpu_each(here, model, monkeypatch
     monkeypatch.setattr(_cluster, "run_section_on_worker", begin)
     monkeypatch.setattr(_many, "_tell", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
     before = set(psutil.Process().children(recursive=True))
-    assert embed(model, "b.zarr", "a.zarr", "--device", "cuda") == 130
+    # A shell that starts the tests in the background has them ignore Ctrl-C.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert embed(model, "b.zarr", "a.zarr", "--device", "cuda") == 130
+    finally:
+        signal.signal(signal.SIGINT, handler)
     left = set(psutil.Process().children(recursive=True)) - before
     assert not [p for p in left if "spawn_main" in " ".join(p.cmdline())]
     said = capfd.readouterr()

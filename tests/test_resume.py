@@ -111,3 +111,17 @@ def test_two_at_once(folder) -> None:
     ):
         storm.tl.embed(sdata, model=storm.load_model(folder / "model"))
     assert "X_storm" not in sdata.tables["table"].obsm
+
+
+def test_results_do_not_lie_in_the_journal(folder) -> None:
+    """Its file is removed: an array that is mapped onto it would depend on what the file system makes of that."""
+    sdata = spatialdata.read_zarr(folder / "section.zarr")
+    storm.tl.encode_tiles(sdata, "stain-texture")
+    storm.tl.embed(sdata, model=storm.load_model(folder / "model"))
+    storm.tl.predict_expression(sdata, model=storm.load_model(folder / "model"))
+    table = sdata.tables["table"]
+    for values in (table.obsm["X_stain-texture"], table.obsm["X_storm"], table.layers["storm"]):
+        owner = values
+        while owner is not None:
+            assert not isinstance(owner, np.memmap)
+            owner = getattr(owner, "base", None)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from storm._bridge.read import held_result, read_spots
 from storm._bridge.workspace import open_workspace
 from storm._bridge.write import write_results
@@ -145,7 +147,9 @@ def encode_tiles(
         if embedding.reused:
             logger.info("obsm[%r] holds this already; recompute=True computes it again", key)
         else:
-            warn_nan(embedding.values, spots, name=key)
-            write_results(work.data, work.table_key, obsm={key: embedding.values}, uns={key: embedding.facts})
+            # In memory: the rows may lie in the journal's file, which is about to go.
+            values = np.array(embedding.values)
+            warn_nan(values, spots, name=key)
+            write_results(work.data, work.table_key, obsm={key: values}, uns={key: embedding.facts})
             work.finish()
     return work.owner if copy else None

@@ -17,6 +17,7 @@ from storm.data.spots import Spots
 from storm.encoders import EncoderInfo
 from storm.encoders.dense import TokenGrid
 from storm.tl._device import autocast
+from storm.tl._run import check_shape
 
 #: Edge of the part of a block that holds centres, in pixels of the tile: the block is wider by one tile. Wider blocks
 #: read fewer pixels twice; narrower ones hold less.
@@ -116,7 +117,7 @@ def encode_dense(
     with torch.inference_mode(), bar:
         if encoder.dense is not None:
             for members, embedding in _by_blocks(tissue, encoder.dense(network, tile_px), device):
-                _check_shape(embedding, (len(members), encoder.dim), name=encoder.name)
+                check_shape(embedding, (len(members), encoder.dim), name=encoder.name)
                 out[rows[members]] = embedding.cpu().numpy()
                 bar.update(len(members))
         else:
@@ -134,7 +135,7 @@ def encode_dense(
             out[rows] = 0
             how = {"local_um": local_um, "overlap": overlap, "batch_size": batch_size}
             for members, share, done in _by_tokens(tissue, run, grid.join, **how):
-                _check_shape(share, (len(members), encoder.dim), name=encoder.name)
+                check_shape(share, (len(members), encoder.dim), name=encoder.name)
                 out[rows[members]] += share.cpu().numpy()
                 bar.update(done)
             for part in np.array_split(rows, -(-len(rows) // _FIELDS)):
@@ -320,10 +321,3 @@ def _as_input(patches: np.ndarray, device: torch.device) -> Tensor:
 
 def _to(values: np.ndarray, like: Tensor) -> Tensor:
     return torch.from_numpy(values.astype(np.float32)).to(like.device)
-
-
-def _check_shape(embedding: Tensor, expected: tuple[int, int], *, name: str) -> None:
-    if tuple(embedding.shape) != expected:
-        found = tuple(embedding.shape)
-        msg = f"tile encoder {name!r} gave shape {found} for {expected[0]} places; dim is {expected[1]}"
-        raise ValueError(msg)

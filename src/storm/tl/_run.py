@@ -17,6 +17,13 @@ from storm.tl._device import autocast
 BOUND = 0.999
 
 
+def check_shape(embedding: Tensor, wanted: tuple[int, int], *, name: str) -> None:
+    """Raise if a tile encoder's output has not the shape (tiles, dim) that its description says."""
+    if tuple(embedding.shape) != wanted:
+        msg = f"tile encoder {name!r} gave shape {tuple(embedding.shape)} for {wanted[0]} tiles; dim is {wanted[1]}"
+        raise ValueError(msg)
+
+
 class Halving:
     """Runs a network on as much of a batch at a time as the memory of its device holds.
 

@@ -20,7 +20,7 @@ from storm.data.journal import Rows
 from storm.data.normalise import standardise
 from storm.data.spots import Spots
 from storm.encoders import EncoderInfo
-from storm.tl._run import Run
+from storm.tl._run import Run, check_shape
 
 #: Standard deviations beyond which a tile feature is an artefact (a fold, a pen mark) and is clipped.
 _CLIP = 6.0
@@ -85,7 +85,7 @@ def encode_tiles(
                 std = torch.tensor(encoder.std or (1.0, 1.0, 1.0), device=device).view(1, 3, 1, 1)
                 for index, x in _tiles(spots, centres, device=device, **how):
                     embedding = run((x - mean) / std)
-                    _check_shape(embedding, (len(index), encoder.dim), name=encoder.name)
+                    check_shape(embedding, (len(index), encoder.dim), name=encoder.name)
                     values = embedding.float().cpu().numpy()
                     with lock:
                         rows.write(index, values)
@@ -98,12 +98,6 @@ def encode_tiles(
             with ThreadPoolExecutor(len(devices)) as pool:
                 list(pool.map(work, regions, devices, [module, *copies]))
     return rows.finish()
-
-
-def _check_shape(embedding: Tensor, wanted: tuple[int, int], *, name: str) -> None:
-    if tuple(embedding.shape) != wanted:
-        msg = f"tile encoder {name!r} gave shape {tuple(embedding.shape)} for {wanted[0]} tiles; dim is {wanted[1]}"
-        raise ValueError(msg)
 
 
 def _regions(centres: np.ndarray, inside: np.ndarray, n: int) -> list[np.ndarray]:

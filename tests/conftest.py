@@ -65,13 +65,10 @@ def toy_once() -> SpatialData:
 
 @pytest.fixture
 def toy(toy_once: SpatialData) -> SpatialData:
-    """The same section with a table of its own: a test may write into it."""
-    from spatialdata import SpatialData
+    """The same section, all its own: a test may write into it, transformations of elements included."""
+    import spatialdata
 
-    tables = {name: table.copy() for name, table in toy_once.tables.items()}
-    return SpatialData(
-        images=dict(toy_once.images), shapes=dict(toy_once.shapes), tables=tables, attrs=dict(toy_once.attrs)
-    )
+    return spatialdata.deepcopy(toy_once)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import torch
 
 from storm.model import build_storm
 from storm.pretraining.config import PretrainConfig
-from storm.pretraining.optimise import layer_id, lr_scale, make_optimiser, make_schedule
+from storm.pretraining.optimise import layer_id, lr_scales, make_optimiser, make_schedule
 
 
 def test_the_defaults_are_the_papers_recipe():
@@ -48,6 +48,14 @@ def test_a_file_with_tables_is_read_and_its_paths_are_its_own(tmp_path):
         ({"tile_init": "random", "tile_weights": "x"}, "tile_weights='x'"),
         ({"window": 1, "tile_encoder": ""}, "window=1"),
         ({"decoder_depth": 0}, "decoder_depth=0"),
+        ({"train_tiles": 1}, "train_tiles=1 must be true or false"),
+        ({"train_tiles": True, "tile_encoder": ""}, "train_tiles=true needs a tile encoder"),
+        ({"spatial_encoder": False, "tile_encoder": ""}, "spatial_encoder=false needs a tile encoder"),
+        ({"spatial_encoder": False, "train_tiles": True}, "spatial_encoder=false trains nothing"),
+        ({"crop_area": 0.0}, "crop_area=0.0"),
+        ({"crop_ratio": 0.5}, "crop_ratio=0.5"),
+        ({"tile_chunk": -1}, "tile_chunk=-1"),
+        ({"refresh_tiles": 1}, "refresh_tiles=1"),
     ],
     ids=str,
 )
@@ -64,23 +72,16 @@ def test_what_is_no_file_is_named(tmp_path):
         PretrainConfig.read(tmp_path / "bad.toml")
 
 
-def test_layers_of_a_vision_transformer_below_the_network():
-    of = {"tile_depth": 12, "depth": 6}
+def test_layers_of_the_network():
     names = {
-        "tiles.backbone.patch_embed.proj.weight": 0, "tiles.backbone.pos_embed": 0,
-        "tiles.backbone.blocks.0.norm1.weight": 1,
-        "tiles.backbone.blocks.11.mlp.fc2.bias": 12, "tiles.backbone.norm.weight": 12, "project.he.weight": 13,
-        "modality.st": 13, "blocks.0.attention.qkv.weight": 14, "blocks.5.experts.1.0.weight": 19, "norm.weight": 20,
-        "decoders.he.blocks.0.attention.qkv.weight": 20,
+        "project.he.weight": 0, "modality.st": 0, "blocks.0.attention.qkv.weight": 1, "blocks.5.experts.1.0.weight": 6,
+        "norm.weight": 7, "decoders.he.blocks.0.attention.qkv.weight": 7, "decoders.st.out.bias": 7,
     }  # fmt: skip
-    assert {name: layer_id(name, **of) for name in names} == names
-    stem = "tiles.backbone.patch_embed.proj.weight"
-    assert lr_scale(stem, **of, decay=0.7, over="tiles") == pytest.approx(0.0138, abs=1e-4)
-    assert lr_scale(stem, **of, decay=0.7, over="all") == pytest.approx(8e-4, rel=0.01)
-    assert lr_scale("blocks.0.norm_ffn.weight", **of, decay=0.7, over="tiles") == 1
-    assert lr_scale("tiles.backbone.blocks.11.norm1.weight", **of, decay=0.7, over="tiles") == 1
-    assert layer_id("project.he.weight", tile_depth=0, depth=2) == 0
-    assert layer_id("decoders.st.out.bias", tile_depth=0, depth=2) == 3
+    assert {name: layer_id(name, depth=6) for name in names} == names
+    network = build_storm("tiny", n_genes=3)
+    assert set(lr_scales(network, None, decay=0.7, over="tiles").values()) == {1}
+    scales = lr_scales(network, None, decay=0.5, over="all")
+    assert scales[network.blocks[0].norm_ffn.weight] == 0.25
 
 
 def test_the_learning_rate_warms_up_and_falls_for_every_layer():

@@ -280,8 +280,18 @@ def test_a_corpus_that_teaches_nothing_is_named(tmp_path):
     with pytest.raises(ValueError, match="has none"):
         prepare(planted_config(tmp_path, tile_init="random"), shards)
     windows = make_windows(np.array(shards[0].centres))
+    # H&E alone, as it is, teaches something; but not what a raw vector of genes says, nor what has no neighbour.
     bare = write_shard(
-        tmp_path / "bare", name="bare", centres=shards[0].centres, windows=windows, he=np.zeros((len(windows), HE_DIM))
-    )
-    with pytest.raises(ValueError, match="no section to train on has counts"):
-        prepare(planted_config(tmp_path), [bare])
+        tmp_path / "shards" / "bare", name="bare", centres=shards[0].centres, windows=windows,
+        he=np.zeros((len(windows), HE_DIM)),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="expression='hvg', but no section to train on has counts"):
+        prepare(planted_config(tmp_path, expression="hvg"), [bare])
+    with pytest.raises(ValueError, match="window=1 rebuilds expression from H&E"):
+        prepare(planted_config(tmp_path, window=1), [bare])
+    with pytest.raises(ValueError, match="spatial_encoder=false, but no section to train on has an image"):
+        prepare(planted_config(tmp_path, spatial_encoder=False), [shards[1]])
+    # Held-out sections do not count.
+    config = planted_config(tmp_path, validation_sections=tuple(shard.name for shard in shards))
+    with pytest.raises(ValueError, match="no section to train on has counts or H&E"):
+        prepare(config, shards)

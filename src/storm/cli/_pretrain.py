@@ -9,7 +9,8 @@ from pathlib import Path
 
 from storm.cli._commands import read_store
 from storm.pretraining.config import PretrainConfig
-from storm.pretraining.prepare import is_prepared, prepare, prepared_sections, tile_encoder_of
+from storm.pretraining.prepare import is_prepared, prepare, prepared_sections
+from storm.pretraining.start import tile_encoder_of
 from storm.pretraining.train import train
 from storm.tl._shards import pack_section, packed_section
 

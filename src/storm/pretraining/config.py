@@ -23,7 +23,7 @@ _CHOICES = {
 _AT_LEAST = {
     "expression_dim": 1, "hvg_genes": 1, "min_genes": 1, "n_visible": 1, "batch_size": 1, "section_batch": 1,
     "nodes": 1, "checkpoint_steps": 1, "keep_checkpoints": 1, "validate_epochs": 1, "fit_spots": 2,
-    "epochs": 0, "seed": 0,
+    "refresh_tiles": 2, "epochs": 0, "seed": 0,
 }  # fmt: skip
 
 
@@ -42,13 +42,25 @@ class PretrainConfig:
     image_key, table_key, shapes_key, coordinate_system, um_per_px, layer
         As in :func:`storm.tl.embed`, for every section.
     tile_encoder
-        Name of the tile encoder, or ``""`` for expression only. It is frozen: sections are embedded once.
+        Name of the tile encoder, or ``""`` for expression only.
     tile_weights
         File or folder of its weights; by default the hub's cache.
     tile_init
         ``"random"`` draws its weights (ablation *random-init tile encoder*).
     field_um, tile_px
         Field and input size of a tile; the encoder's own by default.
+    train_tiles
+        Train the tile encoder together with the network, from pixels that are packed beside the embeddings; otherwise
+        it is frozen, and sections are embedded once. Targets are the frozen encoder's embeddings either way.
+    crop_area, crop_ratio, flips
+        Augmentation of H&E with ``train_tiles``: smallest share of a tile that a crop keeps (1 for no crops; the paper
+        does not state it), largest ratio of its sides, and mirroring along both axes.
+    refresh_tiles
+        With ``train_tiles`` and ``standardise="section"``: tiles of each section that are embedded at the end of every
+        epoch, to know its mean and spread under the encoder as it is then.
+    tile_chunk
+        With ``train_tiles``: tiles whose activations are held at a time, the others being computed again (activation
+        checkpointing: less memory for a third more time); 0 for all.
     expression
         ``"factors"``: fitted on the training sections; ``"hvg"``: the raw vector of variable genes (ablation);
         ``"model"``: that of ``expression_model``. Frozen while the network is trained.
@@ -64,6 +76,9 @@ class PretrainConfig:
         ``"section"``: tokens and targets relative to their section; ``"training"``: to all training sections.
     size, width, depth, heads, mlp_ratio, dropout, slope_scale, decoder_width, decoder_depth, decoder_heads
         Shape of the network: a named size, and what differs from it; see :class:`storm.model.StormConfig`.
+    spatial_encoder
+        ``False`` (ablation *tile encoder without STORM*) writes a model whose output for a spot is its own tile
+        embedding, standardised; nothing is trained.
     st_likelihood
         Density of eq. 3 for expression, ``"gaussian"`` or ``"nb"``.
     window
@@ -83,8 +98,8 @@ class PretrainConfig:
     section_batch
         Windows that are drawn together from one section; a batch holds ``batch_size / section_batch`` such draws.
     layer_decay, layer_decay_over
-        Factor on the learning rate from layer to layer downwards, over the tile encoder (``"tiles"``, which is frozen
-        here, so that nothing changes) or the whole stack (``"all"``).
+        Factor on the learning rate from layer to layer downwards, over the tile encoder (``"tiles"``, which changes
+        nothing where it is frozen) or the whole stack (``"all"``).
     seed
         Of everything that is drawn.
     validation_share
@@ -123,6 +138,12 @@ class PretrainConfig:
     tile_init: str = "published"
     field_um: float | None = None
     tile_px: int | None = None
+    train_tiles: bool = False
+    crop_area: float = 0.5
+    crop_ratio: float = 4 / 3
+    flips: bool = True
+    refresh_tiles: int = 256
+    tile_chunk: int = 0
     expression: str = "factors"
     expression_model: str | None = None
     expression_dim: int = 64
@@ -143,6 +164,7 @@ class PretrainConfig:
     decoder_depth: int | None = None
     decoder_heads: int | None = None
     st_likelihood: str = "gaussian"
+    spatial_encoder: bool = True
 
     window: int = 0
     radius_um: float | None = None
@@ -179,7 +201,7 @@ class PretrainConfig:
             check_choice(getattr(self, name), choices, name=name)
         for name, least in _AT_LEAST.items():
             self._check_whole(name, least)
-        for name in ("genes", "window", "genes_per_step"):
+        for name in ("genes", "window", "genes_per_step", "tile_chunk"):
             self._check_whole(name, 0)
         for name in ("lr", "clip", "batch_size"):
             check_positive(getattr(self, name), name=name)
@@ -189,6 +211,12 @@ class PretrainConfig:
         for name in ("he_only", "layer_decay", "beta1", "beta2"):
             self._check_range(name, 0, 1)
         self._check_range("validation_share", 0, 0.5)
+        self._check_range("crop_area", 0.01, 1)
+        self._check_range("crop_ratio", 1, 10)
+        for name in ("train_tiles", "flips", "spatial_encoder"):
+            if not isinstance(getattr(self, name), bool):
+                msg = f"{name}={getattr(self, name)!r} must be true or false"
+                raise ValueError(msg)
         for name in ("warmup_epochs", "min_lr", "weight_decay"):
             self._check_range(name, 0, float("inf"))
         if self.devices != "auto":
@@ -210,6 +238,13 @@ class PretrainConfig:
             raise ValueError(msg)
         if self.window == 1 and not self.tile_encoder:
             msg = "window=1 rebuilds expression from H&E, and tile_encoder='' leaves no H&E"
+            raise ValueError(msg)
+        for name, value, plain in (("train_tiles", True, False), ("spatial_encoder", False, True)):
+            if getattr(self, name) is value and not self.tile_encoder:
+                msg = f"{name}={str(value).lower()} needs a tile encoder; name one, or leave it at {str(plain).lower()}"
+                raise ValueError(msg)
+        if self.train_tiles and not self.spatial_encoder:
+            msg = "spatial_encoder=false trains nothing, and train_tiles=true asks to; leave one of them out"
             raise ValueError(msg)
         # The shape of the network is checked now, not after the sections were packed.
         network = StormConfig(**(SIZES[self.size] | self.network()))

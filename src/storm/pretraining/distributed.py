@@ -13,6 +13,7 @@ from storm.model.storm import Storm
 from storm.pretraining.config import PretrainConfig
 from storm.pretraining.objective import Masking, masked_loss
 from storm.pretraining.stream import StreamedBatch, StreamedSection
+from storm.pretraining.tiles import TileTokens
 
 MODALITIES = ("he", "st")
 #: Takes the place of the epoch in the seeds of validation.
@@ -80,11 +81,13 @@ class Objective(nn.Module):
         With decoders.
     masking
         How windows are masked.
+    tiles
+        The tile encoder, where it is trained too: batches then come with pixels.
     """
 
-    def __init__(self, network: Storm, masking: Masking) -> None:
+    def __init__(self, network: Storm, masking: Masking, tiles: TileTokens | None = None) -> None:
         super().__init__()
-        self.network, self.masking = network, masking
+        self.network, self.masking, self.tiles = network, masking, tiles
 
     def forward(self, batches: Sequence[tuple[StreamedBatch, int]]) -> tuple[Tensor, Tensor]:
         """Loss and number of masked positions, summed over batches, each of shape (2,): H&E, ST.
@@ -100,9 +103,12 @@ class Objective(nn.Module):
         counts = torch.zeros(len(MODALITIES), device=nothing.device)
         for batch, seed in batches:
             torch.manual_seed(seed)  # dropout
+            inputs = {}
+            if batch.tiles is not None:
+                inputs["he"] = self.tiles(batch.tiles, len(batch.spots), batch.section.name)
             losses = masked_loss(
                 self.network, batch, torch.arange(len(batch)), masking=self.masking,
-                generator=torch.Generator().manual_seed(seed),
+                generator=torch.Generator().manual_seed(seed), inputs=inputs,
             )  # fmt: skip
             for name, number in masked_positions(batch, self.masking, losses).items():
                 at = MODALITIES.index(name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +34,59 @@ class Masking:
     genes_per_step: int | None = None
 
 
+@dataclass(frozen=True)
+class Draw:
+    """What is visible of some windows, and what is to be reconstructed.
+
+    Attributes
+    ----------
+    index
+        Rows of the windows' members in the section or batch, -1 for none, shape (B, L).
+    offsets
+        Their places in pitches, shape (B, L, 2).
+    visible
+        Per modality that is shown: slots of the visible spots (B, K), and which of them are really there (B, K).
+    hidden
+        Per modality: positions to reconstruct, bool, shape (B, L).
+    """
+
+    index: Tensor
+    offsets: Tensor
+    visible: dict[str, tuple[Tensor, Tensor]]
+    hidden: dict[str, Tensor]
+
+    def rows(self, name: str) -> Tensor:
+        """Rows that are visible in one of the windows, sorted, shape (u,)."""
+        if name not in self.visible:
+            return self.index.new_empty(0)
+        slots, shown = self.visible[name]
+        return self.index.gather(1, slots)[shown].unique()
+
+
+def draw_masks(section: SectionTensors, rows: Tensor, *, masking: Masking, generator: torch.Generator) -> Draw:
+    """Draw what is visible: the first thing that :func:`masked_loss` does with its generator.
+
+    Parameters
+    ----------
+    section, rows, masking, generator
+        As of :func:`masked_loss`.
+    """
+    index, offsets, masks = section.batch(rows)
+    only_he = {"he", "st"} <= masks.keys() and torch.rand((), generator=generator).item() < masking.he_only
+    visible, hidden = {}, {}
+    for name, present in masks.items():
+        if only_he:
+            slots = torch.arange(present.shape[1]).expand_as(index)
+            shown = present if name == "he" else torch.zeros_like(present)
+            hidden[name] = present & ~shown
+        else:
+            slots, shown = draw_visible(present, masking.n_visible, generator=generator)
+            hidden[name] = hidden_positions(present, slots, shown)
+        if not (only_he and name == "st"):
+            visible[name] = (slots, shown)
+    return Draw(index, offsets, visible, hidden)
+
+
 def masked_loss(
     network: Storm,
     section: SectionTensors,
@@ -42,6 +95,7 @@ def masked_loss(
     masking: Masking,
     generator: torch.Generator,
     modalities: Collection[str] = ("he", "st"),
+    inputs: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Reconstruction loss of each modality on the masked spots of some windows.
 
@@ -59,6 +113,9 @@ def masked_loss(
         Source of randomness, on the CPU.
     modalities
         Decoders to run; those of a modality that no section has would say what nobody asks.
+    inputs
+        Tokens of a modality by row, shape (rows of the section, dim), where the visible spots' are not the section's
+        own values; those stay the target. Rows that are visible nowhere may hold anything.
 
     Returns
     -------
@@ -66,28 +123,19 @@ def masked_loss(
         One scalar per modality that could be scored; eq. 3 is their sum.
     """
     device = next(network.parameters()).device
-    index, offsets, masks = section.batch(rows)
-    only_he = {"he", "st"} <= masks.keys() and torch.rand((), generator=generator).item() < masking.he_only
-    visible, hidden = {}, {}
-    for name, present in masks.items():
-        if only_he:
-            slots = torch.arange(present.shape[1]).expand_as(index)
-            shown = present if name == "he" else torch.zeros_like(present)
-            hidden[name] = present & ~shown
-        else:
-            slots, shown = draw_visible(present, masking.n_visible, generator=generator)
-            hidden[name] = hidden_positions(present, slots, shown)
-        if only_he and name == "st":
-            continue
-        tokens = section.values[name][index.gather(1, slots).clamp(min=0)]
-        at = offsets.gather(1, slots.unsqueeze(-1).expand(-1, -1, 2))
+    draw = draw_masks(section, rows, masking=masking, generator=generator)
+    visible = {}
+    for name, (slots, shown) in draw.visible.items():
+        table = (inputs or {}).get(name, section.values[name])
+        tokens = table[draw.index.gather(1, slots).clamp(min=0).to(table.device)]
+        at = draw.offsets.gather(1, slots.unsqueeze(-1).expand(-1, -1, 2))
         visible[name] = tuple(t.to(device) for t in (tokens, shown, at))
-    states = network.reconstruct(visible, offsets.to(device), hidden=True, decoders=modalities)
+    states = network.reconstruct(visible, draw.offsets.to(device), hidden=True, decoders=modalities)
     losses = {}
-    for name, mask in hidden.items():
+    for name, mask in draw.hidden.items():
         if name not in states or not mask.any():
             continue
-        state, targets = states[name][mask.to(device)], index[mask]
+        state, targets = states[name][mask.to(device)], draw.index[mask]
         if name == "he":
             losses["he"] = _he_loss(network, state, section.values["he"][targets].to(device))
         else:

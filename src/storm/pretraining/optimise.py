@@ -8,74 +8,86 @@ import torch
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 
+from storm.encoders.loading import inner_module
+from storm.model.storm import Storm
 from storm.pretraining.config import PretrainConfig
+from storm.pretraining.layers import tile_layers
 
-_BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
+_BLOCK = re.compile(r"^blocks\.(\d+)\.")
 
 
-def layer_id(name: str, *, tile_depth: int, depth: int) -> int:
-    """Layer that a parameter belongs to, counted from the bottom.
+def layer_id(name: str, *, depth: int) -> int:
+    """Layer of the spatial encoder that a parameter belongs to, counted from the bottom.
 
-    With a tile encoder: its stem is 0, its blocks are 1 to ``tile_depth``. Then come the projections with the modality
-    embeddings, the blocks of the spatial encoder, and everything above them (last norm, decoders).
+    The projections with the modality embeddings are 0, then come the blocks, and everything above them (last norm,
+    decoders) is ``depth + 1``.
 
     Parameters
     ----------
     name
-        Name of the parameter, ``"tiles.…"`` for one of the tile encoder, else as in :class:`storm.model.Storm`.
-    tile_depth
-        Blocks of the tile encoder; 0 where it is not trained.
+        Name of the parameter in :class:`storm.model.Storm`.
     depth
-        Blocks of the spatial encoder.
-
-    Returns
-    -------
-    int
-        At most ``top_layer(tile_depth=tile_depth, depth=depth)``.
+        Its number of blocks.
     """
     block = _BLOCK.search(name)
-    if name.startswith("tiles."):
-        if block:
-            return int(block.group(1)) + 1
-        # Norms behind the last block go with it; patch, position and register embeddings are the stem.
-        return tile_depth if re.search(r"(?:^|\.)(?:fc_)?norm\.", name) else 0
-    base = tile_depth + 1 if tile_depth else 0
     if name.startswith(("project.", "modality.")):
-        return base
-    if name.startswith("blocks.") and block:
-        return base + 1 + int(block.group(1))
-    return top_layer(tile_depth=tile_depth, depth=depth)
+        return 0
+    return 1 + int(block.group(1)) if block else depth + 1
 
 
-def top_layer(*, tile_depth: int, depth: int) -> int:
-    """The highest :func:`layer_id`."""
-    return depth + 1 + (tile_depth + 1 if tile_depth else 0)
-
-
-def lr_scale(name: str, *, tile_depth: int, depth: int, decay: float, over: str) -> float:
-    """Factor on the learning rate of a parameter.
+def lr_scales(network: Storm, tiles: nn.Module | None, *, decay: float, over: str) -> dict[nn.Parameter, float]:
+    """Factor on the learning rate of every parameter.
 
     ``over="tiles"`` decays within the tile encoder only: with 0.7 and twelve blocks, 0.7¹² = 0.0138 at its stem, 1 at
     its last block and everywhere above. ``over="all"`` decays from the decoders down: 8·10⁻⁴ at the stem of H0-mini
     below six blocks.
+
+    Parameters
+    ----------
+    network
+        The spatial encoder with its decoders.
+    tiles
+        Tile encoder, or ``None`` where it is not trained; see :func:`storm.pretraining.layers.tile_layers`.
+    decay
+        Factor from layer to layer downwards.
+    over
+        ``"tiles"`` or ``"all"``.
     """
-    layer = layer_id(name, tile_depth=tile_depth, depth=depth)
-    top = tile_depth if over == "tiles" else top_layer(tile_depth=tile_depth, depth=depth)
-    if over == "tiles" and not name.startswith("tiles."):
-        return 1.0
-    return decay ** (top - layer)
+    depth = network.config.depth
+    below = {} if tiles is None else tile_layers(tiles)
+    n_below = max(below.values()) + 1 if below else 0
+    layers = {p: n_below + layer_id(name, depth=depth) for name, p in network.named_parameters()}
+    if tiles is not None:
+        layers |= {p: below[name] for name, p in tiles.named_parameters()}
+    top = n_below - 1 if over == "tiles" else n_below + depth + 1
+    return {p: decay ** max(top - layer, 0) for p, layer in layers.items()}
 
 
-def make_optimiser(network: nn.Module, config: PretrainConfig) -> torch.optim.AdamW:
-    """AdamW; weight matrices decay; biases, norms, modality embeddings and mask tokens do not."""
+def make_optimiser(network: Storm, config: PretrainConfig, *, tiles: nn.Module | None = None) -> torch.optim.AdamW:
+    """AdamW over what has gradients.
+
+    Weight matrices decay; biases, norms, modality embeddings and mask tokens do not, nor what a tile encoder of timm
+    excludes (positions, class token, registers).
+
+    Parameters
+    ----------
+    network
+        The spatial encoder with its decoders.
+    config
+        The run.
+    tiles
+        Tile encoder, or ``None`` where it is not trained.
+    """
+    plain = set()
+    if tiles is not None:
+        inner = inner_module(tiles)
+        excluded = inner.no_weight_decay() if hasattr(inner, "no_weight_decay") else ()
+        plain = {parameter for name, parameter in inner.named_parameters() if name in excluded}
+    scales = lr_scales(network, tiles, decay=config.layer_decay, over=config.layer_decay_over)
     groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
-    for name, parameter in network.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        scale = lr_scale(
-            name, tile_depth=0, depth=network.config.depth, decay=config.layer_decay, over=config.layer_decay_over
-        )
-        groups.setdefault((parameter.ndim > 1, scale), []).append(parameter)
+    for parameter, scale in scales.items():
+        if parameter.requires_grad:
+            groups.setdefault((parameter.ndim > 1 and parameter not in plain, scale), []).append(parameter)
     return torch.optim.AdamW(
         [
             {"params": parameters, "weight_decay": config.weight_decay if matrix else 0.0, "lr_scale": scale}

@@ -9,52 +9,26 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from storm._loading import StormModel, load_model
 from storm._loading.files import write_json
 from storm._logging import logger
 from storm.data.genes import Vocabulary, match_genes
 from storm.data.normalise import log_normalise, row_blocks, standardise
-from storm.encoders import EncoderInfo, get_encoder, load_encoder, with_weights
-from storm.expression import ExpressionEncoder, FactorExpression, NovaeEncoder, VariableGenes
-from storm.model.build import build_storm
+from storm.encoders import EncoderInfo, get_encoder
+from storm.expression import ExpressionEncoder, NovaeEncoder
 from storm.pretraining.config import PretrainConfig
-from storm.pretraining.factors import Panel, choose_genes, fit_factors
+from storm.pretraining.factors import Panel, choose_genes
 from storm.pretraining.shards import Shard, open_shard
+from storm.pretraining.start import expression_encoder, tile_encoder_of, untrained
 from storm.pretraining.stream import StreamedSection, split_windows
+from storm.pretraining.tiles import CLIP, trainable
 
 _READY = "prepared.json"
-#: Standard deviations beyond which a tile feature is an artefact; as in :func:`storm.tl.embed`.
-_CLIP = 6.0
 _BLOCK = 8192
 #: Fields that may change between the parts of an interrupted run: the numbers stay the same, or nearly.
 RUNNING = ("accelerator", "devices", "nodes", "precision", "checkpoint_steps", "keep_checkpoints", "sections", "out",
-           "shards")  # fmt: skip
-
-
-def tile_encoder_of(config: PretrainConfig) -> EncoderInfo | None:
-    """The run's tile encoder with its weights, or ``None`` for expression only.
-
-    Raises
-    ------
-    FileNotFoundError
-        If its weights are not on this machine.
-    ValueError
-        If it is unknown, or has no weights that could be drawn at random.
-    """
-    if not config.tile_encoder:
-        return None
-    if config.tile_init == "random":
-        info = get_encoder(config.tile_encoder)
-        if info.architecture is None:
-            msg = f"tile_init='random' needs an encoder with weights, and {info.name!r} has none"
-            raise ValueError(msg)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            module = info.architecture()
-        return with_weights(info, module.requires_grad_(False).eval())
-    return load_encoder(config.tile_encoder, weights=config.tile_weights)
+           "shards", "tile_chunk")  # fmt: skip
 
 
 def prepare(config: PretrainConfig, shards: Sequence[Shard]) -> tuple[StormModel, list[StreamedSection]]:
@@ -77,7 +51,7 @@ def prepare(config: PretrainConfig, shards: Sequence[Shard]) -> tuple[StormModel
     Raises
     ------
     ValueError
-        If ``config.out`` holds another run, no section has counts, or held-out sections are not there.
+        If ``config.out`` holds another run, the sections have nothing to learn from, or held-out ones are not there.
     """
     out = Path(config.out)
     if (out / _READY).is_file():
@@ -90,9 +64,7 @@ def prepare(config: PretrainConfig, shards: Sequence[Shard]) -> tuple[StormModel
         msg = f"validation_sections={unknown} are not among the sections {sorted(names)}"
         raise ValueError(msg)
     learned = [shard for shard in shards if shard.name not in config.validation_sections]
-    if not any(shard.has("counts_data") for shard in learned):
-        msg = "no section to train on has counts; pretraining needs expression, of some sections at least"
-        raise ValueError(msg)
+    _check_sections(config, learned)
     folders = {name: out / "tokens" / name for name in names}
     splits = {}
     for shard in shards:
@@ -105,20 +77,24 @@ def prepare(config: PretrainConfig, shards: Sequence[Shard]) -> tuple[StormModel
     rng = np.random.default_rng(config.seed)
     panels = _panels(learned, splits, spots=config.fit_spots, rng=rng)
     symbols = choose_genes([(panels, config.genes or sum(len(p.genes) for p in panels))])
-    expression = _expression(config, panels, symbols)
+    expression = expression_encoder(config, panels, symbols)
     tiles = tile_encoder_of(config) or get_encoder("stain-texture")
-    for shard in shards:
+    if config.train_tiles:
+        trainable(tiles, tiles.build())  # says now what cannot be trained
+    for shard in shards if panels else ():
         _raw_tokens(shard, expression, folders[shard.name])
     dims = {"he": tiles.dim, "st": expression.dim}
-    _check_dims(shards, tiles)
+    _check_tiles(config, shards, tiles)
     statistics = {}
     for name, dim in dims.items():
         statistics[f"{name}_mean"], statistics[f"{name}_std"] = _statistics(learned, folders, splits, name, dim)
     vocabulary = Vocabulary(tuple(symbols))
     for shard in shards:
         _tokens(shard, folders[shard.name], statistics, vocabulary, within=config.standardise == "section")
-    model = _untrained(config, tiles, expression, vocabulary, statistics)
-    model.save(out / "start")
+    seen = {name: any(_raw(shard, folders[shard.name], name) is not None for shard in learned) for name in dims}
+    untrained(
+        config, tiles, expression, vocabulary=vocabulary, statistics=statistics, seen=seen
+    ).save(out / "start")  # fmt: skip
     facts = {"config": config.to_dict(), "shards": {s.name: str(s.path) for s in shards}}
     write_json(out / _READY, facts)
     logger.info("prepared %d sections, %d genes", len(shards), len(symbols))
@@ -152,10 +128,11 @@ def open_prepared(config: PretrainConfig, *, check: bool = True) -> tuple[StormM
     """
     out = Path(config.out)
     facts = json.loads((out / _READY).read_text(encoding="utf-8"))
-    own = config.to_dict()
-    other = sorted(name for name in own if name not in RUNNING and facts["config"].get(name) != own[name])
+    # Fields that came later had their defaults when they were not there.
+    own, there = config.to_dict(), PretrainConfig().to_dict() | facts["config"]
+    other = sorted(name for name in own if name not in RUNNING and there[name] != own[name])
     if other:
-        said = ", ".join(f"{name}: {facts['config'].get(name)!r} there, {own[name]!r} here" for name in other)
+        said = ", ".join(f"{name}: {there[name]!r} there, {own[name]!r} here" for name in other)
         msg = f"{str(out)!r} holds a run of another configuration ({said}); give another out, or remove the folder"
         raise ValueError(msg)
     how = {"relative": config.standardise == "section", "counted": config.st_likelihood == "nb"}
@@ -165,6 +142,22 @@ def open_prepared(config: PretrainConfig, *, check: bool = True) -> tuple[StormM
     ]
     with torch.random.fork_rng(devices=[]):  # networks are drawn before they are filled
         return replace(load_model(out / "start"), name=out.name), sections
+
+
+def _check_sections(config: PretrainConfig, learned: Sequence[Shard]) -> None:
+    """What the training sections lack for this run."""
+    images = [shard for shard in learned if shard.has("he")]
+    if not images and not any(shard.has("counts_data") for shard in learned):
+        msg = "no section to train on has counts or H&E; give some that have (and a tile_encoder for H&E)"
+        raise ValueError(msg)
+    both = [shard.name for shard in images if shard.has("counts_data")]
+    if config.window == 1 and not both:
+        msg = "window=1 rebuilds expression from H&E, and no section to train on has both"
+        raise ValueError(msg)
+    for name, wanted in (("train_tiles", config.train_tiles), ("spatial_encoder", not config.spatial_encoder)):
+        if wanted and not images:
+            msg = f"{name}={str(getattr(config, name)).lower()}, but no section to train on has an image"
+            raise ValueError(msg)
 
 
 def _panels(shards, splits, *, spots: int, rng: np.random.Generator) -> list[Panel]:
@@ -180,19 +173,6 @@ def _panels(shards, splits, *, spots: int, rng: np.random.Generator) -> list[Pan
         chosen = np.sort(rng.permutation(rows)[: max(2, spots // len(with_counts))])
         panels.append(Panel(log_normalise(shard.counts(chosen)), np.array(shard.genes)))
     return panels
-
-
-def _expression(config: PretrainConfig, panels: list[Panel], symbols: list[str]) -> ExpressionEncoder:
-    if config.expression == "model":
-        return load_model(config.expression_model).expression
-    if config.expression == "hvg":
-        return VariableGenes(choose_genes([(panels, config.hvg_genes)]), min_genes=config.min_genes)
-    most = min(sum(panel.expression.shape[0] for panel in panels), len(symbols)) - 1
-    if config.expression_dim > most:
-        msg = f"expression_dim={config.expression_dim} is more than {most}, what these spots and genes allow"
-        raise ValueError(msg)
-    factors = fit_factors([panel.over(symbols) for panel in panels], config.expression_dim, seed=config.seed)
-    return FactorExpression(factors, Vocabulary(tuple(symbols)), min_genes=config.min_genes)
 
 
 def _blocks(n: int) -> Iterator[np.ndarray]:
@@ -217,8 +197,18 @@ def _raw_tokens(shard: Shard, encoder: ExpressionEncoder, folder: Path) -> None:
     out.flush()
 
 
-def _check_dims(shards: Sequence[Shard], tiles: EncoderInfo) -> None:
+def _check_tiles(config: PretrainConfig, shards: Sequence[Shard], tiles: EncoderInfo) -> None:
+    wanted = config.tile_px or tiles.tile_px
     for shard in shards:
+        if config.train_tiles and shard.has("he"):
+            found = shard.array("patches").shape[1] if shard.has("patches") else None
+            if found != wanted:
+                how = "without pixels" if found is None else f"with tiles of {found} px"
+                msg = (
+                    f"section {shard.name!r} was packed {how}, and train_tiles=true needs tiles of {wanted} px; pack "
+                    "it again, into another folder of shards"
+                )
+                raise ValueError(msg)
         if shard.has("he") and shard.array("he").shape[1] != tiles.dim:
             msg = (
                 f"section {shard.name!r} was packed with {shard.array('he').shape[1]} numbers a tile, and tile encoder "
@@ -255,7 +245,7 @@ def _statistics(shards, folders, splits, name: str, dim: int) -> tuple[np.ndarra
 
 def _tokens(shard: Shard, folder: Path, statistics, vocabulary: Vocabulary, *, within: bool) -> None:
     """Standardised tokens, as inference makes them, and what the targets need."""
-    kinds = {"he": {"clip": _CLIP}, "st": {"isotropic": True}}
+    kinds = {"he": {"clip": CLIP}, "st": {"isotropic": True}}
     for name, how in kinds.items():
         values = _raw(shard, folder, name)
         if values is not None:
@@ -272,28 +262,3 @@ def _tokens(shard: Shard, folder: Path, statistics, vocabulary: Vocabulary, *, w
     np.save(folder / "columns.npy", columns)
     np.save(folder / "mean.npy", mean)
     (folder / "st_raw.npy").unlink(missing_ok=True)
-
-
-def _untrained(config, tiles, expression, vocabulary, statistics) -> StormModel:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        sizes = {"he_dim": tiles.dim, "st_dim": expression.dim, "n_genes": len(vocabulary)}
-        network = build_storm(config.size, **(sizes | config.network()))
-    settings = {
-        "standardise": config.standardise, "readout": "window", "modality_weights": {"he": 0.5, "st": 1.0},
-        "trained": False,
-    }  # fmt: skip
-    if config.tile_px is not None:
-        settings["tile_px"] = config.tile_px
-    return StormModel(
-        name=Path(config.out).name,
-        network=network.requires_grad_(False).eval(),
-        tile_encoder=tiles,
-        expression=expression,
-        vocabulary=vocabulary,
-        statistics=nn.ParameterDict(
-            {key: nn.Parameter(torch.from_numpy(value), requires_grad=False) for key, value in statistics.items()}
-        ),
-        settings=settings,
-        card={"summary": f"untrained start of {Path(config.out).name!r}"},
-    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,22 @@ from storm.model.weights import sha256
 FORMAT = 1
 _FACTS = "shard.json"
 _CSR = ("counts_data", "counts_indices", "counts_indptr")
+
+
+@dataclass(frozen=True)
+class PatchStream:
+    """Pixels of a section's tiles, batch by batch; rows that do not come stay black.
+
+    Attributes
+    ----------
+    px
+        Side of a tile in pixels.
+    batches
+        Rows (b,) and their pixels, uint8 (b, px, px, 3), in any order.
+    """
+
+    px: int
+    batches: Iterable[tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -111,7 +127,7 @@ def write_shard(
     counts: csr_matrix | None = None,
     genes: Sequence[str] | None = None,
     he: np.ndarray | None = None,
-    patches: np.ndarray | None = None,
+    patches: np.ndarray | PatchStream | None = None,
     facts: dict[str, Any] | None = None,
 ) -> Shard:
     """Pack a section: whole, or not at all.
@@ -131,7 +147,7 @@ def write_shard(
     he
         Tile embeddings, shape (n, d); a row of NaN where there is none.
     patches
-        Pixels of the tiles, uint8, shape (n, p, p, 3).
+        Pixels of the tiles, uint8, shape (n, p, p, 3); or a stream of them, which is never held as a whole.
     facts
         What else is to be known of the section, for json.
 
@@ -151,7 +167,7 @@ def write_shard(
     shapes = {"windows": len(windows)} | {
         key: value.shape[0]
         for key, value in (("counts", counts), ("he", he), ("patches", patches))
-        if value is not None
+        if value is not None and not isinstance(value, PatchStream)
     }
     if wrong := {key: value for key, value in shapes.items() if value != n}:
         msg = f"section {name!r} has {n} centres, but {wrong}"
@@ -168,7 +184,7 @@ def write_shard(
         arrays["counts_indptr"] = counts.indptr.astype(wide, copy=False)
     if he is not None:
         arrays["he"] = np.asarray(he, dtype=np.float32)
-    if patches is not None:
+    if isinstance(patches, np.ndarray):
         if patches.dtype != np.uint8 or patches.ndim != 4:
             msg = f"section {name!r}: patches must be uint8 of shape (n, p, p, 3), not {patches.dtype} {patches.shape}"
             raise ValueError(msg)
@@ -176,10 +192,11 @@ def write_shard(
     scratch = folder.with_name(folder.name + ".part")
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
-    sums = {}
     for key, array in arrays.items():
         np.save(scratch / f"{key}.npy", array, allow_pickle=False)
-        sums[f"{key}.npy"] = sha256(scratch / f"{key}.npy")
+    if isinstance(patches, PatchStream):
+        _write_stream(scratch / "patches.npy", patches, n)
+    sums = {path.name: sha256(path) for path in sorted(scratch.glob("*.npy"))}
     known = {
         **(facts or {}), "format": FORMAT, "name": name, "n": n, "kind": windows.kind, "pitch": float(windows.pitch),
         "genes": [] if genes is None else [str(gene) for gene in genes], "sha256": sums,
@@ -221,6 +238,14 @@ def open_shard(folder: str | Path, *, check: bool = True) -> Shard:
             msg = f"{name!r} of the packed section {str(folder)!r} is missing or damaged; remove the folder, pack again"
             raise ValueError(msg)
     return Shard(folder, facts)
+
+
+def _write_stream(path: Path, patches: PatchStream, n: int) -> None:
+    shape = (n, patches.px, patches.px, 3)
+    out = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    for rows, pixels in patches.batches:
+        out[rows] = pixels
+    out.flush()
 
 
 def _small(values: np.ndarray) -> np.ndarray:

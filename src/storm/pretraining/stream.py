@@ -12,7 +12,12 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from storm.data.normalise import log_normalise
+from storm.pretraining.augment import Augmentation
+from storm.pretraining.objective import Masking, draw_masks
 from storm.pretraining.shards import Shard
+
+#: Makes of the seed of a batch's masks that of its crops and flips.
+_AUGMENTATION = 0x5A17
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,13 @@ class StreamedSection:
         """Centres of the windows that are held out."""
         return np.array(self._load("validate"))
 
+    @cached_property
+    def with_tiles(self) -> np.ndarray:
+        """Which spots have H&E that a tile encoder can be trained on, bool, shape (n,)."""
+        if not (self.shard.has("patches") and "he" in self.tokens):
+            return np.zeros(len(self.shard), dtype=bool)
+        return np.isfinite(self.tokens["he"]).all(axis=1)
+
     def measured(self) -> np.ndarray:
         """Which genes of the vocabulary the section measures, bool, shape (n_genes,)."""
         measured = np.zeros(len(self.mean), dtype=bool)
@@ -80,6 +92,25 @@ class StreamedSection:
     def take(self, rows: np.ndarray) -> StreamedBatch:
         """Windows around some centres."""
         return StreamedBatch(self, np.asarray(rows))
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Pixels of the spots of a batch whose H&E is visible in one of its windows.
+
+    Attributes
+    ----------
+    rows
+        Their rows within the batch, shape (u,).
+    pixels
+        uint8, shape (u, p, p, 3).
+    maps
+        Crops and flips, shape (u, 2, 3), or ``None`` for the tiles as they are.
+    """
+
+    rows: Tensor
+    pixels: Tensor
+    maps: Tensor | None = None
 
 
 class StreamedBatch:
@@ -117,6 +148,8 @@ class StreamedBatch:
             mean = section.mean if section.relative and not section.counted else None
             expression = counts if section.counted else log_normalise(counts)
             self.expression = Targets(expression, section.columns, n_genes=len(section.mean), mean=mean)
+        #: Pixels of visible spots, where the tile encoder is trained.
+        self.tiles: Tiles | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -128,6 +161,33 @@ class StreamedBatch:
         exists = index >= 0
         masks = {name: exists & present[index.clamp(min=0)] for name, present in self.present.items()}
         return index, offsets, masks
+
+    def read_tiles(self, masking: Masking, seed: int, *, augmentation: Augmentation | None) -> StreamedBatch:
+        """Read the pixels of what the objective will show, and of nothing else.
+
+        Parameters
+        ----------
+        masking, seed
+            How windows are masked, and the seed of the batch's masks.
+        augmentation
+            Drawn for every tile by itself; ``None`` for the tiles as they are.
+
+        Returns
+        -------
+        StreamedBatch
+            The same, with :attr:`tiles`.
+        """
+        if "he" not in self.values:
+            return self
+        generator = torch.Generator().manual_seed(seed)
+        rows = draw_masks(self, torch.arange(len(self)), masking=masking, generator=generator).rows("he")
+        pixels = torch.from_numpy(np.asarray(self.section.shard.array("patches")[self.spots[rows.numpy()]]))
+        maps = None
+        if augmentation is not None and augmentation.changes:
+            # The masks' generator goes on to draw the genes of the step.
+            maps = augmentation.draw(len(rows), generator=torch.Generator().manual_seed(seed ^ _AUGMENTATION))
+        self.tiles = Tiles(rows, pixels, maps)
+        return self
 
 
 class Targets:

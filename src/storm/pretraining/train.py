@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from storm._loading import StormModel
 from storm._logging import logger
 from storm._settings import settings
+from storm.encoders import with_weights
+from storm.pretraining.augment import Augmentation
 from storm.pretraining.baselines import baseline_losses
 from storm.pretraining.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from storm.pretraining.config import PretrainConfig
@@ -24,8 +26,11 @@ from storm.pretraining.distributed import MODALITIES, Job, Objective, epoch_step
 from storm.pretraining.objective import Masking
 from storm.pretraining.optimise import make_optimiser, make_schedule
 from storm.pretraining.prepare import open_prepared
+from storm.pretraining.reader import Reader, fetch
 from storm.pretraining.record import Record
-from storm.pretraining.stream import StreamedBatch, StreamedSection
+from storm.pretraining.start import tile_encoder_of
+from storm.pretraining.stream import StreamedSection
+from storm.pretraining.tiles import TileTokens, trainable
 
 
 def train(config: PretrainConfig) -> Path:
@@ -89,27 +94,30 @@ def make_fabric(config: PretrainConfig) -> Any:
 def _run(
     config: PretrainConfig, model: StormModel, sections: Sequence[StreamedSection], fabric: Any, out: Path
 ) -> None:
-    network = model.network.requires_grad_(True).train()
-    network.to(fabric.device)
+    network = model.network.requires_grad_(True).train().to(fabric.device)
+    tiles = _tiles(config, model, sections, fabric) if config.train_tiles else None
+    # What a checkpoint holds.
+    trained = network if tiles is None else nn.ModuleDict({"network": network, "tiles": tiles})
     masking = Masking(config.n_visible, 1.0 if config.window == 1 else config.he_only, config.genes_per_step or None)
-    plain = Objective(network, masking)
-    optimiser = make_optimiser(network, config)
+    plain = Objective(network, masking, tiles)
+    read = Reader(sections, masking, augmentation=_augmentation(config), pixels=config.train_tiles)
+    optimiser = make_optimiser(network, config, tiles=tiles and tiles.module)
     objective, wrapped = fabric.setup(plain, optimiser)
     # From the sizes alone: the windows of an epoch are drawn when it starts.
     jobs = sum(-(-len(section.train) // config.section_batch) for section in sections)
     per_epoch = -(-jobs // (config.batch_size // config.section_batch))
-    total = config.epochs * per_epoch
+    total = config.epochs * per_epoch if config.spatial_encoder else 0
     state: dict[str, Any] = {"step": 0, "sums": [0.0] * 2, "counts": [0.0] * 2}
     found = find_checkpoint(out / "checkpoints")
     if found is not None:
-        state = load_checkpoint(found, network, optimiser)
+        state = load_checkpoint(found, trained, optimiser)
         logger.info("going on from step %d", state["step"])
     fabric.barrier()
     record = Record(out, step=state["step"], epoch=state["step"] // max(per_epoch, 1), on=fabric.is_global_zero)
-    if config.epochs:
+    if total:
         schedule = make_schedule(optimiser, config, per_epoch)
     held = validation_jobs(sections, config)
-    if fabric.is_global_zero and found is None and held and config.window != 1:
+    if fabric.is_global_zero and found is None and held and total and config.window != 1:
         record.baselines(_baselines(sections, held, config))
     bar = tqdm(
         total=total, initial=state["step"], desc="steps", unit="step",
@@ -119,7 +127,7 @@ def _run(
         epoch, position = divmod(state["step"], per_epoch)
         steps = epoch_steps(sections, config, epoch)[position:]
         started, windows = time.perf_counter(), 0
-        for jobs, batches in _fetch(steps, sections, fabric.global_rank, fabric.world_size):
+        for jobs, batches in fetch(steps, read, fabric.global_rank, fabric.world_size):
             schedule.step_update(state["step"])
             sums, counts = _step(fabric, objective, wrapped, batches, clip=config.clip)
             windows += sum(len(job.rows) for job in jobs)
@@ -133,40 +141,52 @@ def _run(
             if last:
                 rate = windows / (time.perf_counter() - started)
                 facts = {"lr": _rate(optimiser), "windows_per_s": rate}
+                if tiles is not None and config.standardise == "section":
+                    _refresh(config, tiles, sections, fabric)
                 if held and ((epoch + 1) % config.validate_epochs == 0 or epoch + 1 == config.epochs):
-                    facts |= validate(fabric, plain, sections, held)
+                    facts |= validate(fabric, plain, read, held)
                     facts["share_of_forward"] = rate / facts["forward_windows_per_s"]
                 record.epoch(epoch, _means(state["sums"], state["counts"]), facts)
                 state["sums"], state["counts"] = [0.0] * 2, [0.0] * 2
             if state["step"] % config.checkpoint_steps == 0 or state["step"] == total:
                 if fabric.is_global_zero:
                     how = {"state": state, "keep": config.keep_checkpoints}
-                    save_checkpoint(out / "checkpoints", network, optimiser, **how)
+                    save_checkpoint(out / "checkpoints", trained, optimiser, **how)
                 fabric.barrier()
     bar.close()
     record.close()
     if fabric.is_global_zero:
-        _finish(config, model, sections, out, steps=total)
+        _finish(config, model, sections, out, steps=total, tiles=tiles)
     fabric.barrier()
 
 
-def _fetch(
-    steps: list[list[Job]], sections: Sequence[StreamedSection], rank: int, world: int
-) -> Iterator[tuple[list[Job], list[tuple[StreamedBatch, int]]]]:
-    """Each step's jobs, and the batches of those that this process does; the next step's are read meanwhile."""
-    if not steps:
-        return
+def _tiles(config: PretrainConfig, model: StormModel, sections: Sequence[StreamedSection], fabric: Any) -> TileTokens:
+    """The tile encoder, ready to be trained."""
+    info = tile_encoder_of(config)
+    if info.sha256 != model.tile_encoder.sha256:
+        msg = (
+            f"the weights of tile encoder {info.name!r} are not those that the run was prepared with; put them back, "
+            "or give another out"
+        )
+        raise ValueError(msg)
+    mean, std = (torch.from_numpy(model.statistic(f"he_{what}")) for what in ("mean", "std"))
+    names = [section.name for section in sections]
+    tiles = TileTokens(info, trainable(info, info.build()), names, mean=mean, std=std, chunk=config.tile_chunk)
+    if config.standardise == "section":
+        tiles.start(sections)
+    return tiles.train().to(fabric.device)
 
-    def read(jobs: list[Job]) -> list[tuple[StreamedBatch, int]]:
-        return [(sections[job.section].take(job.rows), job.seed) for job in jobs[rank::world]]
 
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(read, steps[0])
-        for at, jobs in enumerate(steps):
-            batches = waiting.result()
-            if at + 1 < len(steps):
-                waiting = pool.submit(read, steps[at + 1])
-            yield jobs, batches
+def _refresh(config: PretrainConfig, tiles: TileTokens, sections: Sequence[StreamedSection], fabric: Any) -> None:
+    with fabric.autocast():
+        tiles.refresh(
+            sections, number=config.refresh_tiles, seed=config.seed, rank=fabric.global_rank, world=fabric.world_size,
+            total=partial(_total, fabric),
+        )  # fmt: skip
+
+
+def _augmentation(config: PretrainConfig) -> Augmentation:
+    return Augmentation(area=config.crop_area, ratio=config.crop_ratio, flips=config.flips)
 
 
 def _step(fabric: Any, objective: Any, optimiser: Any, batches: list, *, clip: float) -> tuple[list, list]:
@@ -184,16 +204,17 @@ def _step(fabric: Any, objective: Any, optimiser: Any, batches: list, *, clip: f
     return everywhere, counts.tolist()
 
 
-def validate(fabric: Any, objective: Objective, sections: Sequence[StreamedSection], held: list[Job]) -> dict:
+def validate(fabric: Any, objective: Objective, reader: Reader, held: list[Job]) -> dict:
     """Loss of each modality on the held-out windows, and windows per second without a backward pass."""
     objective.eval()
     masking = objective.masking
     objective.masking = replace(masking, he_only=1.0 if masking.he_only == 1 else 0.0, genes_per_step=None)
+    reader = replace(reader, masking=objective.masking, augmentation=None)
     started = time.perf_counter()
     found = torch.zeros(2, 2, dtype=torch.float64)  # on the CPU: not every device has this precision
     with torch.no_grad(), fabric.autocast():
         for job in held[fabric.global_rank :: fabric.world_size]:
-            part, number = objective([(sections[job.section].take(job.rows), job.seed)])
+            part, number = objective([reader(job)])
             found += torch.stack([part, number]).cpu().double()
     means = _means(*_total(fabric, found).tolist())
     objective.masking = masking
@@ -223,16 +244,29 @@ def _means(sums: Sequence[float], counts: Sequence[float]) -> dict[str, float]:
     return {name: sums[at] / counts[at] for at, name in enumerate(MODALITIES) if counts[at]}
 
 
-def _finish(config, model: StormModel, sections: Sequence[StreamedSection], out: Path, *, steps: int) -> None:
+def _finish(
+    config, model: StormModel, sections: Sequence[StreamedSection], out: Path, *, steps: int, tiles: TileTokens | None
+) -> None:
     """Write the model that :func:`storm.load_model` reads."""
-    network = model.network.requires_grad_(False).eval().cpu()
+    parts: dict[str, Any] = {"network": model.network.requires_grad_(False).eval().cpu()}
+    summary = f"pretrained on {len(sections)} sections for {config.epochs} epochs ({steps} steps)"
+    if not config.spatial_encoder:
+        summary = f"tile encoder {model.tile_encoder.name!r} without STORM (ablation)"
+    elif steps:
+        model.settings["trained"] = True
+    if tiles is not None and steps:
+        summary += f", tile encoder {model.tile_encoder.name!r} included"
+        tiles = tiles.requires_grad_(False).cpu()
+        parts["tile_encoder"] = with_weights(tiles.info, tiles.module.eval())
+        parts["statistics"] = model.statistics
+        parts["statistics"]["he_mean"].copy_(tiles.mean)
+        parts["statistics"]["he_std"].copy_(tiles.std)
     card = {
-        "summary": f"pretrained on {len(sections)} sections for {config.epochs} epochs ({steps} steps)",
+        "summary": summary,
         "sections": [section.name for section in sections],
         "field_um": config.field_um or model.tile_encoder.field_um,
         "recipe": config.to_dict(),
     }
     for name in ("sections", "shards", "out", "tile_weights", "expression_model"):
         card["recipe"].pop(name)  # paths of one machine
-    trained = {**model.settings, "trained": config.epochs > 0}
-    replace(model, network=network, settings=trained, card=card).save(out / "model")
+    replace(model, **parts, card=card).save(out / "model")

@@ -14,7 +14,7 @@ from storm.data.spots import Spots
 from storm.data.windows import make_windows
 from storm.encoders import EncoderInfo
 from storm.pretraining.config import PretrainConfig
-from storm.pretraining.shards import Shard, open_shard, write_shard
+from storm.pretraining.shards import PatchStream, Shard, open_shard, write_shard
 from storm.tl._device import resolve_devices, resolve_precision
 from storm.tl._embed import radius_in_units
 from storm.tl._tiles import input_size, tile_embedding
@@ -46,6 +46,8 @@ def packed_section(folder: Path, *, name: str, config: PretrainConfig, tiles: En
         return None
     shard = open_shard(folder)
     wanted, there = _settings(config, tiles), shard.facts.get("settings", {})
+    if not config.train_tiles:
+        wanted.pop("pixels", None)  # there may be more than this run reads
     other = sorted(key for key in wanted if there.get(key) != wanted[key])
     if other:
         said = ", ".join(f"{key}: {there.get(key)!r} there, {wanted[key]!r} here" for key in other)
@@ -89,13 +91,17 @@ def pack_section(
         image=False if tiles is None else "auto", table="auto",
     )  # fmt: skip
     windows = make_windows(spots.centres, size=config.window or None, radius=radius_in_units(spots, config.radius_um))
-    he = None if tiles is None or spots.patches is None else _embedded(sdata, spots, config, tiles)
+    he = patches = None
+    if tiles is not None and spots.patches is not None:
+        he = _embedded(sdata, spots, config, tiles)
+        if config.train_tiles:
+            patches = _pixels(spots, config, tiles)
     facts: dict[str, Any] = {"settings": _settings(config, tiles), "um_known": spots.um_known}
     if spots.scale is not None:
         facts |= {"um_per_px": spots.scale.um_per_px, "um_source": spots.scale.source}
     shard = write_shard(
         folder, name=name, centres=spots.centres, windows=windows, counts=spots.counts, genes=spots.genes, he=he,
-        facts=facts,
+        patches=patches, facts=facts,
     )  # fmt: skip
     said = "without H&E" if he is None else f"{int(np.isfinite(he).all(axis=1).sum())} with H&E"
     logger.info("packed %s: %d spots, %d genes, %s", name, len(shard), len(shard.genes), said)
@@ -114,6 +120,12 @@ def _embedded(sdata: SpatialData, spots: Spots, config: PretrainConfig, tiles: E
     return found.values
 
 
+def _pixels(spots: Spots, config: PretrainConfig, tiles: EncoderInfo) -> PatchStream:
+    field_um = config.field_um or tiles.field_um
+    px = input_size(tiles, config.tile_px, field_um=field_um)
+    return PatchStream(px, spots.patches.iter_patches(spots.centres, field_um=field_um, out_px=px))
+
+
 def _settings(config: PretrainConfig, tiles: EncoderInfo | None) -> dict[str, Any]:
     """What decides about a shard, beside the section itself."""
     keys = ("image_key", "table_key", "shapes_key", "coordinate_system", "um_per_px", "layer", "window", "radius_um")
@@ -125,4 +137,5 @@ def _settings(config: PretrainConfig, tiles: EncoderInfo | None) -> dict[str, An
         "tile_sha256": tiles.sha256,
         "field_um": config.field_um or tiles.field_um,
         "tile_px": config.tile_px or tiles.tile_px,
+        "pixels": config.train_tiles,
     }

@@ -1,0 +1,165 @@
+"""What a run starts from: encoders, and a model that has learned nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from storm._loading import StormModel, load_model
+from storm._logging import logger
+from storm.data.genes import Vocabulary
+from storm.encoders import EncoderInfo, get_encoder, load_encoder, with_weights
+from storm.expression import ExpressionEncoder, FactorExpression, VariableGenes
+from storm.model.build import build_storm
+from storm.model.expression import FactorEncoder
+from storm.model.storm import Storm
+from storm.pretraining.config import PretrainConfig
+from storm.pretraining.factors import Panel, choose_genes, fit_factors
+
+
+def tile_encoder_of(config: PretrainConfig) -> EncoderInfo | None:
+    """The run's tile encoder with its weights, or ``None`` for expression only.
+
+    Raises
+    ------
+    FileNotFoundError
+        If its weights are not on this machine.
+    ValueError
+        If it is unknown, or has no weights that could be drawn at random.
+    """
+    if not config.tile_encoder:
+        return None
+    if config.tile_init == "random":
+        info = get_encoder(config.tile_encoder)
+        if info.architecture is None:
+            msg = f"tile_init='random' needs an encoder with weights, and {info.name!r} has none"
+            raise ValueError(msg)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            module = info.architecture()
+        return with_weights(info, module.requires_grad_(False).eval())
+    return load_encoder(config.tile_encoder, weights=config.tile_weights)
+
+
+def expression_encoder(config: PretrainConfig, panels: Sequence[Panel], symbols: Sequence[str]) -> ExpressionEncoder:
+    """The run's expression encoder, fitted where it has to be.
+
+    Parameters
+    ----------
+    config
+        The run.
+    panels
+        Expression of some training spots; none for a corpus without expression.
+    symbols
+        Genes that the decoder predicts.
+
+    Returns
+    -------
+    ExpressionEncoder
+        One that knows no gene, and refuses every table, for a corpus without expression: a model that has seen none
+        must not pass off noise as an embedding.
+
+    Raises
+    ------
+    ValueError
+        If there are too few spots and genes for the factors, or an encoder is wanted that nothing could be read with.
+    """
+    if not panels:
+        if config.expression != "factors":
+            msg = (
+                f"expression={config.expression!r}, but no section to train on has counts; add some that have, or "
+                "leave expression out to train on H&E alone"
+            )
+            raise ValueError(msg)
+        logger.warning("no section to train on has counts: the model learns from H&E alone, and reads no expression")
+        encoder = FactorEncoder(0, config.expression_dim).eval()
+        return FactorExpression(encoder, Vocabulary(()), min_genes=config.min_genes, name="none: trained on H&E alone")
+    if config.expression == "model":
+        return load_model(config.expression_model).expression
+    if config.expression == "hvg":
+        return VariableGenes(choose_genes([(panels, config.hvg_genes)]), min_genes=config.min_genes)
+    most = min(sum(panel.expression.shape[0] for panel in panels), len(symbols)) - 1
+    if config.expression_dim > most:
+        msg = f"expression_dim={config.expression_dim} is more than {most}, what these spots and genes allow"
+        raise ValueError(msg)
+    factors = fit_factors([panel.over(symbols) for panel in panels], config.expression_dim, seed=config.seed)
+    return FactorExpression(factors, Vocabulary(tuple(symbols)), min_genes=config.min_genes)
+
+
+def untrained(
+    config: PretrainConfig,
+    tiles: EncoderInfo,
+    expression: ExpressionEncoder,
+    *,
+    vocabulary: Vocabulary,
+    statistics: Mapping[str, np.ndarray],
+    seen: Mapping[str, bool],
+) -> StormModel:
+    """The model before its first step.
+
+    Parameters
+    ----------
+    config
+        The run.
+    tiles, expression
+        Its encoders.
+    vocabulary
+        Genes that the decoder predicts.
+    statistics
+        ``he_mean``, ``he_std``, ``st_mean``, ``st_std`` over the training spots.
+    seen
+        Which modalities the training sections have; another one weighs nothing in the model's embeddings.
+    """
+    sizes = {"he_dim": tiles.dim, "st_dim": expression.dim, "n_genes": len(vocabulary)}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        if config.spatial_encoder:
+            network = build_storm(config.size, **(sizes | config.network()))
+        else:
+            network = _plain(**sizes)
+    weights = {"he": 0.5, "st": 1.0}
+    settings: dict[str, Any] = {
+        "standardise": config.standardise, "readout": "window", "trained": False,
+        "modality_weights": {name: weight if seen[name] else 0.0 for name, weight in weights.items()},
+    }  # fmt: skip
+    if not config.spatial_encoder:
+        # It says what its tile encoder says.
+        trained = config.tile_init != "random"
+        settings |= {"readout": "center", "modality_weights": {"he": 1.0, "st": 0.0}, "trained": trained}
+    if config.tile_px is not None:
+        settings["tile_px"] = config.tile_px
+    return StormModel(
+        name=Path(config.out).name,
+        network=network.requires_grad_(False).eval(),
+        tile_encoder=tiles,
+        expression=expression,
+        vocabulary=vocabulary,
+        statistics=nn.ParameterDict(
+            {key: nn.Parameter(torch.from_numpy(value), requires_grad=False) for key, value in statistics.items()}
+        ),
+        settings=settings,
+        card={"summary": f"untrained start of {Path(config.out).name!r}"},
+    )
+
+
+def _plain(*, he_dim: int, st_dim: int, n_genes: int) -> Storm:
+    """A network without context: a spot's H&E token is its tile embedding, scaled to one length by the last norm."""
+    network = build_storm(
+        "tiny", he_dim=he_dim, st_dim=st_dim, n_genes=n_genes, width=he_dim, depth=1, heads=1, mlp_ratio=1.5 / he_dim,
+        decoder_depth=0,
+    )  # fmt: skip
+    with torch.no_grad():
+        network.project["he"].weight.copy_(torch.eye(he_dim))
+        network.project["he"].bias.zero_()
+        network.modality["he"].zero_()
+        # The one block that a network has at least adds nothing.
+        (block,) = network.blocks
+        for last in (block.attention.proj, *(expert[-1] for expert in block.experts)):
+            last.weight.zero_()
+            last.bias.zero_()
+    return network

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -123,38 +124,37 @@ def _run(
         total=total, initial=state["step"], desc="steps", unit="step",
         disable=settings.verbosity == 0 or not fabric.is_global_zero,
     )  # fmt: skip
-    while state["step"] < total:
-        epoch, position = divmod(state["step"], per_epoch)
-        steps = epoch_steps(sections, config, epoch)[position:]
-        started, windows = time.perf_counter(), 0
-        for jobs, batches in fetch(steps, read, fabric.global_rank, fabric.world_size):
-            schedule.step_update(state["step"])
-            sums, counts = _step(fabric, objective, wrapped, batches, clip=config.clip)
-            windows += sum(len(job.rows) for job in jobs)
-            record.step(state["step"], epoch, _rate(optimiser), _means(sums, counts))
-            for at in range(2):
-                state["sums"][at] += sums[at]
-                state["counts"][at] += counts[at]
-            state["step"] += 1
-            bar.update()
-            last = state["step"] == (epoch + 1) * per_epoch
-            if last:
-                rate = windows / (time.perf_counter() - started)
-                facts = {"lr": _rate(optimiser), "windows_per_s": rate}
-                if tiles is not None and config.standardise == "section":
-                    _refresh(config, tiles, sections, fabric)
-                if held and ((epoch + 1) % config.validate_epochs == 0 or epoch + 1 == config.epochs):
-                    facts |= validate(fabric, plain, read, held)
-                    facts["share_of_forward"] = rate / facts["forward_windows_per_s"]
-                record.epoch(epoch, _means(state["sums"], state["counts"]), facts)
-                state["sums"], state["counts"] = [0.0] * 2, [0.0] * 2
-            if state["step"] % config.checkpoint_steps == 0 or state["step"] == total:
-                if fabric.is_global_zero:
-                    how = {"state": state, "keep": config.keep_checkpoints}
-                    save_checkpoint(out / "checkpoints", trained, optimiser, **how)
-                fabric.barrier()
-    bar.close()
-    record.close()
+    with closing(record), bar:
+        while state["step"] < total:
+            epoch, position = divmod(state["step"], per_epoch)
+            steps = epoch_steps(sections, config, epoch)[position:]
+            started, windows = time.perf_counter(), 0
+            for jobs, batches in fetch(steps, read, fabric.global_rank, fabric.world_size):
+                schedule.step_update(state["step"])
+                sums, counts = _step(fabric, objective, wrapped, batches, clip=config.clip)
+                windows += sum(len(job.rows) for job in jobs)
+                record.step(state["step"], epoch, _rate(optimiser), _means(sums, counts))
+                for at in range(2):
+                    state["sums"][at] += sums[at]
+                    state["counts"][at] += counts[at]
+                state["step"] += 1
+                bar.update()
+                last = state["step"] == (epoch + 1) * per_epoch
+                if last:
+                    rate = windows / (time.perf_counter() - started)
+                    facts = {"lr": _rate(optimiser), "windows_per_s": rate}
+                    if tiles is not None and config.standardise == "section":
+                        _refresh(config, tiles, sections, fabric)
+                    if held and ((epoch + 1) % config.validate_epochs == 0 or epoch + 1 == config.epochs):
+                        facts |= validate(fabric, plain, read, held)
+                        facts["share_of_forward"] = rate / facts["forward_windows_per_s"]
+                    record.epoch(epoch, _means(state["sums"], state["counts"]), facts)
+                    state["sums"], state["counts"] = [0.0] * 2, [0.0] * 2
+                if state["step"] % config.checkpoint_steps == 0 or state["step"] == total:
+                    if fabric.is_global_zero:
+                        how = {"state": state, "keep": config.keep_checkpoints}
+                        save_checkpoint(out / "checkpoints", trained, optimiser, **how)
+                    fabric.barrier()
     if fabric.is_global_zero:
         _finish(config, model, sections, out, steps=total, tiles=tiles)
     fabric.barrier()

@@ -1,0 +1,77 @@
+"""An H&E image on a platform whose own pixels are something else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from storm.io._alignment import check_alignment_scale, check_on_image, read_alignment
+from storm.io._open import open_image
+
+if TYPE_CHECKING:
+    from xarray import DataTree
+
+
+def find_alignment(image: Path, folder: Path, alignment: str | Path | np.ndarray | None) -> str | Path | np.ndarray:
+    """The alignment that was given, or the one that lies beside the image under the vendor's name.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    if alignment is not None:
+        return alignment
+    name = image.name.removesuffix(".ome.tif") + "alignment.csv"
+    for place in (image.parent, folder):
+        if (place / name).is_file():
+            return place / name
+    msg = (
+        f"nothing says where {image.name} lies on the section: pass alignment= (a 3 × 3 matrix from its pixels to the "
+        f"platform's pixels, as an array or csv, or a csv of key points); no {name} lies beside it. An image that lies "
+        f"on the platform's own pixels has alignment=np.eye(3)"
+    )
+    raise ValueError(msg)
+
+
+def aligned_image(
+    path: Path,
+    alignment: str | Path | np.ndarray,
+    *,
+    centres_um: np.ndarray,
+    platform_um: float,
+    um_per_px: float | None,
+) -> tuple[DataTree, dict[str, Any]]:
+    """The H&E as an element, in ``"global"`` (pixels of the platform) and ``"um"``; and facts about its alignment.
+
+    Parameters
+    ----------
+    path
+        The H&E.
+    alignment
+        See :func:`~storm.io._alignment.read_alignment`.
+    centres_um
+        x and y of the cells, (n, 2).
+    platform_um
+        µm per pixel of the platform.
+    um_per_px
+        What the user says of the H&E.
+    """
+    from spatialdata.transformations import Affine
+
+    opened = open_image(path)
+    matrix, more = read_alignment(alignment)
+    he_um, source = check_alignment_scale(matrix, opened, platform_um=platform_um, um_per_px=um_per_px)
+    share = check_on_image(np.asarray(centres_um, dtype=np.float64) / platform_um, opened, matrix)
+    to_um = np.diag([platform_um, platform_um, 1.0]) @ matrix
+    axes = {"input_axes": ("x", "y"), "output_axes": ("x", "y")}
+    element = opened.element({"global": Affine(matrix, **axes), "um": Affine(to_um, **axes)})
+    more |= {
+        "image": opened.path.name,
+        "image_um_per_px": he_um,
+        "image_um_per_px_source": source,
+        "cells_on_image": share,
+    }
+    return element, more

@@ -1,0 +1,62 @@
+"""A slide without transcriptomics: only its image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from storm.io._open import open_image
+from storm.io._scale import image_scale
+from storm.io._st import in_pixels
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+
+def slide(path: str | Path, *, um_per_px: float | None = None) -> SpatialData:
+    """Read an H&E slide as a lazy pyramid.
+
+    Nothing is decoded before a patch is read, and then each tile of the file once. The functions of :mod:`storm.tl`
+    lay tiles over such an object on their own.
+
+    Parameters
+    ----------
+    path
+        Aperio SVS, TIFF, BigTIFF, OME-TIFF or OME-Zarr; a picture (PNG, JPEG, …), which is decoded into memory; with
+        the extra ``slide`` any format that OpenSlide knows (NDPI, MRXS, SCN, BIF, …).
+    um_per_px
+        µm per pixel of the full-resolution image. By default what the file tells.
+
+    Returns
+    -------
+    SpatialData
+        ``images["he"]`` (multiscale, uint8), with the coordinate systems ``"global"`` (pixels) and ``"um"`` (µm).
+        ``attrs["storm_io"]`` tells the µm per pixel and where they come from.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing at the path.
+    ImportError
+        If the format needs OpenSlide and it is not installed.
+    ValueError
+        If the file cannot be read or is no 8-bit RGB image; if it does not tell its µm per pixel and ``um_per_px`` is
+        not given, or the two disagree by more than 5 %.
+
+    Examples
+    --------
+    >>> import storm
+    >>> sdata = storm.io.slide("biopsy.svs", um_per_px=0.25)  # doctest: +SKIP
+    >>> storm.tl.predict_expression(sdata)  # doctest: +SKIP
+    """
+    from spatialdata import SpatialData
+
+    opened = open_image(path)
+    scale, source = image_scale(opened, um_per_px)
+    return SpatialData(
+        images={"he": opened.element(in_pixels(scale))},
+        attrs={
+            "platform": "slide",
+            "storm_io": {"reader": "slide", "image": opened.path.name, "um_per_px": scale, "um_per_px_source": source},
+        },
+    )

@@ -91,7 +91,7 @@ def prepare(config: PretrainConfig, shards: Sequence[Shard]) -> tuple[StormModel
     vocabulary = Vocabulary(tuple(symbols))
     for shard in shards:
         _tokens(shard, folders[shard.name], statistics, vocabulary, within=config.standardise == "section")
-    seen = {name: any(_raw(shard, folders[shard.name], name) is not None for shard in learned) for name in dims}
+    seen = {"he": any(shard.has("he") for shard in learned), "st": bool(panels)}
     untrained(
         config, tiles, expression, vocabulary=vocabulary, statistics=statistics, seen=seen
     ).save(out / "start")  # fmt: skip

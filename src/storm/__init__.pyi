@@ -5,6 +5,7 @@ from . import io as io
 from . import metrics as metrics
 from . import model as model
 from . import pl as pl
+from . import pp as pp
 from . import tl as tl
 from ._loading import ExpressionHead as ExpressionHead
 from ._loading import StormModel as StormModel

@@ -17,6 +17,9 @@ EXPRESSION = "storm"
 #: ``var`` column with a predicted gene's held-out Pearson correlation.
 RELIABILITY = "storm_r"
 
+#: ``uns[UNS][CHECK]`` holds the report of :func:`storm.pp.check`, if it was asked for.
+CHECK = "check"
+
 #: Shapes and table of the tile grid made for an image without spots.
 TILES = "storm_tiles"
 TILES_TABLE = "tiles"

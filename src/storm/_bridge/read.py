@@ -47,6 +47,7 @@ def read_spots(
     layer: str | None = None,
     image: bool | str = "auto",
     table: bool | str = "auto",
+    overlap: bool = True,
 ) -> Spots:
     """Read spots, bins, cells or tiles: centres in µm, counts, and a reader for the H&E around them.
 
@@ -75,6 +76,8 @@ def read_spots(
     table
         ``True``: counts are needed; ``False``: none are read (ids and places still come from the table, if there is
         one); ``"auto"``: they are read if there is a table with genes.
+    overlap
+        Whether it is an error that not a single centre lies on the image.
 
     Returns
     -------
@@ -130,7 +133,8 @@ def read_spots(
         ),
         scale=scale,
     )
-    _check_overlap(spots, image_key)
+    if overlap:
+        _check_overlap(spots, image_key)
     return spots
 
 

@@ -21,6 +21,10 @@ VISIUM_PITCH_UM = 100.0
 TOLERANCE = 1.05
 
 
+class ScaleError(ValueError):
+    """The length of a pixel is unknown, or said in two ways that disagree."""
+
+
 @dataclass(frozen=True)
 class ScaleSources:
     """Everything that may say how long a pixel is.
@@ -86,8 +90,8 @@ def resolve_scale(
 
     Raises
     ------
-    ValueError
-        If two sources disagree by more than 5 %, or none is there and one is required.
+    ScaleError
+        If two sources disagree by more than 5 %, or none is there and one is required; a ValueError.
     """
     if um_per_px is not None:
         check_positive(um_per_px, name="um_per_px", unit="µm per pixel of the full-resolution image")
@@ -95,7 +99,7 @@ def resolve_scale(
     if not found:
         found = list(_from_pitch(sources))
     if not found and required:
-        raise ValueError(_how_to_give(name))
+        raise ScaleError(_how_to_give(name))
     if not found:
         return None
     px_size = sources.px_size
@@ -106,7 +110,7 @@ def resolve_scale(
                 f"two sources disagree about the µm per pixel of {name}: {per_unit * px_size:.4g} from {source}, "
                 f"{other * px_size:.4g} from {other_source}; correct or remove the wrong one"
             )
-            raise ValueError(msg)
+            raise ScaleError(msg)
     return ScaleInfo(
         um_per_px=None if sources.image is None else per_unit * px_size, um_per_unit=per_unit, source=source
     )

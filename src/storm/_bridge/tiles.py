@@ -15,17 +15,13 @@ from storm._bridge.select import select_image
 from storm._checks import check_positive
 from storm._keys import TILES
 from storm.data.patches import PatchReader
+from storm.data.tissue import tissue_share
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from geopandas import GeoDataFrame
     from spatialdata import SpatialData
 
-#: Resolution at which tissue is told from glass, in µm per pixel.
-_MASK_UM = 8.0
-#: Saturation (0 to 1) above which a pixel is tissue: Otsu's threshold, kept within these limits so that an image that
-#: is all tissue, or all glass, is not split in two.
-_SATURATION = (0.05, 0.15)
 #: Share of a tile that must be tissue.
 _TISSUE_SHARE = 0.25
 
@@ -106,20 +102,6 @@ def tile_centres(reader: PatchReader, stride_um: float) -> np.ndarray:
     x, y = (start + stride_um * np.arange(n) for start, n in zip(starts, counts, strict=True))
     centres = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
     return centres[reader.inside(centres)]
-
-
-def tissue_share(reader: PatchReader, centres: np.ndarray, *, field_um: float) -> np.ndarray:
-    """Share of each tile that is tissue, shape (n,)."""
-    from skimage.filters import threshold_otsu
-
-    out_px = max(2, round(field_um / _MASK_UM))
-    saturation = np.zeros((len(centres), out_px, out_px), dtype=np.uint8)
-    for index, patches in reader.iter_patches(centres, field_um=field_um, out_px=out_px):
-        high, low = patches.max(axis=3).astype(np.int32), patches.min(axis=3).astype(np.int32)
-        saturation[index] = (255 * (high - low)) // np.maximum(high, 1)
-    flat = saturation.min() == saturation.max()
-    threshold = np.clip(0 if flat else threshold_otsu(saturation), 255 * _SATURATION[0], 255 * _SATURATION[1])
-    return (saturation > threshold).mean(axis=(1, 2))
 
 
 def _as_elements(

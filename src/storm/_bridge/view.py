@@ -70,12 +70,13 @@ def read_view(
     um_per_px: float | None = None,
     image: bool | str = "auto",
     max_px: int = _MAX_PX,
+    overlap: bool = True,
 ) -> SectionView:
     """Read the H&E around the spots at a coarse level of its pyramid, and the outlines of the spots.
 
     Parameters
     ----------
-    data, image_key, table_key, shapes_key, coordinate_system, um_per_px, image
+    data, image_key, table_key, shapes_key, coordinate_system, um_per_px, image, overlap
         As in :func:`~storm._bridge.read.read_spots`.
     max_px
         Longer edge of the picture, in pixels.
@@ -86,7 +87,15 @@ def read_view(
         As :func:`~storm._bridge.read.read_spots`; and a ValueError if no spot has a geometry.
     """
     keys = {"image_key": image_key, "table_key": table_key, "shapes_key": shapes_key}
-    spots = read_spots(data, **keys, coordinate_system=coordinate_system, um_per_px=um_per_px, image=image, table=False)
+    spots = read_spots(
+        data,
+        **keys,
+        coordinate_system=coordinate_system,
+        um_per_px=um_per_px,
+        image=image,
+        table=False,
+        overlap=overlap,
+    )
     centres = spots.centres[spots.placed]
     if not len(centres):
         msg = f"none of the {len(spots)} spots has a geometry: there is nothing to draw"
@@ -94,7 +103,7 @@ def read_view(
     outlines, diameters = None, None
     if is_spatialdata(data):
         um_per_unit = 1.0 if spots.scale is None else spots.scale.um_per_unit
-        outlines, diameters = _shapes(
+        outlines, diameters = read_outlines(
             data, **keys, image=image, coordinate_system=coordinate_system, um_per_unit=um_per_unit
         )
     diameters = _spacing(centres) if diameters is None else diameters
@@ -140,7 +149,7 @@ def _in_pieces(patches: PatchReader, middle: np.ndarray, *, field: float, side: 
     return tiles.transpose(0, 2, 1, 3, 4).reshape(_PIECES * piece, _PIECES * piece, 3)
 
 
-def _shapes(
+def read_outlines(
     sdata: SpatialData,
     *,
     image_key: str | None,

@@ -1,0 +1,144 @@
+"""``storm.pp.check``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from storm import _keys
+from storm._bridge.write import write_results
+from storm._checks import check_positive
+from storm._loading import StormModel, load_model
+from storm.data.spots import Spots
+from storm.data.windows import Windows, make_windows
+from storm.pp._counts import bins_row, counts_rows, windows_row
+from storm.pp._estimate import estimate_rows
+from storm.pp._image import chunks_row, patch_row
+from storm.pp._orientation import orientation_rows
+from storm.pp._places import diameter_of, image_rows, place_rows
+from storm.pp._reading import Keys, Reading, read_section, text_of
+from storm.pp._report import CheckReport, Row
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+#: Order of the rows: where things are first.
+_ORDER = (
+    "places", "scale", "pitch", "bins", "shapes", "image", "inside", "tissue", "orientation", "shift", "patch",
+    "chunks", "counts", "genes", "windows", "time", "memory",
+)  # fmt: skip
+
+
+def check(
+    data: SpatialData | AnnData,
+    *,
+    model: str | StormModel = "storm-mini",
+    image_key: str | None = None,
+    table_key: str | None = None,
+    shapes_key: str | None = None,
+    coordinate_system: str | None = None,
+    um_per_px: float | None = None,
+    layer: str | None = None,
+    field_um: float | None = None,
+    device: str = "auto",
+    estimate: bool = True,
+    store: bool = False,
+) -> CheckReport:
+    """Check a section before anything long is computed: scale, orientation, image, genes, counts, time.
+
+    What is wrong with the section is a row of the report, whose explanation says what to do; only mistakes of the call
+    raise. Each row has a verdict: ``"ok"``; ``"warn"`` (look at it); ``"fail"`` (results would be wrong, or there would
+    be none); ``"info"``. The page *Checking a section* says what each row means and how sure it is.
+
+    Rows that there can be: ``places`` (rows with a geometry), ``scale`` (µm per pixel and its source), ``pitch``
+    (whether the spots lie as far apart as the platform's), ``bins`` (too small), ``shapes`` (which of several),
+    ``image`` (cannot be read), ``inside`` and ``tissue`` (centres on the image, on tissue), ``orientation`` (whether
+    the section lies the other way round), ``shift``, ``patch`` (its size and up-sampling), ``chunks``, ``counts``,
+    ``genes``, ``windows`` (missing neighbours), ``time`` and ``memory`` (of :func:`storm.tl.embed` on this machine).
+
+    Parameters
+    ----------
+    data
+        A SpatialData, or an AnnData with ``obsm["spatial"]``.
+    model
+        The model that is to be run: it decides about genes, field, patches and time.
+    image_key, table_key, shapes_key, coordinate_system, um_per_px, layer
+        What to read, and the scale, as in :func:`storm.tl.embed`.
+    field_um
+        Edge of the H&E field in µm; the model's own by default.
+    device
+        Where the model would run, for the time: ``"auto"`` or a torch device.
+    estimate
+        Whether to measure a few spots for the time.
+    store
+        Also store the report as ``uns["storm"]["check"]``. By default nothing is written.
+
+    Returns
+    -------
+    CheckReport
+        Shown as text or as a table; ``report.table`` is a data frame, ``report.ok`` whether nothing fails.
+
+    Raises
+    ------
+    KeyError
+        If an element, layer or coordinate system does not exist.
+    ValueError
+        If there are several images or tables and none is chosen, a number is not positive, or there is no such device.
+    TypeError
+        If ``data`` is something else.
+    """
+    loaded = load_model(model)
+    field_um = loaded.tile_encoder.field_um if field_um is None else field_um
+    check_positive(field_um, name="field_um", unit="µm")
+    if um_per_px is not None:
+        check_positive(um_per_px, name="um_per_px", unit="µm per pixel of the full-resolution image")
+    keys = Keys(
+        image_key=image_key, table_key=table_key, shapes_key=shapes_key, coordinate_system=coordinate_system,
+        um_per_px=um_per_px, layer=layer,
+    )  # fmt: skip
+    reading = read_section(data, keys, field_um=field_um)
+    rows = list(reading.problems)
+    if reading.spots is not None and reading.spots.placed.any():
+        rows += _rows(reading, loaded, field_um=float(field_um), device=device if estimate else None)
+    elif reading.spots is not None:
+        rows.append(Row("places", f"none of {len(reading.spots):,} rows has a place", "fail", "nothing can be checked"))
+    report = CheckReport(tuple(sorted(rows, key=lambda row: _ORDER.index(row.name))))
+    if store:
+        write_results(data, table_key, uns={_keys.CHECK: report.summary()})
+    return report
+
+
+def _rows(reading: Reading, model: StormModel, *, field_um: float, device: str | None) -> list[Row]:
+    spots, rows = reading.spots, []
+    windows: Windows | None = None
+    try:
+        windows = make_windows(spots.centres)
+    except ValueError as error:
+        rows.append(Row("windows", "cannot be made", "fail", text_of(error)))
+    rows += place_rows(reading, windows)
+    if spots.patches is not None:
+        try:
+            rows += _image(reading, model, windows, field_um=field_um)
+        except (ValueError, OSError, RuntimeError) as error:
+            return [*rows, Row("image", "its pixels cannot be read", "fail", text_of(error))]
+    if spots.counts is not None:
+        rows += counts_rows(spots, model)
+    if windows is not None:
+        rows += [*bins_row(spots, windows), windows_row(spots, windows)]
+        if device is not None:
+            rows += estimate_rows(spots, windows, model, field_um=field_um, device=device)
+    return rows
+
+
+def _image(reading: Reading, model: StormModel, windows: Windows | None, *, field_um: float) -> list[Row]:
+    spots: Spots = reading.spots
+    size = {"field_um": field_um, "tile_px": model.tile_px}
+    rows = image_rows(spots, windows, diameter_um=diameter_of(reading) or field_um)
+    if windows is not None and not reading.tiled:
+        rows += orientation_rows(spots, windows)
+    inside = spots.centres[spots.patches.inside(np.nan_to_num(spots.centres, nan=np.inf))]
+    rows.append(patch_row(spots.patches, **size))
+    rows.append(chunks_row(spots.patches, inside, **size, warned=list(reading.warned)))
+    return rows

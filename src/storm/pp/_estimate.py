@@ -1,0 +1,232 @@
+"""How long ``storm.tl.embed`` will take here, and how much memory: measured on a few spots, and extrapolated."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from storm._loading import StormModel
+from storm.data.scratch import ScratchSource
+from storm.data.sources import Source
+from storm.data.spots import Spots
+from storm.data.windows import Windows
+from storm.model.batch import SharedBatch
+from storm.pp._image import chunks_needed
+from storm.pp._reading import text_of
+from storm.pp._report import Row
+
+#: Tiles, windows and rows of counts that are measured, in batches of so many; chunks that are decoded.
+_TILES, _WINDOWS, _ROWS, _CHUNKS = 64, 256, 256, 3
+#: Share of the machine's free memory beyond which one is warned.
+_MEMORY = 0.8
+
+
+def estimate_rows(spots: Spots, windows: Windows, model: StormModel, *, field_um: float, device: str) -> list[Row]:
+    """Rows about time and memory.
+
+    Parameters
+    ----------
+    spots
+        The section.
+    windows
+        Its neighbourhoods.
+    model
+        The model that would run.
+    field_um
+        Edge of the H&E field, in µm.
+    device
+        Where it would run: ``"auto"`` or a torch device.
+
+    Raises
+    ------
+    ValueError
+        If there is no such device.
+    """
+    where = _device(device)
+    seconds: dict[str, float] = {}
+    tokens = {}
+    try:
+        with torch.inference_mode():
+            if spots.patches is not None and spots.scale is not None and spots.patches.inside(spots.centres).any():
+                tokens["he"] = model.tile_encoder.dim
+                seconds |= _tiles(spots, model, field_um=field_um, device=where)
+            if spots.counts is not None and spots.counts.nnz:
+                tokens["st"] = model.expression.dim
+                seconds["expression"] = _expression(spots, windows, model)
+            if tokens:
+                seconds["windows"] = _network(windows, model, tokens, where)
+    except (ValueError, OSError, RuntimeError) as error:
+        # Gated weights that are not here, too few genes, pixels that cannot be decoded: other rows, or embed, say so.
+        return [Row("time", "cannot be measured", "info", text_of(error))]
+    if not tokens:
+        return []
+    total = sum(seconds.values())
+    said = ", ".join(f"{name} {duration(value)}" for name, value in seconds.items())
+    text = (
+        f"an estimate for storm.tl.embed with {model.name!r} on {where}, from a few hundred spots: right to a factor "
+        "of two, less where other work runs beside it"
+    )
+    if where.type == "cpu" and seconds.get("tile encoder", 0) > 600:
+        text += "; field='dense' or a GPU is many times faster"
+    rows = [Row("time", f"about {duration(total)} ({said})", "info", text, {"seconds": total})]
+    return [*rows, _memory(spots, windows, model, tokens, field_um=field_um)]
+
+
+def duration(seconds: float) -> str:
+    """A time in words."""
+    for limit, unit, length in ((1, "ms", 1e-3), (90, "s", 1), (5400, "min", 60)):
+        if seconds < limit:
+            return f"{_two(seconds / length)} {unit}"
+    return f"{_two(seconds / 3600)} h"
+
+
+def _two(value: float) -> str:
+    """Two figures, without an exponent."""
+    return f"{value:.0f}" if value >= 9.95 else f"{value:.1f}"
+
+
+def _size(n: float) -> str:
+    return f"{_two(n / 1e9)} GB" if n >= 1e9 else f"{_two(n / 1e6)} MB"
+
+
+def _tiles(spots: Spots, model: StormModel, *, field_um: float, device: torch.device) -> dict[str, float]:
+    reader, encoder = spots.patches, model.tile_encoder
+    centres = spots.centres[reader.inside(spots.centres)]
+    level = reader.levels[reader.level_for(field_um, model.tile_px)]
+    needed, _ = chunks_needed(level.source, reader, centres, field_um=field_um, tile_px=model.tile_px)
+    per_chunk = _per_chunk(level.source)
+    batches = []
+    how = {"field_um": field_um, "out_px": model.tile_px, "batch_size": _TILES, "prefetch": 0}
+    before = time.perf_counter()
+    # The first batches of all, in the reader's order: the way that the whole section would be read.
+    for index, tile in islice(reader.iter_patches(centres, **how), 5):
+        now, last = time.perf_counter(), tile
+        batches.append((now - before) / len(index))
+        before = now
+    # Decoding comes in lumps, with the first patch that needs a chunk; the fastest batch is nearly free of it.
+    per_patch = min(batches)
+    network = encoder.build().to(device).eval()
+    mean, std = (
+        torch.tensor(v, device=device).view(1, 3, 1, 1)
+        for v in (encoder.mean or (0.0, 0.0, 0.0), encoder.std or (1.0, 1.0, 1.0))
+    )
+
+    def encode() -> Tensor:
+        x = torch.from_numpy(last).to(device).permute(0, 3, 1, 2).float() / 255
+        with _autocast(device):
+            return network((x - mean) / std).float().cpu()
+
+    per_tile = _second_time(encode) / len(last)
+    return {
+        "decoding": needed * per_chunk,
+        "cutting patches": len(centres) * per_patch,
+        "tile encoder": len(centres) * per_tile,
+    }
+
+
+def _per_chunk(source: Source) -> float:
+    """Seconds to decode a chunk, in the median of a few from the middle."""
+    if source.in_memory or isinstance(source, ScratchSource):
+        return 0.0
+    taken = []
+    for k in range(_CHUNKS):
+        start = time.perf_counter()
+        source.read_chunk(source.grid[0] // 2, min(source.grid[1] // 2 + k, source.grid[1] - 1))
+        taken.append(time.perf_counter() - start)
+    return float(np.median(taken))
+
+
+def _expression(spots: Spots, windows: Windows, model: StormModel) -> float:
+    rows = windows.rows()
+    middle = rows[max(0, len(rows) // 2 - _ROWS // 2) :][:_ROWS]
+    counts, centres = spots.counts[middle], spots.centres[middle]
+    taken = _second_time(lambda: model.expression.encode(counts, spots.genes, centres=centres))
+    return taken * len(rows) / len(middle)
+
+
+def _network(windows: Windows, model: StormModel, tokens: dict[str, int], device: torch.device) -> float:
+    rows = windows.rows()
+    middle = rows[max(0, len(rows) // 2 - _WINDOWS // 2) :][:_WINDOWS]
+    members = windows.index[middle]
+    spots, at = np.unique(np.append(members.ravel(), -1), return_inverse=True)
+    # -1 sorts first; the network's tables have what is not there last.
+    at = np.where(members.ravel() < 0, len(spots) - 1, at[:-1] - 1).reshape(members.shape)
+    exists = torch.ones(len(spots), dtype=torch.bool, device=device)
+    exists[-1] = False
+    network = model.network.to(device).eval()
+    inputs = {name: torch.zeros(len(spots), dim, device=device) for name, dim in tokens.items()}
+    there = dict.fromkeys(tokens, exists)
+
+    def run() -> Tensor:
+        with _autocast(device):
+            batch = SharedBatch(
+                at=torch.from_numpy(at).to(device),
+                offsets=torch.from_numpy(windows.offsets_of(middle)).to(device),
+                inputs=inputs, exists=there, projected=network.share(inputs, there),
+            )  # fmt: skip
+            return network.forward_shared(batch).window().float().cpu()
+
+    return _second_time(run) * len(rows) / len(middle)
+
+
+def _second_time(run: Callable[[], Any]) -> float:
+    """Seconds that something takes when it is warm."""
+    run()
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def _memory(spots: Spots, windows: Windows, model: StormModel, tokens: dict[str, int], *, field_um: float) -> Row:
+    n, width = len(spots), model.config.width
+    # Raw and standardised tokens, the network's vectors, and the result, all of them float32.
+    size = 4 * n * sum(2 * dim + 2 * (width + dim) for dim in tokens.values())
+    size += windows.index.nbytes + windows.offsets.nbytes
+    size += sum(p.numel() * p.element_size() for p in model.network.parameters())
+    if "he" in tokens:
+        reader = spots.patches
+        source = reader.levels[reader.level_for(field_um, model.tile_px)].source
+        if not source.in_memory:
+            size += 6 * source.chunks_yx[0] * source.chunks_yx[1] * min(source.grid)
+    free = _free()
+    facts = {"bytes": size} | ({} if free is None else {"free": free})
+    value = f"about {_size(size)} beside the object" + ("" if free is None else f"; {_size(free)} are free")
+    if free is not None and size > _MEMORY * free:
+        text = "more than this machine has left: embed in parts, or on a larger machine"
+        return Row("memory", value, "warn", text, facts)
+    return Row("memory", value, "info", "arrays of storm.tl.embed, by their sizes; an estimate", facts)
+
+
+def _free() -> int | None:
+    """Bytes of free memory, where the system tells."""
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _device(device: str) -> torch.device:
+    if device == "auto":
+        accelerators = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        return torch.device(next((name for name, there in accelerators.items() if there), "cpu"))
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        msg = f"device={device!r} is not on this machine ({str(error).splitlines()[0]}); say device='auto'"
+        raise ValueError(msg) from error
+    return found
+
+
+def _autocast(device: torch.device) -> Any:
+    """The precision that embed takes by itself."""
+    half = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.autocast("cuda", dtype=torch.bfloat16) if half else nullcontext()

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import vendor_folders as vendor
 from PIL import Image
 
+import vendor_folders as vendor
 from storm import io
 from storm.io._alignment import read_alignment
 
@@ -58,7 +58,7 @@ def test_what_is_no_alignment(matrix, words: str) -> None:
         read_alignment(matrix)
 
 
-@pytest.mark.parametrize(("text", "words"), [("", "is empty"), ("a,b\n1,2", "neither a 3 × 3 matrix"), ("1,2\n3", "nei")])
+@pytest.mark.parametrize(("text", "words"), [("", "is empty"), ("a,b\n1,2", "neither a 3 × 3"), ("1,2\n3", "neither")])
 def test_what_is_no_file_of_an_alignment(tmp_path: Path, text: str, words: str) -> None:
     file = tmp_path / "m.csv"
     file.write_text(text)
@@ -97,7 +97,8 @@ def test_scale_of_the_file(tmp_path: Path) -> None:
 
 def test_no_cell_on_the_image(tmp_path: Path) -> None:
     folder, he, _ = vendor.xenium_folder(tmp_path, alignment=SHIFT)
-    away = SHIFT + [[0, 0, 50_000], [0, 0, 0], [0, 0, 0]]
+    away = SHIFT.copy()
+    away[0, 2] += 50_000
     with pytest.raises(ValueError, match=r"no cell lies on slide_he_image\.ome\.tif \(480 × 360 px\)"):
         io.xenium(folder, he, away)
 

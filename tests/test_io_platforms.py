@@ -1,4 +1,4 @@
-"""Readers of vendors' folders: a mark in the H&E lies under the spot that the vendor's files place there, to the pixel."""
+"""Readers of vendors' folders: a mark in the H&E lies under the spot that they place there, to the pixel."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-import vendor_folders as vendor
 from spatialdata import SpatialData
 
+import vendor_folders as vendor
 from storm import io
 from storm._bridge.read import read_spots
 
@@ -204,5 +204,5 @@ def test_cosmx_scale(tmp_path: Path) -> None:
 
 def test_cosmx_image_needs_an_alignment(tmp_path: Path) -> None:
     folder, he, _ = vendor.cosmx_folder(tmp_path, alignment=SHIFT)
-    with pytest.raises(ValueError, match="nothing says where he.tif lies"):
+    with pytest.raises(ValueError, match=r"nothing says where he\.tif lies"):
         io.cosmx(folder, he)

@@ -57,10 +57,10 @@ def open_omezarr(path: Path) -> tuple[list[Any], float | None, str]:
             flat = lazy[tuple(slice(None) if axis in "cyx" else 0 for axis in axes)]
             lazy = da.moveaxis(flat, [a for a in axes if a in "cyx"].index("c"), 0)
         levels.append(lazy if len(lazy) == 3 else lazy[:3])
-    return levels, *_resolution(image, axes)
+    return levels, *_resolution(image, axes, path)
 
 
-def _resolution(image: dict[str, Any], axes: list[str]) -> tuple[float | None, str]:
+def _resolution(image: dict[str, Any], axes: list[str], path: Path) -> tuple[float | None, str]:
     units = {axis["name"]: axis.get("unit") for axis in image["axes"] if isinstance(axis, dict)}
     steps = np.ones(len(axes))
     for change in (
@@ -73,6 +73,6 @@ def _resolution(image: dict[str, Any], axes: list[str]) -> tuple[float | None, s
     if len(um) < 2:
         return None, ""
     if not np.isclose(*um, rtol=0.01):
-        msg = f"pixels are not square: {um[1]:g} × {um[0]:g} µm by the OME-Zarr's scale; resample to square ones"
+        msg = f"{path} has pixels that are not square, {um[1]:g} × {um[0]:g} µm by its own scale; resample it"
         raise ValueError(msg)
     return float(np.mean(um)), "scale and unit of the OME-Zarr"

@@ -108,7 +108,7 @@ def _tried(path: Path, readers: list[tuple[str, Any]]) -> tuple[list[Any], float
         except (TiffFileError, NotImplementedError) as error:
             said.append(f"as {name}: {error}")
         except (ValueError, OSError) as error:
-            if str(path) in str(error):
+            if str(error).startswith(str(path)):  # it was recognised, and says itself what is wrong with it
                 raise
             said.append(f"as {name}: {error}")
     msg = f"{path} cannot be read as an image; tried {'; '.join(said)}"

@@ -163,7 +163,7 @@ def open_tiff(path: Path) -> tuple[list[Level], float | None, str]:
             raise NotImplementedError(msg)
         check_three(_samples(series, path), series.dtype, str(path))
         _check_complete(path, series)
-        um_per_px, source = _resolution(file, series)
+        um_per_px, source = _resolution(file, series, path)
         count = len(series.levels)
     levels = [TiffLevel(path, number, k) for k in range(count)]
     return _same_field(levels), um_per_px, source
@@ -210,7 +210,7 @@ def _same_field(levels: list[TiffLevel]) -> list[Level]:
     return kept
 
 
-def _resolution(file: TiffFile, series: TiffPageSeries) -> tuple[float | None, str]:
+def _resolution(file: TiffFile, series: TiffPageSeries, path: Path) -> tuple[float | None, str]:
     page = series.keyframe
     if series.kind == "svs":
         import tifffile
@@ -218,11 +218,18 @@ def _resolution(file: TiffFile, series: TiffPageSeries) -> tuple[float | None, s
         mpp = tifffile.tifffile.svs_description_metadata(page.description).get("MPP")
         return (float(mpp), "MPP in the file's description (Aperio)") if mpp else (None, "")
     if series.kind == "ome":
-        return _ome_resolution(file)
-    return _tag_resolution(page)
+        sizes, source = _ome_resolution(file), "PhysicalSizeX and PhysicalSizeY of the OME metadata"
+    else:
+        sizes, source = _tag_resolution(page), "the TIFF's resolution tags"
+    if sizes is None:
+        return None, ""
+    if not np.isclose(*sizes, rtol=0.01):
+        msg = f"{path} has pixels that are not square: {sizes[0]:g} × {sizes[1]:g} µm from {source}; resample it"
+        raise ValueError(msg)
+    return float(np.mean(sizes)), source
 
 
-def _ome_resolution(file: TiffFile) -> tuple[float | None, str]:
+def _ome_resolution(file: TiffFile) -> list[float] | None:
     import tifffile
 
     units = {"nm": 1e-3, "µm": 1.0, "um": 1.0, "μm": 1.0, "mm": 1e3, "cm": 1e4}
@@ -232,28 +239,19 @@ def _ome_resolution(file: TiffFile) -> tuple[float | None, str]:
     for axis in "XY":
         size, unit = pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm")
         if size is None or unit not in units:
-            return None, ""
+            return None
         sizes.append(float(size) * units[unit])
-    return _square(sizes, "PhysicalSizeX and PhysicalSizeY of the OME metadata")
+    return sizes
 
 
-def _tag_resolution(page: TiffPage) -> tuple[float | None, str]:
-    tags = page.tags
+def _tag_resolution(page: TiffPage) -> list[float] | None:
     # 2 is inch, 3 is centimetre
-    unit = {2: 25_400.0, 3: 10_000.0}.get(int(tags.valueof("ResolutionUnit", default=1)))
+    unit = {2: 25_400.0, 3: 10_000.0}.get(int(page.tags.valueof("ResolutionUnit", default=1)))
     sizes = []
     for name in ("XResolution", "YResolution"):
-        top, bottom = tags.valueof(name, default=(0, 1))
+        top, bottom = page.tags.valueof(name, default=(0, 1))
         if unit is None or not top or not bottom:
-            return None, ""
+            return None
         sizes.append(unit * bottom / top)
-    if not all(PLAUSIBLE_UM[0] <= size <= PLAUSIBLE_UM[1] for size in sizes):
-        return None, ""
-    return _square(sizes, "the TIFF's resolution tags")
-
-
-def _square(sizes: list[float], source: str) -> tuple[float, str]:
-    if not np.isclose(*sizes, rtol=0.01):
-        msg = f"pixels are not square: {sizes[0]:g} × {sizes[1]:g} µm from {source}; resample the image to square ones"
-        raise ValueError(msg)
-    return float(np.mean(sizes)), source
+    plausible = all(PLAUSIBLE_UM[0] <= size <= PLAUSIBLE_UM[1] for size in sizes)
+    return sizes if plausible else None

@@ -195,21 +195,22 @@ def xenium_ids(n: int) -> list[str]:
     return ["".join(chr(ord("a") + int(digit, 16)) for digit in f"{k + 1:08x}") + "-1" for k in range(n)]
 
 
-def xenium_description(path: Path, pixel_size: float = PIXEL) -> None:
-    """``experiment.xenium`` of version 1.6, as far as readers look at it."""
-    told = {"analysis_sw_version": "xenium-1.6.0.8", "pixel_size": pixel_size, "run_name": "test", "region_name": "r"}
+def xenium_description(path: Path, pixel_size: float = PIXEL, version: str = "1.6.0.8") -> None:
+    """``experiment.xenium``, as far as readers look at it."""
+    told = {"analysis_sw_version": f"xenium-{version}", "pixel_size": pixel_size, "run_name": "test"}
     path.write_text(json.dumps(told))
 
 
-def xenium_archive(path: Path, ids) -> None:
-    """``cells.zarr.zip`` of version 1.6: who the cells are; no rasters."""
+def xenium_archive(path: Path, ids, version: str = "1.6.0.8") -> None:
+    """``cells.zarr.zip``: who the cells are; no rasters. Before 1.3 cells had plain numbers, and no values in masks."""
     prefix = [int("".join(f"{ord(letter) - ord('a'):x}" for letter in name.split("-")[0]), 16) for name in ids]
     names = ["cell_centroid_x", "cell_centroid_y", "cell_area", "nucleus_centroid_x", "nucleus_centroid_y",
              "nucleus_area", "z_level"]  # fmt: skip
     folder = path.with_suffix(".folder")
     group = zarr.open_group(folder, mode="w", zarr_format=2)
     group.create_array("cell_id", data=np.column_stack([prefix, np.ones(len(prefix))]).astype(np.uint32))
-    group.create_array("seg_mask_value", data=np.arange(1, len(prefix) + 1, dtype=np.uint32))
+    if version != "1.0.1":
+        group.create_array("seg_mask_value", data=np.arange(1, len(prefix) + 1, dtype=np.uint32))
     summary = group.create_array("cell_summary", data=np.zeros((len(prefix), len(names))))
     summary.attrs["column_names"] = names
     with zipfile.ZipFile(path, "w") as archive:

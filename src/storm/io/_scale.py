@@ -13,6 +13,9 @@ from storm._logging import logger
 if TYPE_CHECKING:
     from storm.io._open import Opened
 
+#: With this share of spots beyond an image, it is not that of the section. Some may be: where an instrument takes a
+#: picture of its own to place the spots, the microscope's image need not show all of the capture area.
+_BEYOND = 0.25
 #: An image may be this much larger or smaller than the one that the vendor's software has seen.
 _SAME_SIZE = 1.02
 
@@ -88,20 +91,21 @@ def check_full_resolution(
     Raises
     ------
     ValueError
-        If the spots reach beyond the image, or its size is not the one from which the reduced pictures were made.
+        If a quarter of the spots lie beyond the image, or the reduced pictures were made from one of another size.
     """
     width, height = opened.size
     low, high = centres_px.min(axis=0), centres_px.max(axis=0)
     name = opened.path.name
+    beyond = float(((centres_px < 0) | (centres_px > (width, height))).any(axis=1).mean())
     for key, (size, _) in reduced.items():
-        if size == (width, height) and (high > (width, height)).any():
+        if size == (width, height) and beyond > 0:
             msg = (
                 f"{name} ({width} × {height} px) has the size of {key}, the reduced picture, but the spots lie in "
                 f"pixels of the full-resolution image and reach x = {high[0]:.0f}, y = {high[1]:.0f}: give the "
                 f"microscope's image with image=, or image={_word(key)!r} if there is none"
             )
             raise ValueError(msg)
-    if (high > (width, height)).any() or (low < 0).any():
+    if beyond > _BEYOND:
         factor = float((high / (width, height)).max())
         hint = (
             f"it is too small by a factor of at least {factor:.3g}, a reduced copy of the full-resolution image"
@@ -109,9 +113,9 @@ def check_full_resolution(
             else "the two are not in one frame"
         )
         msg = (
-            f"the spots reach beyond the image: {name} is {width} × {height} px, the spots span x {low[0]:.0f} to "
-            f"{high[0]:.0f} and y {low[1]:.0f} to {high[1]:.0f} in pixels of the full-resolution image; {hint}. Give "
-            f"the image that Space Ranger was run on"
+            f"{beyond:.0%} of the spots lie beyond the image: {name} is {width} × {height} px, the spots span x "
+            f"{low[0]:.0f} to {high[0]:.0f} and y {low[1]:.0f} to {high[1]:.0f} in pixels of the full-resolution "
+            f"image; {hint}. Give the image that Space Ranger was run on"
         )
         raise ValueError(msg)
     for key, (size, scale) in reduced.items():
@@ -124,6 +128,8 @@ def check_full_resolution(
                 f"was resized, cropped or turned; give the one that Space Ranger was run on"
             )
             raise ValueError(msg)
+    if beyond:
+        logger.warning("%.1f %% of the spots lie beyond %s", 100 * beyond, name)
 
 
 def _word(key: str) -> str:

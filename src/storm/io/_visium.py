@@ -30,6 +30,7 @@ from storm.io._vendor import (
 )
 
 if TYPE_CHECKING:
+    from anndata import AnnData
     from geopandas import GeoDataFrame
     from spatialdata import SpatialData
 
@@ -121,7 +122,7 @@ def visium(
     pictures = reduced_pictures(spatial)
     images = space_ranger_image(
         *choose_image(image, found=lambda: None, reduced=pictures, missing=f"{folder} has no full-resolution image"),
-        centres=centres,
+        centres=centres[under_tissue(table)],
         factors=factors,
         reduced=reduced_sizes(pictures, factors),
         um_per_px=scale[0],
@@ -141,6 +142,12 @@ def visium(
         },
         attrs=attrs,
     )
+
+
+def under_tissue(table: AnnData) -> np.ndarray:
+    """Which spots or bins Space Ranger saw under tissue, bool (n,); all where it does not say."""
+    seen = table.obs["in_tissue"].to_numpy() == 1 if "in_tissue" in table.obs else np.ones(table.n_obs, dtype=bool)
+    return seen if seen.any() else ~seen
 
 
 def _counts(folder: Path, name: str) -> tuple[str, str]:
@@ -215,7 +222,7 @@ def space_ranger_image(
         return {"he": opened.element(in_pixels(um_per_px))}
     scale = float(factors[f"tissue_{reduced_name}_scalef"])
     logger.warning(
-        "images['he'] is the reduced picture %s with %.3g µm per pixel: cells cannot be seen in it",
+        "images['he'] is the reduced picture %s with %.3g µm per pixel; give the microscope's image if you have it",
         opened.path.name, um_per_px / scale,
     )  # fmt: skip
     steps = {"global": 1 / scale, "um": um_per_px / scale}

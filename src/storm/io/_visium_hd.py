@@ -26,7 +26,7 @@ from storm.io._vendor import (
     reduced_sizes,
     vendor_call,
 )
-from storm.io._visium import in_both_systems, space_ranger_image
+from storm.io._visium import in_both_systems, space_ranger_image, under_tissue
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -123,7 +123,7 @@ def visium_hd(
             reduced=pictures,
             missing=f"{folder} has no full-resolution image (microscope_image/ or *tissue_image.*)",
         ),
-        centres=centres,
+        centres=centres[under_tissue(table)],
         factors=factors,
         reduced=reduced_sizes(pictures, factors),
         um_per_px=scale[0],

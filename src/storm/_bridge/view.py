@@ -71,6 +71,7 @@ def read_view(
     image: bool | str = "auto",
     max_px: int = _MAX_PX,
     overlap: bool = True,
+    whole: bool = False,
 ) -> SectionView:
     """Read the H&E around the spots at a coarse level of its pyramid, and the outlines of the spots.
 
@@ -80,6 +81,8 @@ def read_view(
         As in :func:`~storm._bridge.read.read_spots`.
     max_px
         Longer edge of the picture, in pixels.
+    whole
+        Show the whole image, not only what lies around the spots.
 
     Raises
     ------
@@ -87,15 +90,8 @@ def read_view(
         As :func:`~storm._bridge.read.read_spots`; and a ValueError if no spot has a geometry.
     """
     keys = {"image_key": image_key, "table_key": table_key, "shapes_key": shapes_key}
-    spots = read_spots(
-        data,
-        **keys,
-        coordinate_system=coordinate_system,
-        um_per_px=um_per_px,
-        image=image,
-        table=False,
-        overlap=overlap,
-    )
+    where = {"coordinate_system": coordinate_system, "um_per_px": um_per_px}
+    spots = read_spots(data, **keys, **where, image=image, table=False, overlap=overlap)
     centres = spots.centres[spots.placed]
     if not len(centres):
         msg = f"none of the {len(spots)} spots has a geometry: there is nothing to draw"
@@ -109,6 +105,9 @@ def read_view(
     diameters = _spacing(centres) if diameters is None else diameters
     margin = max(0.6 * float(np.nanmax(diameters)), 0.04 * float(np.ptp(centres, axis=0).max()))
     low, high = centres.min(axis=0) - margin, centres.max(axis=0) + margin
+    if whole and spots.patches is not None:
+        box = np.reshape(spots.patches.extent_um, (2, 2))
+        low, high = np.minimum(low, box[0]), np.maximum(high, box[1])
     return SectionView(
         centres=spots.centres,
         um_known=spots.um_known,

@@ -1,4 +1,4 @@
-"""The command line, thin over the same functions: ``storm demo | encode | embed | domains | predict | adapt | …``."""
+"""The command line, thin over the same functions: ``storm demo | check | encode | embed | domains | predict | …``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns
     -------
-    Exit status: 0, or 2 after an error, which is one line on stderr; of several sections, if any of them failed.
+    Exit status: 0, or 2 after an error, which is one line on stderr; of several sections, if any of them failed; 1 if
+    ``storm check`` finds what must be mended first.
 
     Raises
     ------
@@ -57,6 +58,10 @@ def _run(arguments: argparse.Namespace) -> int:
         from storm.cli._demo import demo
 
         demo(**options)
+    elif command == "check":
+        from storm.cli._check import check
+
+        return check(**options)
     elif command == "adapt":
         from storm.cli._adapt import adapt
 

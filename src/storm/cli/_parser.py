@@ -64,6 +64,14 @@ def make_parser() -> argparse.ArgumentParser:
     demo.add_argument("--each-modality", action="store_true", help="also score the domains of H&E alone and ST alone")
     demo.add_argument("--overwrite", action="store_true", help="replace the results of an earlier demo")
 
+    check = command("check", "check sections before anything long is computed", "common", "model", "inputs")
+    check.add_argument("paths", type=Path, nargs="+", metavar="IN.zarr", help="SpatialData stores, one or several")
+    check.add_argument("--layer", help="layer with the raw counts (default: X)")
+    check.add_argument("--field-um", type=float, help="edge of the H&E field in µm (default: the model's)")
+    check.add_argument("--no-estimate", dest="estimate", action="store_false", help="do not measure the time")
+    check.add_argument("--figures", type=Path, metavar="FOLDER", help="also draw each section and twelve patches there")
+    check.add_argument("--strict", action="store_true", help="exit with 1 on a warning, not only where a check fails")
+
     encode = command("encode", "run a tile encoder over sections", "common", "device", "stores", "inputs")
     encode.add_argument("--encoder", required=True, help="a name of storm models, or timm:<model>")
     encode.add_argument("--weights", type=Path, help="file or folder of its weights (default: the hub's cache)")

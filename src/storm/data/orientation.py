@@ -42,6 +42,8 @@ SHIFT_MARGIN = 0.1
 _SQUARE_UM, _PER_SQUARE, _LEAST = 100.0, 5, 30
 #: Share of the pitch over which the image is averaged around a spot; cells that are looked at, at most.
 _SPOT, _MOST_CELLS = 0.6, 5000
+#: Step of the search for the shift of cells, in µm.
+_FINE_STEP_UM = 2.5
 
 
 @dataclass(frozen=True)
@@ -161,20 +163,18 @@ class Section:
         return [self.place("as given"), *sorted(others, key=lambda p: -p.score)]
 
     def shifted(self) -> Placement:
-        """The shift that scores best: up to four pitches (for cells, 20 µm first) to each side, or none at all."""
+        """The shift that scores best: up to four pitches to each side, for cells also within 20 µm; or none at all."""
         best = self.place("as given")
         if self.cells is not None:
-            best = self._better(best, step_um=2.5)
-        return self._better(best, step_um=self.step_um / 2)
+            # The darkest place is a peak, where the share of cells on a nucleus is a plateau.
+            dark = [_at(self.maps.nuclei, self.cells + s, self.maps.fine_um).mean() for s in _steps(_FINE_STEP_UM)]
+            best = self._better(best, _steps(_FINE_STEP_UM)[[int(np.argmax(dark))]])
+        return self._better(best, _steps(self.step_um / 2))
 
-    def _better(self, best: Placement, *, step_um: float) -> Placement:
-        steps = np.arange(-8, 9) * step_um
-        for dx in steps:
-            for dy in steps:
-                tried = self.place("as given", shift_um=(float(dx), float(dy)))
-                # Of equals the one that is moved least.
-                if (tried.score, -np.hypot(dx, dy)) > (best.score, -np.hypot(*best.shift_um)):
-                    best = tried
+    def _better(self, best: Placement, shifts: np.ndarray) -> Placement:
+        for dx, dy in shifts.tolist():
+            tried = self.place("as given", shift_um=(dx, dy))
+            best = tried if tried.score > best.score else best
         return best
 
 
@@ -218,6 +218,12 @@ def turned(
     if middle is not None:
         return (points - middle) @ matrix.T + middle + shift_um
     return points @ matrix.T + np.where(matrix.sum(axis=1) < 0, size_um, 0.0) + shift_um
+
+
+def _steps(step_um: float) -> np.ndarray:
+    """Shifts to try, up to eight steps to each side, shape (289, 2)."""
+    line = np.arange(-8, 9) * step_um
+    return np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
 
 
 def _at(plane: np.ndarray, points: np.ndarray, step_um: float) -> np.ndarray:

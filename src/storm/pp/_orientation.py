@@ -89,7 +89,8 @@ def _fix(section: Section, best: Placement, *, px: float) -> str:
     if (x, y) == ("y", "x"):
         return "exchange the two columns of the coordinates, or transpose the image"
     frame = {"image": "", "sides": "", "spots": ", which turns the spots about their own middle"}[best.about]
-    return f"in pixels of the image, replace x by {x} and y by {y}{frame}; or turn the image instead"
+    said = " and ".join(f"replace {old} by {new}" for old, new in (("x", x), ("y", y)) if old != new)
+    return f"in pixels of the image, {said}{frame}; or turn the image instead"
 
 
 def _term(row: tuple[int, int], offset: float) -> str:

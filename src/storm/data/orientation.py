@@ -42,6 +42,8 @@ SHIFT_MARGIN = 0.1
 _SQUARE_UM, _PER_SQUARE, _LEAST = 100.0, 5, 30
 #: Share of the pitch over which the image is averaged around a spot; cells that are looked at, at most.
 _SPOT, _MOST_CELLS = 0.6, 5000
+#: Scores that differ by less are the same.
+_TIE = 0.02
 #: Step of the search for the shift of cells, in µm.
 _FINE_STEP_UM = 2.5
 
@@ -160,7 +162,8 @@ class Section:
         ways = [(turn, about) for about in ("image", "spots") for turn in TURNS if turn != "as given"]
         ways += [(turn, "sides") for turn in ("quarter turn", "quarter turn back", "swapped and half turn")]
         others = [self.place(turn, about=about) for turn, about in ways]
-        return [self.place("as given"), *sorted(others, key=lambda p: -p.score)]
+        # Where the spots are in the middle of the image, it matters little about what they are turned.
+        return [self.place("as given"), *sorted(others, key=lambda p: -p.score - _TIE * (p.about == "image"))]
 
     def shifted(self) -> Placement:
         """The shift that scores best: up to four pitches to each side, for cells also within 20 µm; or none at all."""
@@ -184,8 +187,13 @@ def is_better(other: Placement, given: Placement) -> bool:
 
 
 def is_shifted(other: Placement, given: Placement) -> bool:
-    """Whether a shift fits so clearly better that the section must be taken for shifted."""
-    return other.fit >= LEAST_FIT and other.score - given.score >= SHIFT_MARGIN
+    """Whether a shift fits so clearly better that the section must be taken for shifted.
+
+    Of a section that does not fit as it is, any of many shifts might fit by chance: there the margin is that of the
+    orientations.
+    """
+    margin = SHIFT_MARGIN if given.fit >= LEAST_FIT else MARGIN
+    return other.fit >= LEAST_FIT and other.score - given.score >= margin
 
 
 def turned(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from storm import _keys
 from storm._bridge.write import write_results
 from storm._checks import check_positive
@@ -138,7 +136,8 @@ def _image(reading: Reading, model: StormModel, windows: Windows | None, *, fiel
     rows = image_rows(spots, windows, diameter_um=diameter_of(reading) or field_um)
     if windows is not None and not reading.tiled:
         rows += orientation_rows(spots, windows)
-    inside = spots.centres[spots.patches.inside(np.nan_to_num(spots.centres, nan=np.inf))]
+    placed = spots.centres[spots.placed]
+    inside = placed[spots.patches.inside(placed)]
     rows.append(patch_row(spots.patches, **size))
     rows.append(chunks_row(spots.patches, inside, **size, warned=list(reading.warned)))
     return rows

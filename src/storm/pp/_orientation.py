@@ -47,6 +47,10 @@ def orientation_rows(spots: Spots, windows: Windows) -> list[Row]:
         # Twice the margin is beyond all doubt that real sections leave.
         verdict = "fail" if best.score - given.score >= 2 * MARGIN else "warn"
         return [Row("orientation", value, verdict, text, facts)]
+    shift = _shift(section, given)
+    if given.fit < LEAST_FIT and shift.verdict == "warn":
+        value = f"no other one fits better, but a shift does: {_scores(given)}"
+        return [Row("orientation", value, "info", "see the shift", facts), shift]
     if given.fit < LEAST_FIT:
         text = (
             "neither this orientation nor any other stands out: counts and stain have little to do with each other "
@@ -54,7 +58,7 @@ def orientation_rows(spots: Spots, windows: Windows) -> list[Row]:
         )
         return [Row("orientation", f"cannot be told: {_scores(given)}", "info", text, facts)]
     value = f"no other one fits clearly better: {_scores(given)}; the next, {best.turn}: {_scores(best)}"
-    return [Row("orientation", value, "ok", facts=facts), _shift(section, given)]
+    return [Row("orientation", value, "ok", facts=facts), shift]
 
 
 def _shift(section: Section, given: Placement) -> Row:

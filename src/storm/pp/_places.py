@@ -211,7 +211,8 @@ def _why_outside(patches: PatchReader, low: np.ndarray, high: np.ndarray) -> str
 
 
 def _tissue(spots: Spots, *, area_um: float) -> Row:
-    rows = np.flatnonzero(spots.patches.inside(spots.centres))
+    rows = np.flatnonzero(spots.placed)
+    rows = rows[spots.patches.inside(spots.centres[rows])]
     on = np.zeros(len(spots), dtype=bool)
     if len(rows) > 20_000:
         rows = np.sort(np.random.default_rng(0).choice(rows, 20_000, replace=False))

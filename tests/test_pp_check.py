@@ -1,0 +1,468 @@
+"""The report: what is planted in a section is a row, a good section has none that warns, and only bad calls raise."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pytest
+import shapely
+import spatialdata
+from anndata import AnnData
+from scipy import sparse
+from spatialdata.models import Image2DModel, ShapesModel, TableModel
+from spatialdata.transformations import Identity, Scale, get_transformation, set_transformation
+
+import storm
+from storm import _keys
+from storm._bridge.image import levels_of
+from storm.cli import main
+from storm.data.patches import ImageLevel, PatchReader
+from storm.data.sources import ArraySource
+from storm.pp._image import chunks_needed
+from storm.pp._report import CheckReport, Row
+
+pytestmark = pytest.mark.filterwarnings("ignore:zarr v3 autosharding:UserWarning")
+
+
+@pytest.fixture
+def check(tiny_model):
+    """The check with a model whose genes are the toy's, without measuring time."""
+
+    def run(sdata, **options) -> CheckReport:
+        return storm.pp.check(sdata, **{"model": tiny_model, "estimate": False} | options)
+
+    return run
+
+
+def verdicts(report: CheckReport) -> dict[str, str]:
+    return {row.name: row.verdict for row in report.rows if row.verdict in ("warn", "fail")}
+
+
+def pixels_of(sdata) -> np.ndarray:
+    return np.asarray(levels_of(sdata["he"])[0].data)
+
+
+def with_image(sdata, pixels: np.ndarray, um_per_px: float = 1.0) -> spatialdata.SpatialData:
+    """The same spots over another image."""
+    transformations = {"um": Scale([um_per_px] * 2, axes=("x", "y")), "global": Identity()}
+    image = Image2DModel.parse(pixels, dims="cyx", c_coords=["r", "g", "b"], transformations=transformations)
+    return spatialdata.SpatialData(
+        images={"he": image}, shapes={"spots": sdata["spots"]}, tables={"table": sdata["table"]}
+    )
+
+
+def in_pixels_only(sdata) -> None:
+    """Forget the µm system."""
+    for element in (sdata["he"], sdata["spots"]):
+        set_transformation(element, {"global": get_transformation(element, "global")}, set_all=True)
+
+
+# ---------------------------------------------------------------------------------------------- good sections
+
+
+def test_a_good_section_is_good_and_left_alone(toy, check) -> None:
+    before = toy["table"].copy()
+    report = check(toy)
+    assert verdicts(report) == {}
+    assert report.ok
+    assert report.verdict == "ok"
+    assert [row.name for row in report.rows] == [
+        "places", "scale", "pitch", "inside", "tissue", "orientation", "shift", "patch", "chunks", "counts", "genes",
+        "windows",
+    ]  # fmt: skip
+    assert report["scale"].facts["um_per_px"] == 1.0
+    assert report["pitch"].facts["pitch"] == pytest.approx(100)
+    assert report["patch"].facts["upsampling"] == pytest.approx(1)
+    counts = np.asarray(toy["table"].X.sum(axis=1)).ravel()
+    assert report["counts"].facts["median"] == np.median(counts)
+    assert report["genes"].facts["matched"] == toy["table"].n_vars
+    assert toy["table"].uns.keys() == before.uns.keys()
+
+
+def test_the_report_is_a_table_a_text_and_a_page(toy, check) -> None:
+    report = check(toy)
+    table = report.table
+    assert list(table.columns) == ["value", "verdict", "explanation"]
+    assert table.loc["pitch", "verdict"] == "ok"
+    text = repr(report)
+    assert text.startswith("12 checks: 12 ok")
+    assert max(map(len, text.splitlines())) <= 100
+    assert "hexagonal lattice, 100 µm, as Visium has" in text
+    assert report._repr_html_().count("<tr>") == 13
+    with pytest.raises(KeyError, match=r"no check is named 'time'; there are \['places'"):
+        report["time"]
+    assert "time" not in report
+
+
+def test_advice_stands_under_what_is_wrong_and_is_escaped() -> None:
+    report = CheckReport((Row("a", "1 < 2", "fail", "do <b> this"), Row("b", "x", "ok", "unsaid")))
+    assert repr(report).splitlines() == [
+        "2 checks: 1 fail, 1 ok",
+        "FAIL  a  1 < 2",
+        "         → do <b> this",
+        "ok    b  x",
+    ]
+    assert "do &lt;b&gt; this" in report._repr_html_()
+    assert report.verdict == "fail"
+    assert not report.ok
+
+
+def test_the_report_is_stored_if_asked_for(toy, check, tmp_path: Path) -> None:
+    report = check(toy, store=True)
+    stored = toy["table"].uns["storm"][_keys.CHECK]
+    assert stored["tissue"]["verdict"] == "ok"
+    assert stored["pitch"]["pitch"] == report["pitch"].facts["pitch"]
+    toy.write(tmp_path / "a.zarr")
+    again = spatialdata.read_zarr(tmp_path / "a.zarr")["table"].uns["storm"][_keys.CHECK]
+    assert again["scale"]["value"] == report["scale"].value
+
+
+@pytest.mark.parametrize(("platform", "n"), [("visium_hd", 4000), ("xenium", 1500)])
+def test_other_platforms_are_good(platform: str, n: int) -> None:
+    report = storm.pp.check(storm.datasets.toy(platform, n=n), estimate=False)
+    assert verdicts(report) == {}
+    assert report["genes"].verdict == "info"  # a targeted panel
+    assert "as Visium HD, 8 µm has" in report["pitch"].value or "no lattice (cells)" in report["pitch"].value
+
+
+def test_an_anndata_is_checked_without_an_image(toy, check) -> None:
+    table = toy["table"].copy()
+    report = check(table)
+    assert report.ok
+    assert "orientation" not in report
+    assert report["scale"].verdict == "info"
+    assert "1 if this is Visium (100 µm)" in report["pitch"].explanation
+    assert check(table, um_per_px=1.0)["pitch"].value.endswith("as Visium has")
+
+
+def test_an_image_alone_is_tiled(toy, check) -> None:
+    report = check(spatialdata.SpatialData(images={"he": toy["he"]}))
+    assert report.ok
+    assert report["tissue"].facts["share"] == 1
+    assert "orientation" not in report
+    assert "counts" not in report
+
+
+# ---------------------------------------------------------------------------------------------- places and scale
+
+
+def test_a_flipped_section_is_told_with_the_way_back(toy, check) -> None:
+    report = check(with_image(toy, pixels_of(toy)[:, :, ::-1].copy()))
+    assert report["orientation"].verdict == "fail"
+    width = pixels_of(toy).shape[2]
+    assert f"replace x by {width} − x;" in report["orientation"].explanation
+    assert "shift" not in report
+    swapped = check(with_image(toy, pixels_of(toy).transpose(0, 2, 1).copy()))
+    assert "x and y look swapped" in swapped["orientation"].explanation
+    assert "exchange the two columns" in swapped["orientation"].explanation
+
+
+def test_a_shifted_section_is_told(toy, check) -> None:
+    report = check(with_image(toy, np.roll(pixels_of(toy), 150, axis=2)))
+    assert report["orientation"].verdict == "info"
+    assert report["shift"].verdict == "warn"
+    assert report["shift"].facts["x_um"] == pytest.approx(150, abs=50)
+    assert "+150 µm are added to x" in report["shift"].explanation
+
+
+def test_an_unknown_scale_is_a_row_that_says_what_to_give(toy, check) -> None:
+    in_pixels_only(toy)
+    report = check(toy)
+    assert verdicts(report) == {"scale": "fail"}
+    assert "um_per_px=" in report["scale"].explanation
+    assert "1 if this is Visium" in report["pitch"].explanation
+    assert "genes" in report
+    assert check(toy, um_per_px=1.0).ok
+
+
+def test_sources_that_disagree_are_both_named(toy, check) -> None:
+    report = check(toy, um_per_px=2.0)
+    assert report["scale"].verdict == "fail"
+    assert re.search(r"2 from the argument um_per_px, 1 from the coordinate system 'um'", report["scale"].explanation)
+
+
+@pytest.mark.parametrize("wrong", [10.0, 0.1, 0.5])
+def test_a_wrong_scale_shows_in_the_pitch(toy, check, wrong: float) -> None:
+    in_pixels_only(toy)
+    report = check(toy, um_per_px=wrong)
+    assert report["pitch"].verdict == "warn"
+    assert f"um_per_px would be 1 instead of {wrong:g}" in report["pitch"].explanation
+    toy["table"].uns["platform"] = "Visium"
+    assert check(toy, um_per_px=wrong)["pitch"].verdict == "fail"
+
+
+def test_cells_of_the_wrong_size_are_told() -> None:
+    cells = storm.datasets.toy("xenium", n=200)
+    for element in (cells["he"], cells["cells"]):
+        set_transformation(element, {"global": get_transformation(element, "global")}, set_all=True)
+    report = storm.pp.check(cells, um_per_px=5.0, estimate=False)
+    assert report["pitch"].verdict == "warn"
+    assert "the scale is off by a factor of" in report["pitch"].explanation
+
+
+def test_a_small_copy_taken_for_the_image_is_told(toy, check) -> None:
+    report = check(with_image(toy, pixels_of(toy)[:, ::8, ::8].copy()))
+    assert report["inside"].verdict == "fail"
+    assert "low-resolution copy" in report["inside"].explanation
+    far = with_image(toy, pixels_of(toy)[:, ::40, ::40].copy())
+    report = check(far)
+    assert report["inside"].facts["share"] == 0
+    assert report["inside"].verdict == "fail"
+    # Told to be what it is, it is only coarse.
+    coarse = check(with_image(toy, pixels_of(toy)[:, ::8, ::8].copy(), 8.0))
+    assert coarse["inside"].verdict == "ok"
+    assert coarse["patch"].verdict == "warn"
+    assert coarse["patch"].facts["upsampling"] == pytest.approx(8)
+
+
+def test_elements_without_a_common_system_are_told(toy, check) -> None:
+    set_transformation(toy["he"], {"slide": Identity()}, set_all=True)
+    report = check(toy)
+    assert report["image"].verdict == "fail"
+    assert "no coordinate system in common" in report["image"].explanation
+    assert report["counts"].verdict == "ok"
+
+
+def test_a_region_that_names_nothing_is_told(toy, check) -> None:
+    table = toy["table"].copy()
+    table.obs["region"] = pd.Categorical(["nowhere"] * table.n_obs)
+    table.uns["spatialdata_attrs"]["region"] = "nowhere"
+    del table.obsm["spatial"]
+    del toy.tables["table"]
+    toy["table"] = table
+    report = check(toy)
+    assert verdicts(report) == {"places": "fail"}
+    assert "'nowhere', which is not in the object" in report["places"].explanation
+
+
+def test_rows_without_a_geometry_are_counted(toy, check) -> None:
+    n = len(toy["spots"])
+    toy.shapes["spots"] = toy["spots"].iloc[: n - 30]
+    report = check(toy)
+    assert report["places"].verdict == "warn"
+    assert report["places"].facts == {"n": n, "placed": n - 30}
+    assert f"{n - 30} of {n} rows" in report["places"].value
+
+
+def test_places_taken_twice_are_told(toy, check) -> None:
+    spots = toy["spots"].copy()
+    spots.geometry = [spots.geometry.iloc[4], *spots.geometry.iloc[1:]]
+    toy.shapes["spots"] = spots
+    report = check(toy)
+    assert report["places"].verdict == "fail"
+    assert "share their coordinates" in report["places"].explanation
+
+
+def test_nuclei_beside_cells_are_named() -> None:
+    sdata = storm.datasets.toy("xenium", n=200)
+    sdata["nuclei"] = sdata["cells"].copy()
+    report = storm.pp.check(sdata, estimate=False)
+    assert report["shapes"].verdict == "info"
+    assert "annotates 'cells'; 'nuclei' are not used" in report["shapes"].explanation
+
+
+# ---------------------------------------------------------------------------------------------- table
+
+
+def test_an_empty_capture_area_is_told(toy, check) -> None:
+    empty = check(toy["table"][:0].copy())
+    assert "0 observations" in empty["places"].explanation
+    assert empty.verdict == "fail"
+    toy["table"].X = sparse.csr_matrix(toy["table"].shape, dtype=np.float32)
+    report = check(toy)
+    assert report["counts"].verdict == "fail"
+    assert report["orientation"].verdict == "info"
+
+
+def test_counts_that_are_no_counts_are_told(toy, check) -> None:
+    toy["table"].layers["raw"] = toy["table"].X.copy()
+    toy["table"].X = toy["table"].X.log1p()
+    report = check(toy)
+    assert report["counts"].verdict == "fail"
+    assert "values that are no counts" in report["counts"].explanation
+    assert "'raw'" in report["counts"].explanation
+    assert report["tissue"].verdict == "ok"
+    assert check(toy, layer="raw").ok
+
+
+def test_unknown_genes_are_told(toy, check) -> None:
+    toy["table"].var_names = [f"g{k}" for k in range(toy["table"].n_vars)]
+    report = check(toy)
+    assert report["genes"].verdict == "fail"
+    assert "'g0'" in report["genes"].explanation
+
+
+def test_empty_and_poor_spots_are_told(toy, check) -> None:
+    counts = toy["table"].X.tolil()
+    counts[:40] = 0
+    toy["table"].X = counts.tocsr()
+    assert check(toy)["counts"].verdict == "warn"
+    assert check(toy)["counts"].facts["empty"] == 40
+
+
+def lattice(pitch: float, n: int, *, keep: np.ndarray | None = None) -> AnnData:
+    x, y = np.meshgrid(np.arange(n), np.arange(n))
+    places = np.column_stack([x.ravel(), y.ravel()]) * pitch
+    places = places if keep is None else places[keep]
+    counts = sparse.csr_matrix(np.random.default_rng(0).poisson(9, (len(places), 5)).astype(np.float32))
+    var = pd.DataFrame(index=["EPCAM", "COL1A1", "CD3E", "MKI67", "VIM"])
+    return AnnData(counts, var=var, obsm={"spatial": places})
+
+
+def test_bins_of_2_um_are_to_be_summed(check) -> None:
+    report = check(lattice(2.0, 20), um_per_px=1.0)
+    assert report["bins"].verdict == "warn"
+    assert "square_008um" in report["bins"].explanation
+    assert "Visium HD, 2 µm" in report["pitch"].value
+    assert "bins" not in check(lattice(8.0, 20), um_per_px=1.0)
+
+
+def test_missing_neighbours_are_counted(check) -> None:
+    full = check(lattice(8.0, 20))["windows"]
+    inner = 16 / 20
+    assert full.facts["complete"] == pytest.approx(inner**2)
+    assert full.facts["mean"] == pytest.approx(((16 * 5 + 2 * 4 + 2 * 3) / 20) ** 2)
+    sparse_rows = np.sort(np.random.default_rng(1).choice(900, 250, replace=False))
+    report = check(lattice(8.0, 30, keep=sparse_rows))
+    assert report["windows"].facts["kind"] == "square"
+    assert report["windows"].verdict == "warn"
+
+
+# ---------------------------------------------------------------------------------------------- image, time
+
+
+def test_chunks_are_counted_as_they_are_needed() -> None:
+    source = ArraySource(np.zeros((3, 700, 900), dtype=np.uint8), chunks_yx=(64, 128))
+    reader = PatchReader([ImageLevel(source, np.array([[1.0, 0, 0], [0, 1.0, 0]]))])
+    centres = np.random.default_rng(0).uniform(0, 1, (5, 2)) * (900, 700)
+    n, pixels = chunks_needed(source, reader, centres, field_um=112.0, tile_px=112)
+    needed = np.zeros((700, 900), dtype=bool)
+    for x, y in centres:
+        needed[int(max(y - 56, 0)) : int(np.ceil(y + 56)), int(max(x - 56, 0)) : int(np.ceil(x + 56))] = True
+    seen = set(map(tuple, (np.argwhere(needed) // (64, 128)).tolist()))
+    area = sum((min(64 * i + 64, 700) - 64 * i) * (min(128 * j + 128, 900) - 128 * j) for i, j in seen)
+    assert (n, pixels) == (len(seen), area)
+
+
+def test_unreadable_pixels_are_told(toy, check, tmp_path: Path) -> None:
+    toy.write(tmp_path / "a.zarr")
+    chunks = [p for p in (tmp_path / "a.zarr" / "images" / "he").rglob("*") if p.is_file() and p.parent.name.isdigit()]
+    assert chunks
+    for chunk in chunks:
+        chunk.write_bytes(chunk.read_bytes()[:40])
+    report = check(spatialdata.read_zarr(tmp_path / "a.zarr"))
+    assert report["image"].verdict == "fail"
+    assert "cannot be read" in report["image"].value
+    assert report["scale"].verdict == "ok"
+
+
+def test_an_image_of_other_pixels_is_told(toy, check) -> None:
+    report = check(with_image(toy, pixels_of(toy).astype(np.uint16)))
+    assert report["image"].verdict == "fail"
+    assert "uint16" in report["image"].explanation
+
+
+def test_the_time_is_of_the_right_size(toy, tiny_model) -> None:
+    from time import perf_counter
+
+    report = storm.pp.check(toy, model=tiny_model, device="cpu")
+    storm.tl.embed(toy, model=tiny_model, device="cpu")
+    start = perf_counter()
+    storm.tl.embed(toy, model=tiny_model, device="cpu", key_added="again")
+    taken = perf_counter() - start
+    # Other work shares the machine: an order of magnitude is what is promised here.
+    assert taken / 10 < report["time"].facts["seconds"] < 10 * taken
+    assert report["memory"].facts["bytes"] < 1e9
+    assert report["time"].verdict == "info"
+    text_only = storm.pp.check(toy["table"].copy(), model=tiny_model, device="cpu")["time"]
+    assert text_only.facts["seconds"] < report["time"].facts["seconds"]
+
+
+# ---------------------------------------------------------------------------------------------- bad calls
+
+
+def test_bad_calls_raise(toy, check) -> None:
+    for key, match in (
+        ("image_key", "image_key='nope' is not in sdata.images"),
+        ("table_key", "table_key='nope' is not in sdata.tables"),
+        ("shapes_key", "shapes_key='nope' is not in"),
+        ("coordinate_system", "coordinate_system='nope' is not in the object"),
+        ("layer", "layer='nope' is not in layers"),
+    ):
+        with pytest.raises(KeyError, match=match):
+            check(toy, **{key: "nope"})
+    with pytest.raises(TypeError, match="expected a SpatialData"):
+        check(toy["table"].X)
+    with pytest.raises(ValueError, match="field_um=0"):
+        check(toy, field_um=0)
+    with pytest.raises(ValueError, match="um_per_px=-1"):
+        check(toy, um_per_px=-1)
+    with pytest.raises(ValueError, match=r"device='nope' is not on this machine"):
+        check(toy, estimate=True, device="nope")
+    toy["second"] = toy["he"]
+    with pytest.raises(ValueError, match=r"several images; choose the H&E image with image_key="):
+        check(toy)
+
+
+# ---------------------------------------------------------------------------------------------- command line
+
+
+def test_command_line(toy, tiny_model, tmp_path: Path, capsys) -> None:
+    model = tmp_path / "model"
+    tiny_model.save(model)
+    toy.write(tmp_path / "good.zarr")
+    with_image(toy, pixels_of(toy)[:, ::-1].copy()).write(tmp_path / "flipped.zarr")
+    before = sorted(p.name for p in tmp_path.iterdir())
+    options = ["--model", str(model), "--no-estimate"]
+    assert main(["check", str(tmp_path / "good.zarr"), *options]) == 0
+    assert capsys.readouterr().out.startswith(f"{tmp_path / 'good.zarr'}: 12 checks: 12 ok")
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+    both = [str(tmp_path / name) for name in ("good.zarr", "flipped.zarr")]
+    assert main(["check", *both, *options, "--figures", str(tmp_path / "seen")]) == 1
+    assert "y looks mirrored" in capsys.readouterr().out
+    assert {p.name for p in (tmp_path / "seen").iterdir()} == {"good.png", "flipped.png"}
+    assert main(["check", both[0], str(tmp_path / "nothing.zarr"), *options]) == 2
+    assert "nothing.zarr does not exist" in capsys.readouterr().err
+    assert main(["check", both[0], *options, "--image-key", "nope"]) == 2
+    shutil.rmtree(tmp_path / "seen")
+
+
+# ---------------------------------------------------------------------------------------------- real data
+
+
+def xenium_he(folder: Path, *, columns: list[str]) -> spatialdata.SpatialData:
+    """200 cells of a Xenium section with their H&E, placed by the columns of ``obs`` that are taken for x and y."""
+    from anndata import read_h5ad
+    from PIL import Image
+
+    table = read_h5ad(folder / "NCBI858.h5ad")
+    with Image.open(folder / "NCBI858.jpg") as picture:
+        pixels = np.asarray(picture.convert("RGB")).transpose(2, 0, 1)
+    um = {"um": Scale([2.125, 2.125], axes=("x", "y"))}
+    cells = gpd.GeoDataFrame(
+        {"radius": np.full(table.n_obs, 5.0)}, geometry=shapely.points(table.obs[columns]), index=table.obs_names
+    )
+    table.obs["region"], table.obs["cell"] = pd.Categorical(["cells"] * table.n_obs), table.obs_names
+    table.uns = {}
+    return spatialdata.SpatialData(
+        images={"he": Image2DModel.parse(pixels, dims="cyx", c_coords=["r", "g", "b"], transformations=um)},
+        shapes={"cells": ShapesModel.parse(cells, transformations=um)},
+        tables={"table": TableModel.parse(table, region="cells", region_key="region", instance_key="cell")},
+    )
+
+
+def test_xenium_cells_whose_x_and_y_are_swapped(shared_data: Path) -> None:
+    folder = shared_data / "platforms" / "xenium_he"
+    report = storm.pp.check(xenium_he(folder, columns=["x_pixel", "y_pixel"]), estimate=False)
+    assert {"inside", "tissue", "orientation"} <= verdicts(report).keys()
+    assert report["orientation"].verdict == "fail"
+    assert "x and y look swapped" in report["orientation"].explanation
+    assert "With x and y exchanged all centres would lie on the image" in report["inside"].explanation
+    right = storm.pp.check(xenium_he(folder, columns=["y_pixel", "x_pixel"]), estimate=False)
+    assert verdicts(right) == {"patch": "warn"}
+    assert right["orientation"].facts["nuclei"] > 0.7

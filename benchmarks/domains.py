@@ -90,7 +90,7 @@ def main() -> None:
             for name, values in baselines(sdata).items():
                 results.setdefault(name, {})[section] = clustered(values, truth, known)
             for modality in ("st", "he", "both") if sdata.images else ("st",):
-                for readout in ("center", "window", "reconstruction"):
+                for readout in ("center", "window", "section", "reconstruction"):
                     storm.tl.embed(sdata, model=model, modality=modality, readout=readout)
                     values = sdata.tables["table"].obsm["X_storm"]
                     results.setdefault(f"storm {modality} {readout}", {})[section] = clustered(values, truth, known)

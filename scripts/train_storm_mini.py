@@ -137,7 +137,7 @@ def train(names: list[str], args: argparse.Namespace) -> tuple[StormModel, list[
     )
     settings = {
         "standardise": "section",
-        "readout": "window",
+        "readout": "section",
         "modality_weights": {"he": 0.5, "st": 1.0},
     }
     vocabulary = Vocabulary(tuple(symbols), ensembl_ids(symbols, args.data))

@@ -20,7 +20,7 @@ from storm.expression.interface import ExpressionEncoder
 from storm.model.config import StormConfig
 from storm.model.storm import Storm
 
-READOUTS = ("center", "window", "reconstruction")
+READOUTS = ("center", "window", "section", "reconstruction")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -88,7 +88,7 @@ def make_parser() -> argparse.ArgumentParser:
     embed.add_argument("--layer", help="layer with the raw counts (default: X)")
     embed.add_argument("--field-um", type=float, help="edge of the H&E field in µm (default: the model's)")
     embed.add_argument("--field", **_FIELD)
-    embed.add_argument("--readout", help="center, window or reconstruction (default: the model's)")
+    embed.add_argument("--readout", help="section, window, center or reconstruction (default: the model's)")
     embed.add_argument("--batch-size", type=int)
     embed.add_argument("--seed", type=int, default=0, help="default: 0")
     embed.add_argument("--key-added", default=_keys.X_STORM, help=f"key in obsm (default: {_keys.X_STORM})")
@@ -121,7 +121,7 @@ def make_parser() -> argparse.ArgumentParser:
     adapt.add_argument("--held-out", type=float, default=0.15, help="share of spots not trained on (default: 0.15)")
     adapt.add_argument("--layer", help="layer with the raw counts (default: X)")
     adapt.add_argument("--field-um", type=float, help="edge of the H&E field in µm (default: the model's)")
-    adapt.add_argument("--readout", help="center, window or reconstruction (default: the model's)")
+    adapt.add_argument("--readout", help="section, window, center or reconstruction (default: the model's)")
     adapt.add_argument("--seed", type=int, default=0, help="default: 0")
 
     pretrain = command("pretrain", "train a model on many sections, as a TOML file says", "common")

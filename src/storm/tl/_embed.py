@@ -22,6 +22,7 @@ from storm.data.spots import Spots
 from storm.data.windows import make_windows
 from storm.tl._combine import combine
 from storm.tl._device import resolve_devices, resolve_precision
+from storm.tl._own_components import own_components
 from storm.tl._tiles import model_tiles, tile_facts
 from storm.tl._tokens import he_tokens, st_tokens
 from storm.tl._windows import run_windows
@@ -93,8 +94,10 @@ def embed(
         Reach of a ``"knn"`` window in µm; a neighbour beyond it is missing. Default: five typical distances.
     readout
         ``"center"`` (output token of the spot itself), ``"window"`` (output and input tokens of the window, weighted by
-        a Gaussian of their distance with σ = 0.7 pitch), ``"reconstruction"`` (what its neighbourhood says of
-        a masked spot), or ``None`` for the model's default.
+        a Gaussian of their distance with σ = 0.7 pitch), ``"section"`` (the same, but instead of the input tokens of
+        expression the section's own ten leading principal components of all its genes: best for one section's domains,
+        but these ten axes mean something else in another section), ``"reconstruction"`` (what its neighbourhood says
+        of a masked spot), or ``None`` for the model's default.
     per_modality
         Also write the H&E and the expression part by themselves, as ``obsm["<key_added>_he"]`` and ``"…_st"``.
     key_added
@@ -170,6 +173,8 @@ def embed(
             loaded.network, tokens, windows, readout=readout, seed=seed, batch_size=batch_size or _BATCH,
             journal=journal, facts={"model": loaded.sha256}, **how,
         )  # fmt: skip
+        if readout == "section" and "st" in tokens:
+            parts["st_own"] = own_components(spots.counts, windows)
         vector, by_modality = combine(parts, tokens, loaded.settings["modality_weights"])
         warn_nan(vector, spots, name=key_added)
         used = "both" if len(tokens) == 2 else next(iter(tokens))

@@ -160,7 +160,7 @@ def run_windows(
     tokens, windows
         As in :func:`shared_batches`.
     readout
-        ``"center"``, ``"window"`` or ``"reconstruction"``; see :func:`storm.tl.embed`.
+        ``"center"``, ``"window"``, ``"section"`` or ``"reconstruction"``; see :func:`storm.tl.embed`.
     device, precision, batch_size
         How to run.
     seed
@@ -174,7 +174,8 @@ def run_windows(
     Returns
     -------
     dict of str to ndarray
-        The read-out's parts: ``"he"`` and ``"st"``, and with ``"window"`` also ``"he_input"`` and ``"st_input"``.
+        The read-out's parts: ``"he"`` and ``"st"``, and with ``"window"`` also ``"he_input"`` and ``"st_input"``, of
+        which ``"section"`` has the former.
         Float32, shape (n, d); NaN where a spot has no place or nothing was known of it.
     """
     network = network.to(device).eval()
@@ -182,9 +183,10 @@ def run_windows(
         return _reconstructions(network, tokens, windows, device, precision, batch_size, seed)
     names = [name for name in ("he", "st") if name in tokens]
     width = network.config.width
-    sizes = dict.fromkeys(names, width)
-    if readout == "window":
-        sizes = {part: d for name in names for part, d in ((name, width), (f"{name}_input", tokens[name].shape[1]))}
+    with_input = {"window": names, "section": ["he"]}.get(readout, [])
+    sizes = {}
+    for name in names:
+        sizes |= {name: width} | ({f"{name}_input": tokens[name].shape[1]} if name in with_input else {})
 
     def vectors(batch: SharedBatch, output: StormOutput) -> list[Tensor]:
         parts = center(output) if readout == "center" else window(output, batch)

@@ -37,7 +37,7 @@ def tokens_of(config, model, sections, **how) -> TileTokens:
     info = tile_encoder_of(config)
     mean, std = (torch.from_numpy(model.statistic(f"he_{what}")) for what in ("mean", "std"))
     names = [section.name for section in sections]
-    tiles = TileTokens(info, trainable(info, info.build()), names, mean=mean, std=std, **how)
+    tiles = TileTokens(info, info.build(), names, mean=mean, std=std, **how)
     tiles.start(sections)
     return tiles
 
@@ -282,6 +282,8 @@ def test_what_cannot_be_trained_is_named(run, tmp_path):
     here = {"out": str(tmp_path / "run"), "shards": str(tmp_path)}
     with pytest.raises(ValueError, match=r"'stain-texture'\s+has none"):
         trainable(get_encoder("stain-texture"), nn.Identity())
+    with pytest.raises(ValueError, match="train_tiles=true needs a tile encoder with weights"):
+        tile_encoder_of(replace(config, tile_encoder="stain-texture", tile_init="published"))
     with pytest.raises(ValueError, match="needs tiles of 48 px"):
         prepare(replace(config, tile_px=48, **here), shards)
     cached = tile_shard(tmp_path, config, name="cached")

@@ -22,7 +22,7 @@ from storm.pretraining.factors import Panel, choose_genes
 from storm.pretraining.shards import Shard, open_shard
 from storm.pretraining.start import expression_encoder, tile_encoder_of, untrained
 from storm.pretraining.stream import StreamedSection, split_windows
-from storm.pretraining.tiles import CLIP, trainable
+from storm.pretraining.tiles import CLIP
 
 _READY = "prepared.json"
 _BLOCK = 8192
@@ -79,8 +79,6 @@ def prepare(config: PretrainConfig, shards: Sequence[Shard]) -> tuple[StormModel
     symbols = choose_genes([(panels, config.genes or sum(len(p.genes) for p in panels))])
     expression = expression_encoder(config, panels, symbols)
     tiles = tile_encoder_of(config) or get_encoder("stain-texture")
-    if config.train_tiles:
-        trainable(tiles, tiles.build())  # says now what cannot be trained
     for shard in shards if panels else ():
         _raw_tokens(shard, expression, folders[shard.name])
     dims = {"he": tiles.dim, "st": expression.dim}

@@ -20,6 +20,7 @@ from storm.model.expression import FactorEncoder
 from storm.model.storm import Storm
 from storm.pretraining.config import PretrainConfig
 from storm.pretraining.factors import Panel, choose_genes, fit_factors
+from storm.pretraining.tiles import trainable
 
 
 def tile_encoder_of(config: PretrainConfig) -> EncoderInfo | None:
@@ -30,7 +31,7 @@ def tile_encoder_of(config: PretrainConfig) -> EncoderInfo | None:
     FileNotFoundError
         If its weights are not on this machine.
     ValueError
-        If it is unknown, or has no weights that could be drawn at random.
+        If it is unknown, has no weights that could be drawn at random, or cannot be trained and is to be.
     """
     if not config.tile_encoder:
         return None
@@ -42,8 +43,12 @@ def tile_encoder_of(config: PretrainConfig) -> EncoderInfo | None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             module = info.architecture()
-        return with_weights(info, module.requires_grad_(False).eval())
-    return load_encoder(config.tile_encoder, weights=config.tile_weights)
+        info = with_weights(info, module.requires_grad_(False).eval())
+    else:
+        info = load_encoder(config.tile_encoder, weights=config.tile_weights)
+    if config.train_tiles:
+        trainable(info, info.build())
+    return info
 
 
 def expression_encoder(config: PretrainConfig, panels: Sequence[Panel], symbols: Sequence[str]) -> ExpressionEncoder:

@@ -146,8 +146,8 @@ class TileTokens(nn.Module):
         mean, variance = total(found).cpu().double().numpy()
         trained = np.array([n > 0 and len(s.train) > 0 for n, s in zip(size, sections, strict=True)])
         overall = pooled(size[trained], mean[trained], variance[trained])
-        self.mean.copy_(torch.from_numpy(overall[0]))
-        self.std.copy_(torch.from_numpy(overall[1]))
+        self.mean.copy_(torch.from_numpy(overall[0]).float())
+        self.std.copy_(torch.from_numpy(overall[1]).float())
         there = np.flatnonzero(size)
         self._set(there, size[there], mean[there], variance[there], overall=overall)
 
@@ -163,7 +163,7 @@ class TileTokens(nn.Module):
         centre, scale = standardisers(n, mean, variance, overall=overall)
         rows = torch.as_tensor(at, device=self.centre.device)
         for buffer, values in ((self.centre, centre), (self.scale, scale)):
-            buffer[rows] = torch.from_numpy(values).to(buffer)
+            buffer[rows] = torch.from_numpy(values).float().to(buffer.device)
 
 
 def _tiles(section: StreamedSection) -> int:

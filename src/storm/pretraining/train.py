@@ -30,8 +30,8 @@ from storm.pretraining.prepare import open_prepared
 from storm.pretraining.reader import Reader, fetch
 from storm.pretraining.record import Record
 from storm.pretraining.start import tile_encoder_of
-from storm.pretraining.stream import StreamedSection
-from storm.pretraining.tiles import TileTokens, trainable
+from storm.pretraining.stream import StreamedBatch, StreamedSection
+from storm.pretraining.tiles import TileTokens
 
 
 def train(config: PretrainConfig) -> Path:
@@ -147,6 +147,8 @@ def _run(
                         _refresh(config, tiles, sections, fabric)
                     if held and ((epoch + 1) % config.validate_epochs == 0 or epoch + 1 == config.epochs):
                         facts |= validate(fabric, plain, read, held)
+                        if tiles is not None and batches:
+                            facts["forward_windows_per_s"] = _forward_rate(fabric, plain, batches)
                         facts["share_of_forward"] = rate / facts["forward_windows_per_s"]
                     record.epoch(epoch, _means(state["sums"], state["counts"]), facts)
                     state["sums"], state["counts"] = [0.0] * 2, [0.0] * 2
@@ -171,7 +173,7 @@ def _tiles(config: PretrainConfig, model: StormModel, sections: Sequence[Streame
         raise ValueError(msg)
     mean, std = (torch.from_numpy(model.statistic(f"he_{what}")) for what in ("mean", "std"))
     names = [section.name for section in sections]
-    tiles = TileTokens(info, trainable(info, info.build()), names, mean=mean, std=std, chunk=config.tile_chunk)
+    tiles = TileTokens(info, info.build(), names, mean=mean, std=std, chunk=config.tile_chunk)
     if config.standardise == "section":
         tiles.start(sections)
     return tiles.train().to(fabric.device)
@@ -222,6 +224,17 @@ def validate(fabric: Any, objective: Objective, reader: Reader, held: list[Job])
     seconds = time.perf_counter() - started
     rate = sum(len(job.rows) for job in held) / seconds
     return {f"validation_{name}": value for name, value in means.items()} | {"forward_windows_per_s": rate}
+
+
+def _forward_rate(fabric: Any, objective: Objective, batches: list[tuple[StreamedBatch, int]]) -> float:
+    """Windows per second without a backward pass, on the batches of a step.
+
+    Windows that are held out lie side by side and share their tiles: their rate would not be that of training.
+    """
+    started = time.perf_counter()
+    with torch.no_grad(), fabric.autocast():
+        objective(batches)[1].tolist()
+    return fabric.world_size * sum(len(batch) for batch, _ in batches) / (time.perf_counter() - started)
 
 
 def _baselines(sections: Sequence[StreamedSection], held: list[Job], config: PretrainConfig) -> dict[str, float]:

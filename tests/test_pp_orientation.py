@@ -222,6 +222,6 @@ def test_real_sections(name: str, shared_data) -> None:
         assert is_better(best, given), turn
         assert best.turn == back.get(turn, turn)
     pitch = section.step_um
-    for shift in ((pitch, 0), (-pitch, 0), (0, 2 * pitch), (0, -2 * pitch)):
+    for shift in ((2 * pitch, 0), (-2 * pitch, 0), (0, 2 * pitch), (0, -2 * pitch)):
         moved = held.section(held.points + shift)
         assert is_shifted(moved.shifted(), moved.place("as given")), shift

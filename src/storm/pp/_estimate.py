@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from storm._loading import StormModel
+from storm._settings import settings
 from storm.data.scratch import ScratchSource
 from storm.data.sources import Source
 from storm.data.spots import Spots
@@ -51,6 +52,8 @@ def estimate_rows(spots: Spots, windows: Windows, model: StormModel, *, field_um
         If there is no such device.
     """
     where = _device(device)
+    if where.type == "cpu" and settings.n_threads is not None:
+        torch.set_num_threads(settings.n_threads)
     seconds: dict[str, float] = {}
     tokens = {}
     try:

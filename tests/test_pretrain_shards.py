@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -259,7 +260,7 @@ def test_baselines_are_what_they_say(run):
 # ---------------------------------------------------------------------------------------------- preparation
 
 
-def test_another_configuration_does_not_go_on_with_a_run(run):
+def test_another_configuration_does_not_go_on_with_a_run(run, tmp_path):
     config, _, sections = run
     shards = [section.shard for section in sections]
     from dataclasses import replace
@@ -267,6 +268,17 @@ def test_another_configuration_does_not_go_on_with_a_run(run):
     assert len(prepare(replace(config, devices="auto", checkpoint_steps=7), shards)[1]) == 3
     with pytest.raises(ValueError, match=r"another configuration \(lr: 0.003 there, 0.01 here\)"):
         prepare(replace(config, lr=0.01), shards)
+    # Prepared by a version that did not have some of the fields: it did what their defaults say.
+    path = tmp_path / "run" / "prepared.json"
+    shutil.copytree(config.out, path.parent)
+    facts = json.loads(path.read_text())
+    for name in ("train_tiles", "crop_area", "spatial_encoder"):
+        del facts["config"][name]
+    path.write_text(json.dumps(facts))
+    older = replace(config, out=str(path.parent))
+    assert len(prepare(older, shards)[1]) == 3
+    with pytest.raises(ValueError, match=r"crop_area: 0\.5 there, 0\.7 here"):
+        prepare(replace(older, crop_area=0.7), shards)
 
 
 def test_a_corpus_that_teaches_nothing_is_named(tmp_path):

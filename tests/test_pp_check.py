@@ -15,7 +15,7 @@ import spatialdata
 from anndata import AnnData
 from scipy import sparse
 from spatialdata.models import Image2DModel, ShapesModel, TableModel
-from spatialdata.transformations import Identity, Scale, get_transformation, set_transformation
+from spatialdata.transformations import Affine, Identity, Scale, get_transformation, set_transformation
 
 import storm
 from storm import _keys
@@ -361,6 +361,28 @@ def test_unreadable_pixels_are_told(toy, check, tmp_path: Path) -> None:
     assert report["scale"].verdict == "ok"
 
 
+def test_what_is_slow_to_read_is_told(toy, check, tmp_path: Path, monkeypatch) -> None:
+    toy.write(tmp_path / "a.zarr")
+    stored = spatialdata.read_zarr(tmp_path / "a.zarr")
+    report = check(stored)
+    assert report["chunks"].verdict == "ok"
+    height = report["chunks"].facts["chunk_height"]
+    monkeypatch.setattr("storm._bridge.image.HUGE_CHUNK_PX", 1000)
+    report = check(stored)
+    assert report["chunks"].verdict == "warn"
+    assert "chunks=(3, 512, 512)" in report["chunks"].explanation
+    # The chunks are those that are stored, not the pieces that they are cut into.
+    assert report["chunks"].facts["chunk_height"] == height
+
+
+def test_a_transformation_that_cannot_be_inverted_is_told(toy, check) -> None:
+    flat = Affine([[1, 0, 0], [2, 0, 0], [0, 0, 1]], input_axes=("x", "y"), output_axes=("x", "y"))
+    set_transformation(toy["he"], flat, "um")
+    report = check(toy)
+    assert report["image"].verdict == "fail"
+    assert "cannot be inverted" in report["image"].explanation
+
+
 def test_an_image_of_other_pixels_is_told(toy, check) -> None:
     report = check(with_image(toy, pixels_of(toy).astype(np.uint16)))
     assert report["image"].verdict == "fail"
@@ -419,7 +441,7 @@ def test_command_line(toy, tiny_model, tmp_path: Path, capsys) -> None:
     with_image(toy, pixels_of(toy)[:, ::-1].copy()).write(tmp_path / "flipped.zarr")
     before = sorted(p.name for p in tmp_path.iterdir())
     options = ["--model", str(model), "--no-estimate"]
-    assert main(["check", str(tmp_path / "good.zarr"), *options]) == 0
+    assert main(["check", str(tmp_path / "good.zarr"), *options, "--strict"]) == 0
     assert capsys.readouterr().out.startswith(f"{tmp_path / 'good.zarr'}: 12 checks: 12 ok")
     assert sorted(p.name for p in tmp_path.iterdir()) == before
     both = [str(tmp_path / name) for name in ("good.zarr", "flipped.zarr")]

@@ -81,6 +81,13 @@ def test_bins_and_cells_are_outlined(platform: str) -> None:
     assert size == pytest.approx(8) if platform == "visium_hd" else 3 < size < 30
 
 
+def test_of_many_spots_some_are_drawn(toy, monkeypatch) -> None:
+    monkeypatch.setattr("storm.pl._check._SHOWN", 20)
+    section = storm.pl.check(toy, n=1)[0]
+    assert len(section.collections[0].get_offsets()) == 20
+    assert section.get_title() == "20 of 150 centres on the whole image"
+
+
 def test_without_counts_and_few_spots(toy) -> None:
     bare = SpatialData(images={"he": toy["he"]}, shapes={"spots": toy["spots"].iloc[:5]})
     axes = storm.pl.check(bare)

@@ -25,6 +25,8 @@ __all__ = ["check"]
 
 #: Pixels along the edge of a patch, inches of a patch and of the section, and patches side by side.
 _PATCH_PX, _PATCH_IN, _SECTION_IN, _COLUMNS = 320, 1.75, 5.6, 4
+#: Centres over the section, at most: more would hide the tissue.
+_SHOWN = 5_000
 #: Colours of the spot that a patch belongs to, of all others, and of the fields.
 _OWN, _OTHER, _FIELD = "#0072B2", "#000000", "#0072B2"
 
@@ -43,7 +45,7 @@ def check(
 ) -> np.ndarray:
     """Draw the whole image with all spots, and patches with their spots, so that a flip or a wrong scale is seen.
 
-    The patches are spread over the section and over the range of its counts, which stand in their titles: nuclei should
+    Of more than 5,000 spots, as many are drawn at random over the whole image. The patches are spread over the section and over the range of its counts, which stand in their titles: nuclei should
     be dense where counts are high, spots should lie on tissue, and the outlines of cells on nuclei. Numbers tell which
     patch lies where.
 
@@ -131,10 +133,14 @@ def _section(ax: Axes, view: SectionView, centres: np.ndarray, *, field_um: floa
     from matplotlib.patheffects import withStroke
 
     _draw.histology(ax, view)
-    x, y = view.centres[view.placed].T
+    rows, title = view.placed, f"{len(view.placed):,} centres on the whole image"
+    if len(rows) > _SHOWN:
+        title = f"{_SHOWN:,} of {len(rows):,} centres on the whole image"
+        rows = np.random.default_rng(0).choice(rows, _SHOWN, replace=False)
+    x, y = view.centres[rows].T
     # Small enough that the tissue is seen between them.
-    size = float(np.clip(2e4 / max(len(x), 1), 0.3, 5.0))
-    ax.scatter(x, y, s=size, color=_OTHER, linewidths=0, alpha=0.7, zorder=2, rasterized=len(x) > 5_000)
+    size = float(np.clip(1e4 / max(len(x), 1), 1.0, 5.0))
+    ax.scatter(x, y, s=size, color=_OTHER, linewidths=0, alpha=0.7, zorder=2)
     rim = [withStroke(linewidth=2.5, foreground="white")]
     for k, (cx, cy) in enumerate(centres):
         corner = (cx - field_um / 2, cy - field_um / 2)
@@ -143,7 +149,7 @@ def _section(ax: Axes, view: SectionView, centres: np.ndarray, *, field_um: floa
             str(k + 1), (cx + field_um / 2, cy - field_um / 2), xytext=(1.5, 1.5), textcoords="offset points",
             fontsize=8, color=_FIELD, fontweight="bold", path_effects=rim, zorder=4,
         )  # fmt: skip
-    _draw.frame(ax, view, title=f"{len(x):,} centres on the whole image", scale_bar=True)
+    _draw.frame(ax, view, title=title, scale_bar=True)
 
 
 def _outlines(ax: Axes, field: SectionView, row: int) -> None:

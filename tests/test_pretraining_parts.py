@@ -13,11 +13,13 @@ from storm.model import build_storm
 from storm.model.heads import expression_loss
 from storm.pretraining.factors import Panel, choose_genes, fit_factors
 from storm.pretraining.fit import FitConfig, fit
-from storm.pretraining.head import HeadConfig, fit_head
+from storm.pretraining.head import HeadConfig, apply_head, fit_head
+from storm.pretraining.head_choice import choose_head
 from storm.pretraining.held_out import evaluate, hold_out, mean_predictor
 from storm.pretraining.losses import gaussian_nll, negative_binomial_nll
 from storm.pretraining.masking import draw_visible, hidden_positions
 from storm.pretraining.objective import Masking, masked_loss
+from storm.pretraining.ridge import PENALTIES, RidgePath
 from storm.pretraining.sections import SectionTensors, TrainingSection
 
 
@@ -159,17 +161,64 @@ def test_head_learns_a_planted_map_and_is_reproducible():
     x = rng.normal(size=(600, 10)).astype(np.float32)
     y = (x @ rng.normal(size=(10, 6)) + 3).astype(np.float32)
     y[:50, 2] = np.nan
-    head = fit_head(x[:500], y[:500], HeadConfig(epochs=60, lr=5e-3))
+    head = fit_head(x[:500], y[:500], HeadConfig(penalty=1.0, epochs=60, lr=5e-3, dropout=0.2))
     with torch.no_grad():
         found = head(torch.from_numpy(x[500:])).numpy()
     assert min(np.corrcoef(found[:, j], y[500:, j])[0, 1] for j in range(6)) > 0.95
-    again = fit_head(x[:500], y[:500], HeadConfig(epochs=60, lr=5e-3))
+    again = fit_head(x[:500], y[:500], HeadConfig(penalty=1.0, epochs=60, lr=5e-3, dropout=0.2))
     assert torch.equal(head.linear.weight, again.linear.weight)
+
+
+def test_ridge_weights_are_those_of_the_normal_equations():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(2, 3, size=(40, 6)), rng.normal(size=(40, 3))
+    path = RidgePath.fit(x, y)
+    z = (x - x.mean(axis=0)) / x.std(axis=0)
+    wanted = np.linalg.solve(z.T @ z + 0.3 * 40 * np.eye(6), z.T @ (y - y.mean(axis=0)))
+    np.testing.assert_allclose(path.weights(0.3), wanted, atol=1e-10)
+    head = fit_head(x, y, HeadConfig(penalty=0.3, epochs=0))
+    np.testing.assert_allclose(apply_head(head, x.astype(np.float32)), path.predict(x, 0.3), atol=1e-5)
+    with pytest.raises(ValueError, match="penalty=None"):
+        fit_head(x, y, HeadConfig())
+
+
+def test_a_head_is_as_bold_as_held_out_spots_allow():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 20)).astype(np.float32)
+    weights, noise = rng.normal(size=(20, 5)), rng.normal(size=(400, 5))
+    folds = [(np.delete(np.arange(400), part), part) for part in np.array_split(np.arange(400), 4)]
+    clear, penalties = x @ weights, {}
+    for name, y in {"clear": clear, "noisy": clear + 12 * noise, "nothing": noise}.items():
+        chosen, found = choose_head(x, y, folds, HeadConfig(keep=1, epochs=0))
+        assert [values.shape for values in found] == [(100, 5)] * 4
+        penalties[name] = chosen.penalty
+    assert penalties["clear"] == min(PENALTIES) < penalties["noisy"] < penalties["nothing"]
+    careful, _ = choose_head(x, clear + 12 * noise, folds, HeadConfig(keep=0.7, epochs=0))
+    assert careful.penalty > penalties["noisy"]
+    # What no linear head can say is worth gradient training.
+    crossed = np.tanh(x[:, :5]) * np.sign(x[:, 5:10]) * 3
+    bold, found = choose_head(x, crossed, folds, HeadConfig(lr=2e-2, dropout=0.0, hidden=128, weight_decay=0.0))
+    assert bold.epochs == 10
+    held_out = np.concatenate([part for _, part in folds])
+    assert np.corrcoef(np.concatenate(found).ravel(), crossed[held_out].ravel())[0, 1] > 0.3
+    given, _ = choose_head(x, clear, folds, HeadConfig(penalty=5.0, epochs=1))
+    assert (given.penalty, given.epochs) == (5.0, 1)
 
 
 @pytest.mark.parametrize(
     "values",
-    [{"epochs": 0}, {"batch_size": 1.5}, {"hidden": -1}, {"lr": 0}, {"dropout": 1}, {"l1": -1}, {"l1": 0, "l2": 0}],
+    [
+        {"epochs": -1},
+        {"penalty": 0},
+        {"keep": 0},
+        {"keep": 1.1},
+        {"batch_size": 1.5},
+        {"hidden": -1},
+        {"lr": 0},
+        {"dropout": 1},
+        {"l1": -1},
+        {"l1": 0, "l2": 0},
+    ],
     ids=str,
 )
 def test_head_config_names_what_is_wrong(values):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,36 +13,17 @@ from storm._bridge.select import check_container, select_table
 from storm._checks import check_key, check_positive
 from storm._loading import ExpressionHead, StormModel, load_model
 from storm.data.genes import Vocabulary, match_genes
-from storm.data.normalise import log_normalise, row_blocks
+from storm.data.normalise import log_normalise
 from storm.data.windows import Windows, make_windows
-from storm.metrics.expression import pearson_per_gene
 from storm.pretraining.head import HeadConfig, fit_head
 from storm.tl._device import resolve_devices, resolve_precision
 from storm.tl._he_features import BATCH, he_features
+from storm.tl._head_folds import Sample, choose, mean_known, score
 from storm.tl._tiles import model_tiles
 from storm.tl._tokens import he_tokens
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
-
-#: Share of a single section's width that is set aside to measure reliability, and the gap before it, in windows.
-_HELD_OUT, _GAP = 0.2, 1.0
-
-
-@dataclass(frozen=True)
-class _Sample:
-    """One training section: features and normalised expression of all its spots."""
-
-    features: np.ndarray
-    expression: Any
-    genes: np.ndarray
-    train: np.ndarray
-    centres: np.ndarray
-    reach: float
-
-    @property
-    def usable(self) -> np.ndarray:
-        return np.isfinite(self.features).all(axis=1) & (np.asarray(self.expression.sum(axis=1)).ravel() > 0)
 
 
 def fit_expression(
@@ -79,12 +60,12 @@ def fit_expression(
         See :func:`storm.tl.embed`.
     train
         Spots to train on: a boolean ``obs`` column, or a mask of length n_obs (with several sections, one per section).
-        The others measure the reliability. By default all spots train, and reliability is measured by training again
-        without each group of sections in turn, or, with a single group, without each section, or, with a single
-        section, without a fifth of its width and a gap of one window beside it.
+        The others measure the reliability. By default all spots train, and reliability is measured on those that each
+        fold holds out.
     groups
-        Patient of each section: sections of one patient are left out together when reliability is measured. By default
-        every section is its own group.
+        Patient of each section. Folds, by which the strength of the head is chosen, hold out each group of sections in
+        turn, or, with a single group, each section, or, with a single section, each fifth of its width, with a gap of
+        one window beside it. By default every section is its own group.
     n_genes
         Number of genes if ``genes`` is not given.
     config
@@ -137,10 +118,16 @@ def fit_expression(
         raise ValueError(msg)
     chosen = _choose(samples, genes, n_genes)
     targets = [_targets(sample, chosen) for sample in samples]
-    head = _train(samples, targets, [sample.train for sample in samples], config)
-    reliability, how_measured = _reliability(
-        samples, targets, config, explicit=train is not None, head=head, groups=groups
+    config, held_out, how_measured = choose(samples, targets, config, groups=groups)
+    rows = [sample.usable & sample.train for sample in samples]
+    head = fit_head(
+        np.concatenate([sample.features[r] for sample, r in zip(samples, rows, strict=True)]),
+        np.concatenate([target[r] for target, r in zip(targets, rows, strict=True)]),
+        config,
     )
+    if train is not None:
+        scores = [score(head, s, t, s.usable & ~s.train) for s, t in zip(samples, targets, strict=True)]
+        held_out, how_measured = mean_known(scores), "spots outside the training mask"
     notes = {
         "n_sections": len(samples),
         "n_spots": int(sum((s.usable & s.train).sum() for s in samples)),
@@ -150,14 +137,14 @@ def fit_expression(
     }
     return ExpressionHead(
         genes=tuple(chosen),
-        reliability=reliability.astype(np.float32),
+        reliability=held_out.astype(np.float32),
         module=head,
         model_sha256=loaded.sha256,
         notes=notes,
     )
 
 
-def _read(section, mask, model, read, field_um, how) -> _Sample:
+def _read(section, mask, model, read, field_um, how) -> Sample:
     check_container(section)
     spots = read_spots(section, **read, image=True, table=True)
     _, table = select_table(section, read["table_key"])
@@ -168,7 +155,7 @@ def _read(section, mask, model, read, field_um, how) -> _Sample:
         model.network, he_tokens(tiles.values, model), windows, device=how["devices"][0],
         precision=resolve_precision(how["precision"], how["devices"][0]), batch_size=how["batch_size"] or BATCH,
     )  # fmt: skip
-    return _Sample(features, log_normalise(spots.counts), spots.genes, keep, spots.centres, _reach(windows))
+    return Sample(features, log_normalise(spots.counts), spots.genes, keep, spots.centres, _reach(windows))
 
 
 def _reach(windows: Windows) -> float:
@@ -187,7 +174,7 @@ def _mask(mask, table) -> np.ndarray:
     return mask
 
 
-def _choose(samples: list[_Sample], genes: Sequence[str] | None, n_genes: int) -> list[str]:
+def _choose(samples: list[Sample], genes: Sequence[str] | None, n_genes: int) -> list[str]:
     common = set(samples[0].genes).intersection(*(sample.genes for sample in samples[1:]))
     if genes is not None:
         found = [match_genes(sample.genes, Vocabulary(tuple(genes))) for sample in samples]
@@ -210,68 +197,9 @@ def _choose(samples: list[_Sample], genes: Sequence[str] | None, n_genes: int) -
     return [ordered[i] for i in top]
 
 
-def _targets(sample: _Sample, genes: list[str]) -> np.ndarray:
+def _targets(sample: Sample, genes: list[str]) -> np.ndarray:
     match = match_genes(sample.genes, Vocabulary(tuple(genes)))
     columns = np.empty(len(genes), dtype=int)
     known = np.flatnonzero(match.index >= 0)
     columns[match.index[known]] = known
     return sample.expression[:, columns].toarray()
-
-
-def _train(samples, targets, masks, config):
-    rows = [sample.usable & mask for sample, mask in zip(samples, masks, strict=True)]
-    x = np.concatenate([sample.features[r] for sample, r in zip(samples, rows, strict=True)])
-    y = np.concatenate([target[r] for target, r in zip(targets, rows, strict=True)])
-    return fit_head(x, y, config)
-
-
-def _score(head, sample: _Sample, target: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    if rows.sum() < 3:
-        return np.full(target.shape[1], np.nan)
-    return pearson_per_gene(target[rows], apply_head(head, sample.features[rows]))
-
-
-def _reliability(samples, targets, config, *, explicit: bool, head, groups) -> tuple[np.ndarray, str]:
-    """Per-gene correlation on spots not trained on, and in words how it was measured."""
-    if explicit:
-        scores = [_score(head, s, t, s.usable & ~s.train) for s, t in zip(samples, targets, strict=True)]
-        return _mean(scores), "spots outside the training mask"
-    if len(samples) > 1:
-        several = groups is not None and len(set(groups)) > 1
-        names = list(groups) if several else list(range(len(samples)))
-        scores = []
-        for name in dict.fromkeys(names):
-            masks = [s.train & (name != own) for s, own in zip(samples, names, strict=True)]
-            part = _train(samples, targets, masks, config)
-            out = [i for i, own in enumerate(names) if own == name]
-            scores += [_score(part, samples[i], targets[i], samples[i].usable) for i in out]
-        return _mean(
-            scores
-        ), f"each {'group' if several else 'section'} in turn left out of training, mean over sections"
-    sample = samples[0]
-    x = sample.centres[:, 0]
-    cut = np.nanquantile(x[sample.usable], 1 - _HELD_OUT)
-    inner = sample.usable & (x < cut - _GAP * sample.reach)
-    if inner.sum() < 2:
-        return np.full(targets[0].shape[1], np.nan), "not measured: the section is too small to set a part aside"
-    part = _train(samples, targets, [inner], config)
-    return _score(part, sample, targets[0], sample.usable & (x >= cut)), "the last fifth of the section along x"
-
-
-def _mean(scores: list[np.ndarray]) -> np.ndarray:
-    stacked = np.stack(scores)
-    known = np.isfinite(stacked)
-    return np.where(
-        known.any(axis=0), np.where(known, stacked, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1), np.nan
-    )
-
-
-def apply_head(head, features: np.ndarray) -> np.ndarray:
-    """Predictions of a head, shape (n, n_genes); NaN rows stay NaN."""
-    import torch
-
-    out = np.empty((len(features), head.linear.out_features), dtype=np.float32)
-    with torch.inference_mode():
-        for rows in row_blocks((len(features), max(features.shape[1], out.shape[1]))):
-            out[rows] = head(torch.from_numpy(np.ascontiguousarray(features[rows]))).numpy()
-    return out

@@ -18,9 +18,9 @@ from storm._loading import ExpressionHead, StormModel, load_model
 from storm.data.genes import Vocabulary, match_genes
 from storm.data.journal import journal_of
 from storm.data.windows import make_windows
+from storm.pretraining.head import apply_head
 from storm.tl._device import resolve_devices, resolve_precision
 from storm.tl._embed import provenance, warn_nan
-from storm.tl._fit_expression import apply_head
 from storm.tl._he_features import BATCH, he_features
 from storm.tl._tiles import model_tiles, tile_facts
 from storm.tl._tokens import he_tokens

@@ -24,6 +24,9 @@ CHECK = "check"
 TILES = "storm_tiles"
 TILES_TABLE = "tiles"
 
+#: ``attrs[READ]`` says what a reader of :mod:`storm.io` read, and where its µm per pixel come from.
+READ = "storm_io"
+
 #: Names under which a coordinate system is taken to be in micrometres.
 UM_SYSTEMS = ("um", "µm", "μm", "micron", "microns", "micrometer", "micrometers", "micrometre", "micrometres")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from storm._keys import READ
 from storm.io._open import open_image
 from storm.io._scale import image_scale
 from storm.io._st import in_pixels
@@ -57,6 +58,6 @@ def slide(path: str | Path, *, um_per_px: float | None = None) -> SpatialData:
         images={"he": opened.element(in_pixels(scale))},
         attrs={
             "platform": "slide",
-            "storm_io": {"reader": "slide", "image": opened.path.name, "um_per_px": scale, "um_per_px_source": source},
+            READ: {"reader": "slide", "image": opened.path.name, "um_per_px": scale, "um_per_px_source": source},
         },
     )

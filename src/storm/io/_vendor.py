@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from storm._bridge.scale import TOLERANCE
+from storm._keys import READ
 from storm._logging import logger
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ def facts(reader: str, *, folder: Path, scale: tuple[float, str], **more: Any) -
         "platform": reader,
         "spatialdata_io_reader": reader,
         "spatialdata_io_software_version": __version__,
-        "storm_io": {
+        READ: {
             "reader": reader,
             "folder": folder.name,
             "um_per_px": float(um_per_px),

@@ -15,7 +15,7 @@ import spatialdata
 from anndata import AnnData
 from scipy import sparse
 from spatialdata.models import Image2DModel, ShapesModel, TableModel
-from spatialdata.transformations import Affine, Identity, Scale, get_transformation, set_transformation
+from spatialdata.transformations import Affine, Identity, Scale, Sequence, get_transformation, set_transformation
 
 import storm
 from storm import _keys
@@ -160,6 +160,11 @@ def test_a_flipped_section_is_told_with_the_way_back(toy, check) -> None:
     swapped = check(with_image(toy, pixels_of(toy).transpose(0, 2, 1).copy()))
     assert "x and y look swapped" in swapped["orientation"].explanation
     assert "exchange the two columns" in swapped["orientation"].explanation
+    mended = with_image(toy, pixels_of(toy)[:, :, ::-1].copy())
+    mirror = Affine([[-1, 0, width], [0, 1, 0], [0, 0, 1]], input_axes=("x", "y"), output_axes=("x", "y"))
+    for system, there in get_transformation(mended["spots"], get_all=True).items():
+        set_transformation(mended["spots"], Sequence([mirror, there]), to_coordinate_system=system)
+    assert check(mended).ok
 
 
 def test_a_shifted_section_is_told(toy, check) -> None:

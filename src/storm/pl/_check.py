@@ -45,9 +45,9 @@ def check(
 ) -> np.ndarray:
     """Draw the whole image with all spots, and patches with their spots, so that a flip or a wrong scale is seen.
 
-    Of more than 5,000 spots, as many are drawn at random over the whole image. The patches are spread over the section and over the range of its counts, which stand in their titles: nuclei should
-    be dense where counts are high, spots should lie on tissue, and the outlines of cells on nuclei. Numbers tell which
-    patch lies where.
+    Of more than 5,000 spots, as many are drawn at random over the whole image. The patches are spread over the section
+    and over the range of its counts, which stand in their titles: nuclei should be dense where counts are high, spots
+    should lie on tissue, and the outlines of cells on nuclei. Numbers tell which patch lies where.
 
     Parameters
     ----------

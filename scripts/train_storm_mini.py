@@ -257,10 +257,11 @@ def main() -> None:
     started = time.time()
     names = [name for name in [*HER2ST, *MOB] if not held_out(name, args.hold_out)]
     if args.reuse:
-        model, losses = storm.load_model(args.out), storm.load_model(args.out).card["losses"]
+        model = storm.load_model(args.out)
+        losses, earlier = model.card["losses"], model.card["minutes"]
     else:
         model, history = train(names, args)
-        losses = {k: round(v, 4) for k, v in history[-1].items() if k in ("he", "st")}
+        losses, earlier = {k: round(v, 4) for k, v in history[-1].items() if k in ("he", "st")}, 0
     with_he = [name for name in names if name in WITH_HE and name not in MOB]
     head = storm.tl.fit_expression(
         [load(name, args.data) for name in with_he], model=model, groups=[name[0] for name in with_he]
@@ -271,7 +272,7 @@ def main() -> None:
         "head_trained_on": with_he,
         "epochs": args.epochs,
         "seed": args.seed,
-        "minutes": round((time.time() - started) / 60, 1),
+        "minutes": round(earlier + (time.time() - started) / 60, 1),
         "losses": losses,
     }
     replace(model, head=head, card=card).save(args.out)

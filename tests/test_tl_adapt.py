@@ -8,6 +8,11 @@ import torch
 from scipy.sparse import csr_matrix
 
 import storm
+from storm._bridge import read_spots
+from storm.data.windows import make_windows
+from storm.pretraining.sections import TrainingSection
+from storm.tl._adapt import _relative
+from storm.tl._tokens import st_tokens
 
 QUICK = {"epochs": 16, "lr": 1e-2, "batch_size": 32}
 
@@ -182,3 +187,37 @@ def test_adapt_writes_a_model_that_embeds(tmp_path, capsys):
     capsys.readouterr()
     assert main(given) == 2
     assert "exists" in capsys.readouterr().err
+
+
+def test_what_tells_sections_apart_goes_or_stays(toy, tiny_model):
+    """The second section has five times the counts of a third of the genes."""
+    one = toy.tables["table"]
+    two = one.copy()
+    two.X = csr_matrix(two.X.multiply(np.where(np.arange(two.n_vars) % 3, 1, 5)))
+    apart = {}
+    for batch in ("section", "none"):
+        model = storm.tl.adapt([one, two], model=tiny_model, batch=batch, modality="st", epochs=1, held_out=0)
+        assert model.settings["standardise"] == {"section": "section", "none": "training"}[batch]
+        means = [st_tokens(read_spots(section), model)[0].mean(axis=0) for section in (one, two)]
+        apart[batch] = np.linalg.norm(means[0] - means[1])
+        storm.tl.embed(one, model=model)
+        assert np.isfinite(one.obsm["X_storm"]).all()
+    assert apart["section"] < 0.3 < 3 * apart["section"] < apart["none"]
+    with pytest.raises(ValueError, match="batch='slide'"):
+        storm.tl.adapt(one, model=tiny_model, batch="slide")
+
+
+def test_targets_are_relative_to_their_section_or_to_all():
+    windows = make_windows(np.array([[0.0, 0], [1, 0], [0, 1]]))
+    measured = [np.array([True, True, False]), np.array([True, False, True])]
+    values = [np.array([[1.0, 2, 0], [3, 4, 0], [9, 9, 0]]), np.array([[7.0, 0, 1], [9, 0, 3], [9, 0, 9]])]
+    st = np.array([[0.0], [0.0], [np.nan]])  # the third spot has no counts and no say
+    sections = [
+        TrainingSection("", windows, None, st, v.astype(np.float32), m) for v, m in zip(values, measured, strict=True)
+    ]
+    own = [section.expression for section in _relative(sections, by_section=True)]
+    np.testing.assert_allclose(own[0][:2], [[-1, -1, 0], [1, 1, 0]])
+    np.testing.assert_allclose(own[1][:2], [[-1, 0, -1], [1, 0, 1]])
+    together = [section.expression for section in _relative(sections, by_section=False)]
+    np.testing.assert_allclose(together[0][:2], [[-4, -1, 0], [-2, 1, 0]])
+    np.testing.assert_allclose(together[1][:2], [[2, 0, -1], [4, 0, 1]])

@@ -114,6 +114,12 @@ def make_parser() -> argparse.ArgumentParser:
     adapt.add_argument("--from-scratch", action="store_true", help="start from random weights instead of --model")
     adapt.add_argument("--expression", choices=["auto", "keep", "refit"], default="auto", help="default: auto")
     adapt.add_argument("--modality", choices=["auto", "both", "he", "st"], default="auto", help="default: auto")
+    adapt.add_argument(
+        "--batch",
+        choices=["section", "none"],
+        default="section",
+        help="what is standardised alone (default: section)",
+    )
     adapt.add_argument("--epochs", type=_count(1), help="at most so many (default: what makes 1,000 steps, 10 to 60)")
     adapt.add_argument(
         "--patience", type=_count(0), default=15, help="epochs without improvement that end it (default: 15; 0: never)"

@@ -65,6 +65,7 @@ def adapt(
     expression: str = "auto",
     n_genes: int = 2000,
     modality: str = "auto",
+    batch: str = "section",
     epochs: int | None = None,
     patience: int | None = 15,
     held_out: float = 0.15,
@@ -95,7 +96,7 @@ def adapt(
     Parameters
     ----------
     data
-        A section as in :func:`storm.tl.embed`, or several, which are fitted jointly; each is standardised by itself.
+        A section as in :func:`storm.tl.embed`, or several, which are fitted jointly.
     model
         Where to start: a name, a folder, a loaded model; ``None`` starts from random weights of the size of storm-mini,
         with the packaged tile encoder. For another tile encoder, give what :func:`storm.build_model` returns.
@@ -107,6 +108,10 @@ def adapt(
         Genes of a refitted encoder: those that vary most.
     modality
         ``"both"``, ``"he"``, ``"st"``, or ``"auto"``: what each section has.
+    batch
+        What is taken for one batch, whose mean and spread go before anything is learned: each ``"section"`` by itself,
+        which takes stain, scanner and depth out, or ``"none"``: all sections, and all that are embedded later, are
+        standardised by the statistics of these sections together, so that differences between them stay.
     epochs, patience
         At most so many passes over all windows; by default as many as make 1,000 steps, from 10 to 60. ``patience``
         without improvement end it, ``None`` goes through them all. The best epoch's weights are kept either way.
@@ -153,6 +158,7 @@ def adapt(
     check_choice(modality, ("auto", "both", "he", "st"), name="modality")
     check_choice(expression, ("auto", "keep", "refit"), name="expression")
     check_choice(window, ("auto", "lattice", "knn"), name="window")
+    check_choice(batch, ("section", "none"), name="batch")
     counted = {"epochs": epochs, "patience": patience, "batch_size": batch_size, "n_genes": n_genes}
     for name, value in counted.items():
         if value is None and name in ("epochs", "patience"):
@@ -190,7 +196,10 @@ def adapt(
     ]
     if not base.trained:
         base = with_statistics(base, "he", [values for values in raw if values is not None])
+    if batch == "none":
+        base = _together(base, sections, raw)
     ready = [_training_section(section, values, base) for section, values in zip(sections, raw, strict=True)]
+    ready = _relative(ready, by_section=batch == "section") if base.config.st_likelihood != "nb" else ready
     if epochs is None:
         steps = sum(-(-int(section.spots.placed.sum()) // batch_size) for section in sections)
         epochs = int(np.clip(round(_STEPS / steps), *_EPOCHS))
@@ -266,16 +275,40 @@ def _targets(spots: Spots, model: StormModel) -> tuple[np.ndarray, np.ndarray]:
     index = match_genes(spots.genes, model.vocabulary).index
     columns = np.flatnonzero(index >= 0)
     counts = model.config.st_likelihood == "nb"
-    found = (spots.counts if counts else log_normalise(spots.counts))[:, columns].toarray()
-    if not counts:
-        # Tokens are relative to their section, and so are the targets.
-        known = np.asarray(spots.counts.sum(axis=1)).ravel() > 0
-        found = found - found[known].mean(axis=0) if known.any() else found
     values = np.zeros((len(spots), len(model.vocabulary)), dtype=np.float32)
-    values[:, index[columns]] = found
+    values[:, index[columns]] = (spots.counts if counts else log_normalise(spots.counts))[:, columns].toarray()
     measured = np.zeros(len(model.vocabulary), dtype=bool)
     measured[index[columns]] = True
     return values, measured
+
+
+def _together(model: StormModel, sections: list[_Section], tiles: list[np.ndarray | None]) -> StormModel:
+    """The model with these sections' common statistics, by which it standardises from now on."""
+    expression = [
+        model.expression.encode(s.spots.counts, s.spots.genes, centres=s.spots.centres) for s in sections if s.st
+    ]
+    model = with_statistics(model, "he", [values for values in tiles if values is not None])
+    model = with_statistics(model, "st", expression)
+    return replace(model, settings=model.settings | {"standardise": "training"})
+
+
+def _relative(sections: list[TrainingSection], *, by_section: bool) -> list[TrainingSection]:
+    """Targets relative to a mean, as tokens are: their section's, or that of all sections that measure a gene."""
+    groups = [[section] for section in sections] if by_section else [sections]
+    return [section for group in groups for section in _relative_to_mean(group)]
+
+
+def _relative_to_mean(group: list[TrainingSection]) -> list[TrainingSection]:
+    total, count = 0.0, 0.0
+    for section in group:
+        if section.expression is not None:
+            known = section.expression[section.present("st")]
+            total, count = total + known.sum(axis=0, dtype=np.float64), count + len(known) * section.measured
+    mean = np.asarray(total / np.maximum(count, 1), dtype=np.float32)
+    return [
+        s if s.expression is None else replace(s, expression=np.where(s.measured, s.expression - mean, 0))
+        for s in group
+    ]
 
 
 def _fit(base: StormModel, sections, centres, config: FitConfig, device, held_out) -> tuple[nn.Module, dict[str, Any]]:

@@ -9,6 +9,7 @@ from spatialdata import SpatialData
 from spatialdata.models import Image2DModel
 from spatialdata.transformations import Identity, Scale, set_transformation
 
+import storm
 from planted_section import UM, circles, colours, counts, grid_px, image_element, planted_image, section, table_for
 from storm._bridge import read_spots
 from storm._keys import UM_SYSTEMS
@@ -55,6 +56,36 @@ def test_scale_from_a_transformation(name: str) -> None:
     )
     np.testing.assert_allclose(in_px.centres, grid_px() * UM)
     assert in_px.scale.um_per_px == pytest.approx(UM)
+
+
+def read_by_storm(**said) -> SpatialData:
+    places = {"global": Identity(), "um": Scale([UM, UM], axes=("x", "y"))}
+    sdata = section(image=image_element(places), shapes=circles(transformations=places), table=table_for(np.arange(48)))
+    sdata.attrs["storm_io"] = {"reader": "visium", **said}
+    return sdata
+
+
+def test_the_readers_source_is_told_with_the_transformation() -> None:
+    sdata = read_by_storm(um_per_px=UM, um_per_px_source="spot_diameter_fullres")
+    said = "the coordinate system 'um', which storm.io.visium has from: spot_diameter_fullres"
+    assert read_spots(sdata).scale.source == said
+    assert read_spots(sdata, image=False).scale.source == said
+    assert read_spots(sdata, coordinate_system="global").scale.source == (
+        "the transformation of the image into 'um', which storm.io.visium has from: spot_diameter_fullres"
+    )
+    assert storm.pp.check(sdata, estimate=False)["scale"].facts["source"] == said
+    # The image has a source of its own where it was aligned to the platform's pixels.
+    sdata.attrs["storm_io"] |= {"image_um_per_px": UM, "image_um_per_px_source": "the alignment"}
+    assert read_spots(sdata).scale.source.endswith("has from: the alignment")
+    assert read_spots(sdata, image=False).scale.source.endswith("has from: spot_diameter_fullres")
+
+
+def test_the_readers_source_is_not_told_of_an_image_that_was_placed_anew() -> None:
+    sdata = read_by_storm(um_per_px=UM, um_per_px_source="spot_diameter_fullres")
+    set_transformation(sdata["he"], Scale([2 * UM, 2 * UM], axes=("x", "y")), to_coordinate_system="um")
+    assert read_spots(sdata, coordinate_system="um").scale.source == "the coordinate system 'um'"
+    sdata.attrs["storm_io"] = "something else"
+    assert read_spots(sdata, coordinate_system="um").scale.source == "the coordinate system 'um'"
 
 
 def test_scale_from_an_image_in_um_when_the_shapes_are_not() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from storm._bridge.geometry import affine_of, length_scale, um_system
 from storm._checks import check_positive
+from storm._keys import READ
 from storm.data.spots import ScaleInfo
 
 #: Space Ranger's ``spot_diameter_fullres`` is the diameter of a theoretical spot of 65 µm, not of the 55 µm printed.
@@ -105,7 +106,7 @@ def resolve_scale(
     px_size = sources.px_size
     per_unit, source = found[0]
     for other, other_source in found[1:]:
-        if not 1 / TOLERANCE < other / per_unit < TOLERANCE:
+        if not _agree(other, per_unit):
             msg = (
                 f"two sources disagree about the µm per pixel of {name}: {per_unit * px_size:.4g} from {source}, "
                 f"{other * px_size:.4g} from {other_source}; correct or remove the wrong one"
@@ -129,13 +130,29 @@ def _transformed(sources: ScaleSources) -> Iterator[tuple[float, str]]:
     if here is None:
         return
     if um_system([here]):
-        yield 1.0, f"the coordinate system {here!r}"
+        yield 1.0, f"the coordinate system {here!r}{_by_reader(sources, 1.0)}"
         return
     for word, element in (("image", sources.image), ("shapes", sources.shapes)):
         target = None if element is None else um_system(systems_of(element))
         if target is not None:
             ratio = length_scale(affine_of(element, target)) / length_scale(affine_of(element, here))
-            yield ratio, f"the transformation of the {word} into {target!r}"
+            yield ratio, f"the transformation of the {word} into {target!r}{_by_reader(sources, ratio)}"
+
+
+def _by_reader(sources: ScaleSources, um_per_unit: float) -> str:
+    """Where a reader of :mod:`storm.io` had the number from, unless the image was placed anew since."""
+    said = sources.attrs.get(READ)
+    if not isinstance(said, Mapping):
+        return ""
+    key = "image_um_per_px" if sources.image is not None and "image_um_per_px" in said else "um_per_px"
+    number, source = said.get(key), said.get(f"{key}_source")
+    if not source or (sources.image is not None and not _agree(float(number), um_per_unit * sources.px_size)):
+        return ""
+    return f", which storm.io.{said.get('reader')} has from: {source}"
+
+
+def _agree(one: float, other: float) -> bool:
+    return 1 / TOLERANCE < one / other < TOLERANCE
 
 
 def _from_metadata(sources: ScaleSources) -> Iterator[tuple[float, str]]:

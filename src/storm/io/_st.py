@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from storm._checks import check_positive
+from storm._keys import READ
 from storm._logging import logger
 from storm.io._pyramid import image_element, pyramid
 
@@ -125,6 +126,7 @@ def st(
         images=images,
         shapes={"spots": ShapesModel.parse(circles, transformations=transformations)},
         tables={"table": TableModel.parse(table, region="spots", region_key="region", instance_key="spot_id")},
+        attrs={"platform": "st", READ: {"reader": "st", "counts": Path(counts).name, **facts}},
     )
 
 

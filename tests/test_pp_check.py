@@ -321,7 +321,7 @@ def lattice(pitch: float, n: int, *, keep: np.ndarray | None = None) -> AnnData:
 
 def test_bins_of_2_um_are_to_be_summed(check) -> None:
     report = check(lattice(2.0, 20), um_per_px=1.0)
-    assert report["bins"].verdict == "warn"
+    assert report["bins"].verdict == "fail"
     assert "square_008um" in report["bins"].explanation
     assert "Visium HD, 2 µm" in report["pitch"].value
     assert "bins" not in check(lattice(8.0, 20), um_per_px=1.0)

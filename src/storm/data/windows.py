@@ -22,6 +22,8 @@ N_CELLS = 9
 N_LATTICE = 25
 #: Without a radius of the user's, a neighbouring cell further than this many typical distances is missing.
 DEFAULT_REACH = 5.0
+#: Square bins that lie closer than this, in µm, are to be summed to larger ones first.
+SMALL_BINS_UM = 4.0
 #: Windows that are filled at once: what is held beside the result does not grow with the section.
 _BLOCK = 65_536
 
@@ -111,6 +113,23 @@ def make_windows(
     if lattice is not None:
         return _lattice_windows(lattice, placed, order, n=len(centres), size=size or N_LATTICE)
     return _knn_windows(points, placed, order, n=len(centres), size=size or N_CELLS, radius=radius)
+
+
+def small_bins(windows: Windows, *, um_known: bool) -> str:
+    """What to do with bins that are too small to be looked at one by one; an empty text where they are not.
+
+    A bin of 2 µm holds a count or two and a fraction of a cell, and its 5 × 5 window is 10 µm wide.
+    """
+    if windows.kind != "square" or not um_known or windows.pitch >= SMALL_BINS_UM:
+        return ""
+    times = round(8 / windows.pitch)
+    return (
+        f"bins of {windows.pitch:.3g} µm hold hardly any counts and a fraction of a cell each: read the 8 µm bins that "
+        "Space Ranger writes beside them, storm.io.visium_hd(folder, bin_size=8) or table_key='square_008um', or sum "
+        f"{times} × {times} bins to squares of 8 µm with spatialdata.aggregate(values_sdata=sdata, values='bins', "
+        "by=squares, value_key=genes, table_name='table', target_coordinate_system='um'); the page 'From a vendor's "
+        "folder to an embedding' has it in full"
+    )
 
 
 @cache

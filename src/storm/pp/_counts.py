@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from storm.data.windows import small_bins
 from storm.pp._reading import text_of
 from storm.pp._report import Row
 
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 _SHARED = 0.3
 #: Median counts below which one is warned, and the share of spots without any.
 _MEDIAN, _EMPTY = 20, 0.1
-#: Bins smaller than this, in µm, are summed first.
-_SMALL_UM = 4.0
 #: Share of a window's members, in the mean, below which one is warned.
 _MEMBERS = 0.5
 
@@ -102,11 +101,8 @@ def windows_row(spots: Spots, windows: Windows) -> Row:
 
 def bins_row(spots: Spots, windows: Windows) -> list[Row]:
     """Advice for bins that are too small."""
-    if windows.kind != "square" or not spots.um_known or windows.pitch >= _SMALL_UM:
+    advice = small_bins(windows, um_known=spots.um_known)
+    if not advice:
         return []
-    text = (
-        "a bin of this size holds hardly any counts and a fraction of a cell: read the 8 µm bins ('square_008um', "
-        "which Space Ranger writes beside these), or sum blocks of 4 × 4 bins to 8 µm with "
-        "spatialdata.rasterize_bins and spatialdata.aggregate"
-    )
-    return [Row("bins", f"{len(spots):,} bins of {windows.pitch:.3g} µm", "warn", text, {"bin_um": windows.pitch})]
+    value = f"{len(spots):,} bins of {windows.pitch:.3g} µm"
+    return [Row("bins", value, "fail", f"storm.tl refuses them: {advice}", {"bin_um": windows.pitch})]

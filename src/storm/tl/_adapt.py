@@ -20,7 +20,7 @@ from storm._loading import READOUTS, StormModel, load_model
 from storm.data.genes import match_genes
 from storm.data.normalise import log_normalise
 from storm.data.spots import Spots
-from storm.data.windows import Windows, make_windows
+from storm.data.windows import Windows
 from storm.encoders import get_encoder
 from storm.pretraining.fit import FitConfig, fit
 from storm.pretraining.held_out import evaluate, hold_out, mean_predictor
@@ -28,7 +28,8 @@ from storm.pretraining.objective import Masking
 from storm.pretraining.sections import SectionTensors, TrainingSection
 from storm.tl._adapt_start import starting_model, with_statistics
 from storm.tl._device import resolve_devices
-from storm.tl._embed import radius_in_units, wants_counts, wants_tiles
+from storm.tl._embed import wants_counts, wants_tiles
+from storm.tl._neighbours import section_windows
 from storm.tl._tiles import model_tiles
 from storm.tl._tokens import he_tokens, st_tokens
 
@@ -249,7 +250,7 @@ def _read(section, modality, field_um, window, radius_um, *, image_key, table_ke
         table={"both": True, "he": False, "st": True, "auto": "auto"}[modality],
     )  # fmt: skip
     he, st = wants_tiles(spots, modality), wants_counts(spots, modality)
-    windows = make_windows(spots.centres, kind=window, radius=radius_in_units(spots, radius_um))
+    windows = section_windows(spots, kind=window, radius_um=radius_um)
     return _Section(spots, section, table_key, windows, he, st)
 
 

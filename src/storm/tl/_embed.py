@@ -19,9 +19,9 @@ from storm._logging import logger
 from storm.data.genes import GeneMatch
 from storm.data.journal import journal_of
 from storm.data.spots import Spots
-from storm.data.windows import make_windows
 from storm.tl._combine import combine
 from storm.tl._device import resolve_devices, resolve_precision
+from storm.tl._neighbours import section_windows
 from storm.tl._own_components import own_components
 from storm.tl._tiles import model_tiles, tile_facts
 from storm.tl._tokens import he_tokens, st_tokens
@@ -89,7 +89,8 @@ def embed(
     stride_um
         Distance between the tiles of an image without a table, in µm; ``field_um`` by default.
     window
-        ``"lattice"`` (5 × 5 neighbourhood of spots and bins), ``"knn"`` (a cell and its 8 nearest), or ``"auto"``.
+        ``"lattice"`` (5 × 5 neighbourhood of spots and bins), ``"knn"`` (a cell and its 8 nearest), or ``"auto"``,
+        which refuses bins of less than 4 µm: they are to be summed to 8 µm first.
     radius_um
         Reach of a ``"knn"`` window in µm; a neighbour beyond it is missing. Default: five typical distances.
     readout
@@ -158,6 +159,7 @@ def embed(
         image={"both": True, "he": True, "st": False, "auto": "auto"}[modality],
         table={"both": True, "he": False, "st": True, "auto": "auto"}[modality],
     )  # fmt: skip
+    windows = section_windows(spots, kind=window, radius_um=radius_um)
     tokens, match = {}, None
     with journal_of(work.store, key_added) as journal:
         if wants_tiles(spots, modality):
@@ -168,7 +170,6 @@ def embed(
             tokens["he"] = he_tokens(tiles.values, loaded)
         if wants_counts(spots, modality):
             tokens["st"], match = st_tokens(spots, loaded)
-        windows = make_windows(spots.centres, kind=window, radius=radius_in_units(spots, radius_um))
         parts = run_windows(
             loaded.network, tokens, windows, readout=readout, seed=seed, batch_size=batch_size or _BATCH,
             journal=journal, facts={"model": loaded.sha256}, **how,
@@ -209,14 +210,6 @@ def wants_counts(spots: Spots, modality: str) -> bool:
         msg = "the object has neither an H&E image nor counts; there is nothing to embed"
         raise ValueError(msg)
     return has_genes and modality != "he"
-
-
-def radius_in_units(spots: Spots, radius_um: float | None) -> float | None:
-    """A radius in µm in the units of the centres."""
-    if radius_um is not None and not spots.um_known:
-        msg = "radius_um needs coordinates in µm, and their scale is not known; give um_per_px, µm per unit of theirs"
-        raise ValueError(msg)
-    return radius_um
 
 
 def warn_nan(values: np.ndarray, spots: Spots, *, name: str) -> None:

@@ -14,11 +14,12 @@ from storm._checks import check_key, check_positive
 from storm._loading import ExpressionHead, StormModel, load_model
 from storm.data.genes import Vocabulary, match_genes
 from storm.data.normalise import log_normalise
-from storm.data.windows import Windows, make_windows
+from storm.data.windows import Windows
 from storm.pretraining.head import HeadConfig, fit_head
 from storm.tl._device import resolve_devices, resolve_precision
 from storm.tl._he_features import BATCH, he_features
 from storm.tl._head_folds import Sample, choose, mean_known, score
+from storm.tl._neighbours import section_windows
 from storm.tl._tiles import model_tiles
 from storm.tl._tokens import he_tokens
 
@@ -149,8 +150,8 @@ def _read(section, mask, model, read, field_um, how) -> Sample:
     spots = read_spots(section, **read, image=True, table=True)
     _, table = select_table(section, read["table_key"])
     keep = np.ones(len(spots), bool) if mask is None else _mask(mask, table)
+    windows = section_windows(spots)
     tiles = model_tiles(section, read["table_key"], spots, model, field_um=field_um, **how)
-    windows = make_windows(spots.centres)
     features = he_features(
         model.network, he_tokens(tiles.values, model), windows, device=how["devices"][0],
         precision=resolve_precision(how["precision"], how["devices"][0]), batch_size=how["batch_size"] or BATCH,

@@ -17,11 +17,11 @@ from storm._keys import EXPRESSION, RELIABILITY, UNS, predicted_table
 from storm._loading import ExpressionHead, StormModel, load_model
 from storm.data.genes import Vocabulary, match_genes
 from storm.data.journal import journal_of
-from storm.data.windows import make_windows
 from storm.pretraining.head import apply_head
 from storm.tl._device import resolve_devices, resolve_precision
 from storm.tl._embed import provenance, warn_nan
 from storm.tl._he_features import BATCH, he_features
+from storm.tl._neighbours import section_windows
 from storm.tl._tiles import model_tiles, tile_facts
 from storm.tl._tokens import he_tokens
 
@@ -125,8 +125,8 @@ def predict_expression(
         work.data, image_key=work.image_key, table_key=work.table_key, shapes_key=shapes_key,
         coordinate_system=coordinate_system, um_per_px=um_per_px, image=True, table=False,
     )  # fmt: skip
+    windows = section_windows(spots)
     with journal_of(work.store, key_added) as journal:
-        windows = make_windows(spots.centres)
         tiles = model_tiles(
             work.data, work.table_key, spots, loaded, field_um=field_um, devices=devices, precision=precision,
             batch_size=batch_size, journal=journal, field=field,

@@ -11,12 +11,11 @@ from storm._bridge.read import held_result, read_spots
 from storm._keys import tiles_key
 from storm._logging import logger
 from storm.data.spots import Spots
-from storm.data.windows import make_windows
 from storm.encoders import EncoderInfo
 from storm.pretraining.config import PretrainConfig
 from storm.pretraining.shards import PatchStream, Shard, open_shard, write_shard
 from storm.tl._device import resolve_devices, resolve_precision
-from storm.tl._embed import radius_in_units
+from storm.tl._neighbours import section_windows
 from storm.tl._tiles import input_size, tile_embedding
 
 if TYPE_CHECKING:
@@ -90,7 +89,7 @@ def pack_section(
         coordinate_system=config.coordinate_system, um_per_px=config.um_per_px, layer=config.layer,
         image=False if tiles is None else "auto", table="auto",
     )  # fmt: skip
-    windows = make_windows(spots.centres, size=config.window or None, radius=radius_in_units(spots, config.radius_um))
+    windows = section_windows(spots, size=config.window or None, radius_um=config.radius_um)
     he = patches = None
     if tiles is not None and spots.patches is not None:
         he = _embedded(sdata, spots, config, tiles)

@@ -30,7 +30,7 @@ SETTINGS: dict[str, dict] = {
     "scratch, 50, batches of 32": {"model": None, "epochs": 50, "held_out": 0, "batch_size": 32},
 }
 _FACTS = ("best_epoch", "epochs", "held_out_loss", "held_out_loss_of_the_mean")
-READOUTS = ("window", "reconstruction", "center")
+READOUTS = ("section", "window", "reconstruction", "center")
 
 
 def main() -> None:

@@ -1,40 +1,43 @@
-"""Spatial domains on annotated public sections: STORM's read-outs beside simple baselines.
+"""Spatial domains on annotated public sections: STORM's read-outs beside baselines.
 
     python benchmarks/domains.py --data DIR --model FOLDER:C1,G2,rep12 --model FOLDER:B1,D1,rep11 [--json OUT]
 
 Every ``--model`` is scored on the sections named behind it, which it must not have been trained on (train folds with
 ``scripts/train_storm_mini.py --hold-out``). K is the number of annotated classes; unlabelled spots take part in the
-clustering and are left out of the score; k-means starts from five seeds. The baselines see the same spots:
-
-- ``hvg_pca``: 2,000 highly variable genes, scaled, 30 principal components (scanpy);
-- ``smoothing``: the same genes unscaled, averaged with Gaussian weights (σ = 0.7 pitch), 10 principal components.
+clustering and are left out of the score; k-means starts from five seeds. The baselines (``domain_baselines.py``) see
+the same spots, and are clustered and scored in the same way; the Novae is trained from scratch on the sections that the
+model beside it was trained on. ``--no-novae`` saves its ten to twenty minutes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import scanpy as sc
-from scipy.spatial import cKDTree
+from domain_baselines import BASELINES, novae_latent, read_expression, train_novae
 from sklearn.cluster import KMeans
-from sklearn.decomposition import PCA
 
 import storm
-from storm._bridge import read_spots
-from storm.data.windows import make_windows
 from storm.metrics.domains import score_domains
 
 SEEDS = range(5)
 MISSING = ("undetermined", "NA", "nan")
+READOUTS = ("section", "window", "center", "reconstruction")
+
+
+def read(section: str, data: Path, *, image: bool):
+    """A section as SpatialData."""
+    return (storm.datasets.mob if section.startswith("rep") else storm.datasets.her2st)(section, path=data, image=image)
 
 
 def load(section: str, data: Path):
     """A section, its truth as an array of strings, and which spots have one."""
     mob = section.startswith("rep")
-    sdata = storm.datasets.mob(section, path=data) if mob else storm.datasets.her2st(section, path=data, image=False)
+    sdata = read(section, data, image=mob)
     truth = sdata.tables["table"].obs["layer" if mob else "label"].astype(str).to_numpy()
     return sdata, truth, ~np.isin(truth, MISSING)
 
@@ -50,24 +53,31 @@ def clustered(values: np.ndarray, truth: np.ndarray, known: np.ndarray) -> tuple
     return float(ari), float(nmi)
 
 
-def baselines(sdata) -> dict[str, np.ndarray]:
-    """Representations that need no model."""
-    adata = sdata.tables["table"].copy()
-    sc.pp.normalize_total(adata, target_sum=1e4)
-    sc.pp.log1p(adata)
-    sc.pp.highly_variable_genes(adata, n_top_genes=2000)
-    x = adata[:, adata.var["highly_variable"]].X.toarray()
-    centres = read_spots(sdata, image=False).centres
-    pitch = make_windows(centres).pitch
-    near = cKDTree(centres).sparse_distance_matrix(cKDTree(centres), 4 * pitch, output_type="coo_matrix").tocsr()
-    near.data = np.exp(-((near.data / pitch) ** 2) / (2 * 0.7**2))
-    near.setdiag(1.0)
-    smooth = (near @ x) / np.asarray(near.sum(axis=1))
-    scaled = (x - x.mean(0)) / (x.std(0) + 1e-6)
-    return {
-        "hvg_pca": PCA(30, random_state=0).fit_transform(scaled),
-        "smoothing": PCA(10, random_state=0).fit_transform(smooth),
-    }
+def methods(sdata, model: storm.StormModel, novae) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
+    """Name of each method, and what computes its representation of the section."""
+    for name, represent in BASELINES.items():
+        yield name, lambda represent=represent: represent(read_expression(sdata))
+    if novae is not None:
+        yield "novae", lambda: novae_latent(novae, sdata)
+
+    def embedded(modality: str, readout: str) -> np.ndarray:
+        storm.tl.embed(sdata, model=model, modality=modality, readout=readout)
+        return sdata.tables["table"].obsm["X_storm"]
+
+    for modality in ("st", "he", "both") if sdata.images else ("st",):
+        for readout in READOUTS:
+            yield f"storm {modality} {readout}", lambda m=modality, r=readout: embedded(m, r)
+
+
+def show(scores: dict[str, dict[str, tuple[float, float]]], seconds: dict[str, dict[str, float]]) -> None:
+    """Print the table: a row per method, a column per section, the mean, and the mean time of a section."""
+    sections = sorted({section for row in scores.values() for section in row})
+    print("ARI / NMI".ljust(28), *(s.rjust(11) for s in sections), "mean".rjust(13), "seconds".rjust(8))
+    for name, row in scores.items():
+        cells = [f"{row[s][0]:.2f} / {row[s][1]:.2f}" if s in row else "" for s in sections]
+        ari, nmi = np.mean(list(row.values()), axis=0)
+        mean, took = f"{ari:.3f} / {nmi:.3f}", f"{np.mean(list(seconds[name].values())):.1f}"
+        print(name.ljust(28), *(c.rjust(11) for c in cells), mean.rjust(13), took.rjust(8))
 
 
 def main() -> None:
@@ -75,33 +85,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", action="append", required=True)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="written after each section: scores, seconds, Novae's training")
+    parser.add_argument("--no-novae", action="store_true")
     args = parser.parse_args()
     storm.settings.verbosity = 0
-    results: dict[str, dict[str, tuple[float, float]]] = {}
+    scores: dict[str, dict[str, tuple[float, float]]] = {}
+    seconds: dict[str, dict[str, float]] = {}
+    training: dict[str, dict[str, float]] = {}
     for given in args.model:
         folder, _, sections = given.rpartition(":")
-        model = storm.load_model(folder)
+        model, novae = storm.load_model(folder), None
         for section in sections.split(","):
             if section in model.card.get("trained_on", []):
                 msg = f"{folder} was trained on {section}; give a model that was not"
                 raise ValueError(msg)
+        if not args.no_novae:
+            novae, training[sections] = train_novae(read(s, args.data, image=False) for s in model.card["trained_on"])
+            print(f"novae for {sections}: {training[sections]}", flush=True)
+        for section in sections.split(","):
             sdata, truth, known = load(section, args.data)
-            for name, values in baselines(sdata).items():
-                results.setdefault(name, {})[section] = clustered(values, truth, known)
-            for modality in ("st", "he", "both") if sdata.images else ("st",):
-                for readout in ("center", "window", "section", "reconstruction"):
-                    storm.tl.embed(sdata, model=model, modality=modality, readout=readout)
-                    values = sdata.tables["table"].obsm["X_storm"]
-                    results.setdefault(f"storm {modality} {readout}", {})[section] = clustered(values, truth, known)
-    sections = sorted({section for scores in results.values() for section in scores})
-    print("ARI / NMI".ljust(28), *(s.rjust(11) for s in sections), "mean".rjust(11))
-    for name, scores in results.items():
-        cells = [f"{scores[s][0]:.2f} / {scores[s][1]:.2f}" if s in scores else "" for s in sections]
-        mean = np.mean(list(scores.values()), axis=0)
-        print(name.ljust(28), *(c.rjust(11) for c in cells), f"{mean[0]:.3f} / {mean[1]:.3f}".rjust(13))
-    if args.json:
-        args.json.write_text(json.dumps(results, indent=1) + "\n")
+            for name, represent in methods(sdata, model, novae):
+                started = time.perf_counter()
+                values = represent()
+                seconds.setdefault(name, {})[section] = round(time.perf_counter() - started, 2)
+                scores.setdefault(name, {})[section] = clustered(values, truth, known)
+                print(f"{section} {name}: {scores[name][section]}, {seconds[name][section]} s", flush=True)
+            if args.json:
+                report = {"scores": scores, "seconds": seconds, "novae_training": training}
+                args.json.write_text(json.dumps(report, indent=1) + "\n")
+    show(scores, seconds)
 
 
 if __name__ == "__main__":

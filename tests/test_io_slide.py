@@ -264,9 +264,14 @@ def test_what_is_no_slide(tmp_path: Path, pixels: np.ndarray) -> None:
 
 
 def test_file_that_ends_too_early(tmp_path: Path, pixels: np.ndarray) -> None:
-    """Its directory stands at the front, so that it opens, and the last tiles are missing."""
+    """Its directory stands at the front, so that it opens, and the last tiles are missing, or the list of tiles."""
     whole = write(tmp_path, "alpha", pixels)
+    with tifffile.TiffFile(whole) as file:
+        listed = file.pages[0].tags["TileByteCounts"].valueoffset
     cut = tmp_path / "cut.tif"
+    cut.write_bytes(whole.read_bytes()[: listed + 4])
+    with pytest.raises(ValueError, match=r"cut\.tif is truncated: the list of its tiles"):
+        io.slide(cut)
     cut.write_bytes(whole.read_bytes()[:-1000])
     with pytest.raises(ValueError, match=r"cut\.tif is truncated"):
         io.slide(cut)
@@ -282,6 +287,28 @@ def test_damaged_tile(tmp_path: Path, pixels: np.ndarray) -> None:
     sdata = io.slide(path)
     with pytest.raises(ValueError, match=r"pyramid\.tif is damaged: tile 5 of level 0"):
         sdata["he"]["scale0"]["image"].data.compute(scheduler="synchronous")
+
+
+def test_openslide_names_a_damaged_tile(tmp_path: Path, pixels: np.ndarray) -> None:
+    pytest.importorskip("openslide")
+    path = write(tmp_path, "pyramid", pixels)
+    with tifffile.TiffFile(path) as file:
+        offset = file.pages[0].dataoffsets[5]
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(b"\xff" * 64)
+    level = open_openslide(path)[0][0]
+    with pytest.raises(ValueError, match=r"pyramid\.tif is damaged: level 0 cannot be decoded at x = 0, y = 0"):
+        level.read(0, 0, level.shape)
+
+
+@pytest.mark.parametrize("end", [6, 10, 40, 90, 130, 170])
+def test_header_that_ends_too_early(tmp_path: Path, pixels: np.ndarray, end: int) -> None:
+    """tifffile meets the end of the header as struct.error, IndexError and others."""
+    cut = tmp_path / "cut.tif"
+    cut.write_bytes(write(tmp_path, "alpha", pixels).read_bytes()[:end])
+    with pytest.raises(ValueError, match=r"cut\.tif cannot be read as an image; tried as TIFF"):
+        io.slide(cut)
 
 
 @pytest.mark.parametrize("shape", [(40, 50), (40, 50, 2), (5, 40, 50, 3)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,6 +108,9 @@ def _tried(path: Path, readers: list[tuple[str, Any]]) -> tuple[list[Any], float
             missing = error
         except (TiffFileError, NotImplementedError) as error:
             said.append(f"as {name}: {error}")
+        except (ArithmeticError, AttributeError, LookupError, TypeError, struct.error) as error:
+            # tifffile, where a header is cut short or damaged
+            said.append(f"as {name}: its header is damaged ({type(error).__name__}: {error})")
         except (ValueError, OSError) as error:
             if str(error).startswith(str(path)):  # it was recognised, and says itself what is wrong with it
                 raise

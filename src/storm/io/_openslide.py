@@ -49,13 +49,18 @@ class SlideLevel(Level):
 
     def read(self, y: int, x: int, shape: tuple[int, int]) -> np.ndarray:
         """As for every level."""
+        import openslide
         from PIL import Image
 
         with self._lock:
             if self._slide is None:
                 self._open()
         at = (round(x * self._downsample), round(y * self._downsample))
-        region = self._slide.read_region(at, self._level, (shape[1], shape[0]))
+        try:
+            region = self._slide.read_region(at, self._level, (shape[1], shape[0]))
+        except openslide.OpenSlideError as error:
+            msg = f"{self._path} is damaged: level {self._level} cannot be decoded at x = {at[0]}, y = {at[1]} ({error})"
+            raise ValueError(msg) from error
         # where nothing was scanned, a region is transparent
         paper = Image.new("RGBA", region.size, "white")
         paper.alpha_composite(region)

@@ -189,8 +189,11 @@ def _check_complete(path: Path, series: TiffPageSeries) -> None:
     """Raise if a tile should lie beyond the end of the file: a download or copy that was cut short."""
     for level in series.levels:
         for page in level.pages:
-            if page is None or not len(page.dataoffsets):
+            if page is None:
                 continue
+            if not 0 < len(page.dataoffsets) == len(page.databytecounts):
+                msg = f"{path} is truncated: the list of its tiles or strips is not complete; copy it again"
+                raise ValueError(msg)
             size = page.parent.filehandle.size
             needed = int((np.asarray(page.dataoffsets) + np.asarray(page.databytecounts)).max())
             if needed > size:

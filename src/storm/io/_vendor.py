@@ -82,7 +82,7 @@ def need(folder: Path, *names: str, what: str) -> Path:
 def read_json(path: Path) -> dict[str, Any]:
     """A json file; an error that names it if it is none."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         msg = f"{path} is no json: {error}; copy it again"
         raise ValueError(msg) from error

@@ -61,6 +61,11 @@ def test_spots_without_counts_or_place(square, counts):
     found = own_components(counts.tocsr(), make_windows(square))
     assert np.isnan(found[3]).all()
     assert np.isfinite(np.delete(found, 3, axis=0)).all()
+    stored = counts.tocoo()
+    stored = csr_matrix(
+        (np.append(stored.data, 0), (np.append(stored.row, 5), np.append(stored.col, 0))), shape=counts.shape
+    )
+    np.testing.assert_array_equal(found, own_components(stored, make_windows(square)))
     nothing = own_components(csr_matrix(counts.shape, dtype=np.float32), make_windows(square))
     assert np.isnan(nothing).all()
 

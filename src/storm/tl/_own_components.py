@@ -41,7 +41,7 @@ def own_components(
         Float32, shape (n, min(n_components, g)), with a mean square of 1 per row; NaN where no spot of a window has
         counts.
     """
-    full = np.diff(counts.indptr) > 0
+    full = np.asarray(counts.sum(axis=1)).ravel() > 0  # zeros may be stored
     axes, genes, mean = _axes(counts, np.flatnonzero(full), n_components, n_genes)
     scores = np.full((counts.shape[0], axes.shape[1]), np.nan, dtype=np.float32)
     for rows in _blocks(np.flatnonzero(full)):

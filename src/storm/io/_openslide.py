@@ -59,7 +59,9 @@ class SlideLevel(Level):
         try:
             region = self._slide.read_region(at, self._level, (shape[1], shape[0]))
         except openslide.OpenSlideError as error:
-            msg = f"{self._path} is damaged: level {self._level} cannot be decoded at x = {at[0]}, y = {at[1]} ({error})"
+            msg = (
+                f"{self._path} is damaged: level {self._level} cannot be decoded at x = {at[0]}, y = {at[1]} ({error})"
+            )
             raise ValueError(msg) from error
         # where nothing was scanned, a region is transparent
         paper = Image.new("RGBA", region.size, "white")

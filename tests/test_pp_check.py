@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 
 import geopandas as gpd
@@ -18,12 +17,8 @@ from spatialdata.models import Image2DModel, ShapesModel, TableModel
 from spatialdata.transformations import Affine, Identity, Scale, Sequence, get_transformation, set_transformation
 
 import storm
+from section_images import pixels_of, with_image
 from storm import _keys
-from storm._bridge.image import levels_of
-from storm.cli import main
-from storm.data.patches import ImageLevel, PatchReader
-from storm.data.sources import ArraySource
-from storm.pp._image import chunks_needed
 from storm.pp._report import CheckReport, Row
 
 pytestmark = pytest.mark.filterwarnings("ignore:zarr v3 autosharding:UserWarning")
@@ -41,19 +36,6 @@ def check(tiny_model):
 
 def verdicts(report: CheckReport) -> dict[str, str]:
     return {row.name: row.verdict for row in report.rows if row.verdict in ("warn", "fail")}
-
-
-def pixels_of(sdata) -> np.ndarray:
-    return np.asarray(levels_of(sdata["he"])[0].data)
-
-
-def with_image(sdata, pixels: np.ndarray, um_per_px: float = 1.0) -> spatialdata.SpatialData:
-    """The same spots over another image."""
-    transformations = {"um": Scale([um_per_px] * 2, axes=("x", "y")), "global": Identity()}
-    image = Image2DModel.parse(pixels, dims="cyx", c_coords=["r", "g", "b"], transformations=transformations)
-    return spatialdata.SpatialData(
-        images={"he": image}, shapes={"spots": sdata["spots"]}, tables={"table": sdata["table"]}
-    )
 
 
 def in_pixels_only(sdata) -> None:
@@ -173,6 +155,15 @@ def test_a_shifted_section_is_told(toy, check) -> None:
     assert report["shift"].verdict == "warn"
     assert report["shift"].facts["x_um"] == pytest.approx(150, abs=50)
     assert "+150 µm are added to x" in report["shift"].explanation
+    # The same, its image stored in mirror writing: the shift is that of the coordinates, not of the image's columns.
+    pixels = np.roll(pixels_of(toy), 150, axis=2)[:, :, ::-1].copy()
+    mirrored = with_image(toy, pixels)
+    back = Affine([[-1, 0, pixels.shape[2]], [0, 1, 0], [0, 0, 1]], input_axes=("x", "y"), output_axes=("x", "y"))
+    set_transformation(mirrored["he"], {"um": back, "global": back}, set_all=True)
+    again = check(mirrored)
+    where = {"x_um": report["shift"].facts["x_um"], "y_um": 0}
+    assert {key: again["shift"].facts[key] for key in where} == where
+    assert "+150 µm are added to x" in again["shift"].explanation
 
 
 def test_an_unknown_scale_is_a_row_that_says_what_to_give(toy, check) -> None:
@@ -336,127 +327,6 @@ def test_missing_neighbours_are_counted(check) -> None:
     report = check(lattice(8.0, 30, keep=sparse_rows))
     assert report["windows"].facts["kind"] == "square"
     assert report["windows"].verdict == "warn"
-
-
-# ---------------------------------------------------------------------------------------------- image, time
-
-
-def test_chunks_are_counted_as_they_are_needed() -> None:
-    source = ArraySource(np.zeros((3, 700, 900), dtype=np.uint8), chunks_yx=(64, 128))
-    reader = PatchReader([ImageLevel(source, np.array([[1.0, 0, 0], [0, 1.0, 0]]))])
-    centres = np.random.default_rng(0).uniform(0, 1, (5, 2)) * (900, 700)
-    n, pixels = chunks_needed(source, reader, centres, field_um=112.0, tile_px=112)
-    needed = np.zeros((700, 900), dtype=bool)
-    for x, y in centres:
-        needed[int(max(y - 56, 0)) : int(np.ceil(y + 56)), int(max(x - 56, 0)) : int(np.ceil(x + 56))] = True
-    seen = set(map(tuple, (np.argwhere(needed) // (64, 128)).tolist()))
-    area = sum((min(64 * i + 64, 700) - 64 * i) * (min(128 * j + 128, 900) - 128 * j) for i, j in seen)
-    assert (n, pixels) == (len(seen), area)
-
-
-def test_unreadable_pixels_are_told(toy, check, tmp_path: Path) -> None:
-    toy.write(tmp_path / "a.zarr")
-    chunks = [p for p in (tmp_path / "a.zarr" / "images" / "he").rglob("*") if p.is_file() and p.parent.name.isdigit()]
-    assert chunks
-    for chunk in chunks:
-        chunk.write_bytes(chunk.read_bytes()[:40])
-    report = check(spatialdata.read_zarr(tmp_path / "a.zarr"))
-    assert report["image"].verdict == "fail"
-    assert "cannot be read" in report["image"].value
-    assert report["scale"].verdict == "ok"
-
-
-def test_what_is_slow_to_read_is_told(toy, check, tmp_path: Path, monkeypatch) -> None:
-    toy.write(tmp_path / "a.zarr")
-    stored = spatialdata.read_zarr(tmp_path / "a.zarr")
-    report = check(stored)
-    assert report["chunks"].verdict == "ok"
-    height = report["chunks"].facts["chunk_height"]
-    monkeypatch.setattr("storm._bridge.image.HUGE_CHUNK_PX", 1000)
-    report = check(stored)
-    assert report["chunks"].verdict == "warn"
-    assert "chunks=(3, 512, 512)" in report["chunks"].explanation
-    # The chunks are those that are stored, not the pieces that they are cut into.
-    assert report["chunks"].facts["chunk_height"] == height
-
-
-def test_a_transformation_that_cannot_be_inverted_is_told(toy, check) -> None:
-    flat = Affine([[1, 0, 0], [2, 0, 0], [0, 0, 1]], input_axes=("x", "y"), output_axes=("x", "y"))
-    set_transformation(toy["he"], flat, "um")
-    report = check(toy)
-    assert report["image"].verdict == "fail"
-    assert "cannot be inverted" in report["image"].explanation
-
-
-def test_an_image_of_other_pixels_is_told(toy, check) -> None:
-    report = check(with_image(toy, pixels_of(toy).astype(np.uint16)))
-    assert report["image"].verdict == "fail"
-    assert "uint16" in report["image"].explanation
-
-
-def test_the_time_is_of_the_right_size(toy, tiny_model) -> None:
-    from time import perf_counter
-
-    report = storm.pp.check(toy, model=tiny_model, device="cpu")
-    storm.tl.embed(toy, model=tiny_model, device="cpu")
-    start = perf_counter()
-    storm.tl.embed(toy, model=tiny_model, device="cpu", key_added="again")
-    taken = perf_counter() - start
-    # Other work shares the machine: an order of magnitude is what is promised here.
-    assert taken / 10 < report["time"].facts["seconds"] < 10 * taken
-    assert report["memory"].facts["bytes"] < 1e9
-    assert report["time"].verdict == "info"
-    text_only = storm.pp.check(toy["table"].copy(), model=tiny_model, device="cpu")["time"]
-    assert text_only.facts["seconds"] < report["time"].facts["seconds"]
-
-
-# ---------------------------------------------------------------------------------------------- bad calls
-
-
-def test_bad_calls_raise(toy, check) -> None:
-    for key, match in (
-        ("image_key", "image_key='nope' is not in sdata.images"),
-        ("table_key", "table_key='nope' is not in sdata.tables"),
-        ("shapes_key", "shapes_key='nope' is not in"),
-        ("coordinate_system", "coordinate_system='nope' is not in the object"),
-        ("layer", "layer='nope' is not in layers"),
-    ):
-        with pytest.raises(KeyError, match=match):
-            check(toy, **{key: "nope"})
-    with pytest.raises(TypeError, match="expected a SpatialData"):
-        check(toy["table"].X)
-    with pytest.raises(ValueError, match="field_um=0"):
-        check(toy, field_um=0)
-    with pytest.raises(ValueError, match="um_per_px=-1"):
-        check(toy, um_per_px=-1)
-    with pytest.raises(ValueError, match=r"device='nope' is not on this machine"):
-        check(toy, estimate=True, device="nope")
-    toy["second"] = toy["he"]
-    with pytest.raises(ValueError, match=r"several images; choose the H&E image with image_key="):
-        check(toy)
-
-
-# ---------------------------------------------------------------------------------------------- command line
-
-
-def test_command_line(toy, tiny_model, tmp_path: Path, capsys) -> None:
-    model = tmp_path / "model"
-    tiny_model.save(model)
-    toy.write(tmp_path / "good.zarr")
-    with_image(toy, pixels_of(toy)[:, ::-1].copy()).write(tmp_path / "flipped.zarr")
-    before = sorted(p.name for p in tmp_path.iterdir())
-    options = ["--model", str(model), "--no-estimate"]
-    assert main(["check", str(tmp_path / "good.zarr"), *options, "--strict"]) == 0
-    assert capsys.readouterr().out.startswith(f"{tmp_path / 'good.zarr'}: 12 checks: 12 ok")
-    assert sorted(p.name for p in tmp_path.iterdir()) == before
-    both = [str(tmp_path / name) for name in ("good.zarr", "flipped.zarr")]
-    assert main(["check", *both, *options, "--figures", str(tmp_path / "seen")]) == 1
-    assert "y looks mirrored" in capsys.readouterr().out
-    assert {p.name for p in (tmp_path / "seen").iterdir()} == {"good.png", "flipped.png"}
-    assert main(["check", both[0], str(tmp_path / "nothing.zarr"), *options]) == 2
-    assert "nothing.zarr does not exist" in capsys.readouterr().err
-    assert main(["check", both[0], *options, "--image-key", "nope"]) == 2
-    shutil.rmtree(tmp_path / "seen")
 
 
 # ---------------------------------------------------------------------------------------------- real data

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from storm import _keys
-from storm._bridge.write import write_results
+from storm._bridge.write import check_writable, write_results
 from storm._checks import check_positive
 from storm._loading import StormModel, load_model
 from storm.data.spots import Spots
@@ -83,10 +83,13 @@ def check(
     KeyError
         If an element, layer or coordinate system does not exist.
     ValueError
-        If there are several images or tables and none is chosen, a number is not positive, or there is no such device.
+        If there are several images or tables and none is chosen, a number is not positive, there is no such device, or
+        the report is to be stored and there is no table, or one that is a view.
     TypeError
         If ``data`` is something else.
     """
+    if store:
+        check_writable(data, table_key)
     loaded = load_model(model)
     field_um = loaded.tile_encoder.field_um if field_um is None else field_um
     check_positive(field_um, name="field_um", unit="µm")

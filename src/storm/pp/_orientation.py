@@ -63,10 +63,11 @@ def orientation_rows(spots: Spots, windows: Windows) -> list[Row]:
 
 def _shift(section: Section, given: Placement) -> Row:
     best = section.shifted()
-    facts = {"x_um": best.shift_um[0], "y_um": best.shift_um[1], "gain": best.score - given.score}
+    # Said of the coordinates in µm, not of the image's own frame: an image may be turned against them.
+    x, y = (np.linalg.solve(section.maps.to_frame[:, :2], best.shift_um).round(6) + 0.0).tolist()
+    facts = {"x_um": x, "y_um": y, "gain": best.score - given.score}
     if not is_shifted(best, given):
         return Row("shift", "none that would fit clearly better", "ok", facts=facts)
-    x, y = best.shift_um
     text = (
         f"counts and stain agree better if {x:+.0f} µm are added to x and {y:+.0f} µm to y: check the alignment of "
         "image and spots (a crop of the image that the coordinates do not know of?)"

@@ -109,6 +109,8 @@ def test_bad_calls_draw_nothing(toy) -> None:
         storm.pl.check(toy, image_key="x")
     with pytest.raises(ValueError, match="n=0"):
         storm.pl.check(toy, n=0)
+    with pytest.raises(ValueError, match=r"n=0\.5 must be a whole number"):
+        storm.pl.check(toy, n=0.5)
     with pytest.raises(ValueError, match="field_um=-1"):
         storm.pl.check(toy, field_um=-1)
     assert plt.get_fignums() == before

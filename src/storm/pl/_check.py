@@ -73,6 +73,9 @@ def check(
         If there is no image, no scale, or a number is not positive.
     """
     check_positive(n, name="n", unit="patches")
+    if n != int(n):
+        msg = f"n={n!r} must be a whole number of patches"
+        raise ValueError(msg)
     check_positive(field_um, name="field_um", unit="µm")
     how = {
         "table_key": table_key, "image_key": image_key, "shapes_key": shapes_key,

@@ -14,7 +14,7 @@ from planted_shards import GENES, HE_DIM, planted_config, planted_corpus, plante
 from storm.data.windows import Windows, make_windows
 from storm.model import build_storm
 from storm.pretraining.baselines import baseline_losses
-from storm.pretraining.distributed import Objective, epoch_steps, masked_positions, validation_jobs
+from storm.pretraining.distributed import MODALITIES, Objective, epoch_steps, validation_jobs
 from storm.pretraining.masking import draw_visible, hidden_positions
 from storm.pretraining.objective import Masking, masked_loss
 from storm.pretraining.prepare import prepare
@@ -173,24 +173,28 @@ def test_losses_are_means_over_the_positions_that_are_counted(run):
     network = build_storm("tiny", he_dim=HE_DIM, n_genes=40)
     for section in sections:
         batch = section.take(section.train[:32])
-        for masking in (Masking(), Masking(he_only=1.0)):
-            losses = masked_loss(
-                network, batch, torch.arange(32), masking=masking, generator=torch.Generator().manual_seed(1)
-            )
-            found = masked_positions(batch, masking, losses)
-            generator = torch.Generator().manual_seed(1)
-            _, _, masks = batch.batch(torch.arange(32))
-            expected = {}
-            only = False
-            if "he" in masks:
-                only = torch.rand((), generator=generator).item() < masking.he_only
-            for name, present in masks.items():
-                if only:
-                    expected[name] = int(present.sum()) if name == "st" else 0
-                else:
-                    draw = draw_visible(present, 5, generator=generator)
-                    expected[name] = int(hidden_positions(present, *draw).sum())
-            assert found == {name: n for name, n in expected.items() if n}
+        _, _, masks = batch.batch(torch.arange(32))
+        for without_he in (False, True):
+            if without_he and "he" in masks:  # a place at which no spot lies on the image
+                batch.present["he"][:], masks["he"] = False, torch.zeros_like(masks["he"])
+            for masking in (Masking(), Masking(he_only=1.0)):
+                generator = torch.Generator().manual_seed(1)
+                expected = [0, 0]
+                only = "he" in masks and torch.rand((), generator=generator).item() < masking.he_only
+                for name, present in masks.items():
+                    if only:
+                        hidden = present if name == "st" else torch.zeros_like(present)
+                    else:
+                        hidden = hidden_positions(present, *draw_visible(present, 5, generator=generator))
+                    expected[MODALITIES.index(name)] = int(hidden.sum())
+                losses = masked_loss(
+                    network, batch, torch.arange(32), masking=masking, generator=torch.Generator().manual_seed(1)
+                )
+                sums, counts = Objective(network, masking)([(batch, 1)])
+                assert counts.tolist() == expected
+                for name, loss in losses.items():
+                    at = MODALITIES.index(name)
+                    assert sums[at].item() == pytest.approx(loss.item() * expected[at], rel=1e-5)
     sums, counts = Objective(network, Masking())([])
     assert sums.tolist() == counts.tolist() == [0, 0]
     assert sums.requires_grad

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from storm.model.storm import Storm
 from storm.pretraining.config import PretrainConfig
-from storm.pretraining.objective import Masking, masked_loss
+from storm.pretraining.objective import Masking, draw_masks, masked_loss
 from storm.pretraining.stream import StreamedBatch, StreamedSection
 from storm.pretraining.tiles import TileTokens
 
@@ -106,25 +106,15 @@ class Objective(nn.Module):
             inputs = {}
             if batch.tiles is not None:
                 inputs["he"] = self.tiles(batch.tiles, len(batch.spots), batch.section.name)
+            rows = torch.arange(len(batch))
+            # The same draw as the loss makes: how many positions each loss is the mean of.
+            draw = draw_masks(batch, rows, masking=self.masking, generator=torch.Generator().manual_seed(seed))
             losses = masked_loss(
-                self.network, batch, torch.arange(len(batch)), masking=self.masking,
-                generator=torch.Generator().manual_seed(seed), inputs=inputs,
+                self.network, batch, rows, masking=self.masking, generator=torch.Generator().manual_seed(seed),
+                inputs=inputs,
             )  # fmt: skip
-            for name, number in masked_positions(batch, self.masking, losses).items():
-                at = MODALITIES.index(name)
-                sums[at] = sums[at] + losses[name].float() * number
+            for name, loss in losses.items():
+                at, number = MODALITIES.index(name), int(draw.hidden[name].sum())
+                sums[at] = sums[at] + loss.float() * number
                 counts[at] += number
         return torch.stack(sums), counts
-
-
-def masked_positions(batch: StreamedBatch, masking: Masking, losses: dict[str, Tensor]) -> dict[str, int]:
-    """How many positions each loss of :func:`~storm.pretraining.objective.masked_loss` is the mean of."""
-    _, _, masks = batch.batch(torch.arange(len(batch)))
-    # A batch with H&E and without a loss of it was shown all of its H&E and none of its expression.
-    only_he = "he" in masks and bool(masks["he"].any()) and "he" not in losses
-    result = {}
-    for name in losses:
-        present = masks[name].sum(dim=1)
-        shown = present.sub(1).clamp(min=0, max=masking.n_visible)
-        result[name] = int((present if only_he else present - shown).sum())
-    return result

@@ -254,7 +254,7 @@ def _tokens(shard: Shard, folder: Path, statistics, vocabulary: Vocabulary, *, w
     if shard.has("counts_data"):
         for rows in _blocks(len(shard)):
             expression = log_normalise(shard.counts(rows))
-            total, n = total + np.asarray(expression.sum(axis=0)).ravel(), n + np.count_nonzero(expression.getnnz(1))
+            total, n = total + np.asarray(expression.sum(axis=0)).ravel(), n + np.count_nonzero(expression.sum(axis=1))
     mean = np.zeros(len(vocabulary), dtype=np.float32)
     mean[columns[columns >= 0]] = total[columns >= 0] / max(n, 1)
     np.save(folder / "columns.npy", columns)

@@ -73,13 +73,13 @@ def make_fabric(config: PretrainConfig) -> Any:
     if accelerator == "auto":
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     number = config.devices
+    on_gpu = accelerator in ("cuda", "gpu") and torch.cuda.is_available()
     if number == "auto":
-        on_gpu = accelerator in ("cuda", "gpu") and torch.cuda.is_available()
         number = torch.cuda.device_count() if on_gpu else int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     number = int(number)
     precision = config.precision
     if precision == "auto":
-        precision = "bf16" if accelerator == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+        precision = "bf16" if on_gpu and torch.cuda.is_bf16_supported() else "fp32"
     strategy = "auto"
     if number * config.nodes > 1:
         # A batch may lack a modality; slopes never change.

@@ -203,4 +203,8 @@ def test_command_line(toy, tiny_model, tmp_path: Path, capsys) -> None:
     assert main(["check", both[0], str(tmp_path / "nothing.zarr"), *options]) == 2
     assert "nothing.zarr does not exist" in capsys.readouterr().err
     assert main(["check", both[0], *options, "--image-key", "nope"]) == 2
+    same = str(tmp_path / "other" / "good.zarr")
+    capsys.readouterr()
+    assert main(["check", both[0], same, *options, "--figures", str(tmp_path / "seen")]) == 2
+    assert "would both be drawn to" in capsys.readouterr().err
     shutil.rmtree(tmp_path / "seen")

@@ -19,7 +19,17 @@ def check(
     Returns
     -------
     Exit status: 0; 1 if a check fails (``strict``: or warns); 2 if a section cannot be opened or a key does not exist.
+
+    Raises
+    ------
+    ValueError
+        If two sections would be drawn into one file.
     """
+    drawn = {path: None if figures is None else figures / f"{path.resolve().stem}.png" for path in paths}
+    for path, target in drawn.items():
+        if twice := [str(p) for p in paths if target is not None and drawn[p] == target and p != path]:
+            msg = f"{path} and {', '.join(twice)} would both be drawn to {target}; check them apart, or rename one"
+            raise ValueError(msg)
     loaded = storm.load_model(model, tile_encoder=tile_encoder)
     field_um = options.pop("field_um") or loaded.tile_encoder.field_um
     keys = {name: value for name, value in options.items() if name not in ("device", "estimate")}
@@ -30,8 +40,8 @@ def check(
             report = storm.pp.check(sdata, model=loaded, field_um=field_um, **options)
             print(f"{path}: {report}")
             status = max(status, int(not report.ok or (strict and report.verdict == "warn")))
-            if figures is not None:
-                _draw(sdata, figures / f"{path.resolve().stem}.png", field_um=field_um, **keys)
+            if drawn[path] is not None:
+                _draw(sdata, drawn[path], field_um=field_um, **keys)
         except (ValueError, KeyError, TypeError, OSError) as error:
             if len(paths) == 1:
                 raise

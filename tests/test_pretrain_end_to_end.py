@@ -45,7 +45,7 @@ def test_the_loss_falls_and_the_encoder_is_part_of_the_model(tmp_path):
         assert float(log[-1][name]) < 0.7 * float(log[0][name])
         assert float(log[-1][f"validation_{name}"]) < 0.8 * baselines[f"{name}_mean"]
         assert float(log[-1][f"validation_{name}"]) < 0.9 * baselines[f"{name}_nearest"]
-    assert 0 < float(log[-1]["share_of_forward"]) < 2
+    assert float(log[-1]["share_of_forward"]) > 0
 
     model = storm.load_model(folder)
     assert model.trained

@@ -57,7 +57,7 @@ def main() -> None:
                 rows.append({"setting": name, "section": section} | one(section, fold, name, args))
                 print(rows[-1], flush=True)
         for readout in READOUTS:
-            mean = np.mean([row[readout] for row in rows], axis=0)
+            mean = np.mean([row["scores"][readout] for row in rows], axis=0)
             print(f"== {name}, {readout}: {mean[0]:.3f} / {mean[1]:.3f}", flush=True)
         done = json.loads(args.json.read_text()) if args.json.is_file() else []
         args.json.write_text(json.dumps(done + rows, indent=1) + "\n")
@@ -75,10 +75,11 @@ def one(section: str, fold: storm.StormModel, name: str, args: argparse.Namespac
     row["cpu_seconds"] = round(time.process_time() - cpu, 1)
     if setting and args.models is not None:
         model.save(args.models / f"{name}, {section}, {args.modality}, {args.seed}")
+    row["scores"] = {}
     for readout in READOUTS:
         storm.tl.embed(sdata, model=model, modality=args.modality, readout=readout)
         scores = clustered(sdata.tables["table"].obsm["X_storm"], truth, known)
-        row[readout] = [round(score, 4) for score in scores]
+        row["scores"][readout] = [round(score, 4) for score in scores]
     return row | facts
 
 

@@ -40,7 +40,7 @@ def verdicts(report: CheckReport) -> dict[str, str]:
 
 def in_pixels_only(sdata) -> None:
     """Forget the µm system."""
-    for element in (sdata["he"], sdata["spots"]):
+    for element in (sdata["he"], *sdata.shapes.values()):
         set_transformation(element, {"global": get_transformation(element, "global")}, set_all=True)
 
 
@@ -190,6 +190,16 @@ def test_a_wrong_scale_shows_in_the_pitch(toy, check, wrong: float) -> None:
     assert f"um_per_px would be 1 instead of {wrong:g}" in report["pitch"].explanation
     toy["table"].uns["platform"] = "Visium"
     assert check(toy, um_per_px=wrong)["pitch"].verdict == "fail"
+
+
+def test_the_size_of_bins_that_a_reader_noted_is_expected(check) -> None:
+    bins = storm.datasets.toy("visium_hd", n=400, um_per_px=1.0)
+    bins.attrs.update({"platform": "visium_hd", _keys.READ: {"bin_size": 8}})
+    in_pixels_only(bins)
+    assert check(bins, um_per_px=1.0)["pitch"].value.endswith("as Visium HD, 8 µm has")
+    twice = check(bins, um_per_px=2.0)["pitch"]
+    assert twice.verdict == "fail"
+    assert "off by a factor of 0.5" in twice.explanation  # and not: fine, bins of 16 µm
 
 
 def test_cells_of_the_wrong_size_are_told() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from storm._bridge.scale import VISIUM_PITCH_UM, ScaleSources, declared_platform
 from storm._bridge.select import annotated_regions, is_spatialdata, select_table
 from storm._bridge.view import read_outlines
+from storm._keys import READ
 from storm.data.tissue import tissue_share
 from storm.pp._report import Row
 
@@ -118,12 +119,16 @@ def _expected(reading: Reading) -> tuple[float | None, str | None]:
     if is_spatialdata(reading.data) and not reading.data.tables:
         return None, None
     _, table = select_table(reading.data, reading.keys.table_key)
-    platform = declared_platform(ScaleSources(uns=table.uns, attrs=getattr(reading.data, "attrs", {})))
+    attrs = getattr(reading.data, "attrs", {})
+    platform = declared_platform(ScaleSources(uns=table.uns, attrs=attrs))
     annotated = annotated_regions(table)
     region = reading.keys.shapes_key or (annotated[0][0] if annotated and len(annotated[0]) == 1 else "")
     bins = re.search(r"square_(\d{3})um", region)
     if bins:
         return float(bins.group(1)), "Visium HD"
+    read = attrs.get(READ, {}).get("bin_size")  # by storm.io.visium_hd, which names its shapes "bins"
+    if platform == "visium_hd" and isinstance(read, int):
+        return float(read), "Visium HD"
     return (VISIUM_PITCH_UM, "Visium") if platform == "visium" else (None, None)
 
 

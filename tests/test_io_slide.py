@@ -215,6 +215,16 @@ def test_without_openslide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 # ------------------------------------------------------------------------------------------------ µm per pixel, errors
 
 
+def test_the_scale_is_that_of_the_image_and_not_of_its_label(tmp_path: Path, pixels: np.ndarray) -> None:
+    with tifffile.TiffWriter(tmp_path / "two.ome.tif", ome=True) as file:
+        for part, um in ((pixels[:100, :120], 20.0), (pixels, 0.25)):
+            facts = {"PhysicalSizeX": um, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": um, "PhysicalSizeYUnit": "µm"}
+            file.write(part, photometric="rgb", metadata={"axes": "YXS", **facts})
+    sdata = io.slide(tmp_path / "two.ome.tif")
+    assert sdata.attrs["storm_io"]["um_per_px"] == 0.25
+    np.testing.assert_array_equal(sdata["he"]["scale0"]["image"].to_numpy().transpose(1, 2, 0), pixels)
+
+
 def test_scale(tmp_path: Path, pixels: np.ndarray) -> None:
     silent = write(tmp_path, "thin strips", pixels)
     with pytest.raises(ValueError, match=r"thin strips\.tif does not tell its µm per pixel; pass um_per_px="):

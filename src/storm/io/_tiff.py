@@ -221,7 +221,7 @@ def _resolution(file: TiffFile, series: TiffPageSeries, path: Path) -> tuple[flo
         mpp = tifffile.tifffile.svs_description_metadata(page.description).get("MPP")
         return (float(mpp), "MPP in the file's description (Aperio)") if mpp else (None, "")
     if series.kind == "ome":
-        sizes, source = _ome_resolution(file), "PhysicalSizeX and PhysicalSizeY of the OME metadata"
+        sizes, source = _ome_resolution(file, page), "PhysicalSizeX and PhysicalSizeY of the OME metadata"
     else:
         sizes, source = _tag_resolution(page), "the TIFF's resolution tags"
     if sizes is None:
@@ -232,12 +232,15 @@ def _resolution(file: TiffFile, series: TiffPageSeries, path: Path) -> tuple[flo
     return float(np.mean(sizes)), source
 
 
-def _ome_resolution(file: TiffFile) -> list[float] | None:
+def _ome_resolution(file: TiffFile, page: TiffPage) -> list[float] | None:
     import tifffile
 
     units = {"nm": 1e-3, "µm": 1.0, "um": 1.0, "μm": 1.0, "mm": 1e3, "cm": 1e4}
     found = tifffile.xml2dict(file.ome_metadata)["OME"]["Image"]
-    pixels = (found[0] if isinstance(found, list) else found)["Pixels"]
+    images = [image["Pixels"] for image in (found if isinstance(found, list) else [found])]
+    # A label or an overview may come first.
+    size = (page.imagewidth, page.imagelength)
+    pixels = next((p for p in images if (p.get("SizeX"), p.get("SizeY")) == size), images[0])
     sizes = []
     for axis in "XY":
         size, unit = pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm")

@@ -67,6 +67,14 @@ def test_cosmx_file_is_missing(tmp_path: Path) -> None:
         io.cosmx(folder)
 
 
+@pytest.mark.parametrize("name", ["run_fov_positions_file.csv", "run-polygons.csv"])
+def test_cosmx_file_is_empty(tmp_path: Path, name: str) -> None:
+    folder, _, _ = vendor.cosmx_folder(tmp_path, alignment=SHIFT)
+    (folder / name).write_text("")
+    with pytest.raises(ValueError, match=rf"{name} cannot be read as a table: No columns"):
+        io.cosmx(folder)
+
+
 def test_what_spatialdata_io_misses_is_named(tmp_path: Path) -> None:
     folder, _, _ = vendor.cosmx_folder(tmp_path, alignment=SHIFT)
     (folder / "CellLabels").rename(folder / "Labels")

@@ -132,9 +132,17 @@ def _check_cells(counts: Path, metadata: Path) -> None:
         raise ValueError(msg)
 
 
+def _table(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path)
+    except (ValueError, OSError, EOFError) as error:  # pandas' own errors are ValueErrors; the others are gzip's
+        msg = f"{path} cannot be read as a table: {error}"
+        raise ValueError(msg) from error
+
+
 def _from_positions(path: Path) -> tuple[float | None, str]:
     """µm per pixel from positions of the fields of view in pixels and in mm, where both are there."""
-    frame = pd.read_csv(path)
+    frame = _table(path)
     frame.columns = [str(c).casefold() for c in frame.columns]
     wanted = [f"{axis}_global_{unit}" for unit in ("px", "mm") for axis in "xy"]
     if not set(wanted) <= set(frame.columns) or len(frame) < 2:
@@ -169,7 +177,7 @@ def _polygons(file: Path, wanted: set[str]) -> GeoDataFrame:
     import geopandas as gpd
     import shapely
 
-    corners = pd.read_csv(file)
+    corners = _table(file)
     name = next((c for c in ("cellID", "cell_ID") if c in corners.columns), None)
     columns = ["fov", "x_global_px", "y_global_px"]
     if name is None or not set(columns) <= set(corners.columns):

@@ -48,6 +48,7 @@ def test_a_file_with_tables_is_read_and_its_paths_are_its_own(tmp_path):
         ({"tile_init": "random", "tile_weights": "x"}, "tile_weights='x'"),
         ({"window": 1, "tile_encoder": ""}, "window=1"),
         ({"decoder_depth": 0}, "decoder_depth=0"),
+        ({"tile_px": 56.5}, r"tile_px=56\.5 must be a whole number"),
         ({"train_tiles": 1}, "train_tiles=1 must be true or false"),
         ({"train_tiles": True, "tile_encoder": ""}, "train_tiles=true needs a tile encoder"),
         ({"spatial_encoder": False, "tile_encoder": ""}, "spatial_encoder=false needs a tile encoder"),

@@ -205,7 +205,9 @@ class PretrainConfig:
             self._check_whole(name, 0)
         for name in ("lr", "clip", "batch_size"):
             check_positive(getattr(self, name), name=name)
-        for name in ("field_um", "tile_px", "um_per_px", "radius_um"):
+        if self.tile_px is not None:
+            self._check_whole("tile_px", 1)
+        for name in ("field_um", "um_per_px", "radius_um"):
             if getattr(self, name) is not None:
                 check_positive(getattr(self, name), name=name)
         for name in ("he_only", "layer_decay", "beta1", "beta2"):

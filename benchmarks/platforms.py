@@ -4,10 +4,13 @@
     python benchmarks/platforms.py xenium:/data/xenium:image=/data/HE.ome.tif,alignment=/data/alignment.csv
     python benchmarks/platforms.py slide:/data/biopsy.svs:um_per_px=0.25 --model storm-mini --json platforms.json
 
-A section is ``reader:path`` with a function of :mod:`storm.io`, or ``toy-visium_hd:100000`` with a platform and a
-number of observations; then, after another colon, the reader's options. Each section runs in a process of its own. Time
-is wall-clock time of a step; memory is the process's high-water mark after the step, over what it held when all
-packages were imported. A step that fails says why, and later ones are tried all the same.
+A section is ``reader:path`` with a function of :mod:`storm.io`; ``zarr:path``; ``her2st:C2`` or ``mob:rep11`` of
+:mod:`storm.datasets`; or ``toy-visium_hd:100000`` with a platform and a number of observations. Then, after another
+colon, the reader's options, and these of the script: ``modality=he``; ``adapt=true`` embeds with a model fitted on the
+section itself (``storm.tl.adapt(model=None)``), which is part of the step. Each section runs in a process of its own.
+Time is wall-clock time of a step; memory is the process's high-water mark after the step, over what it held when all
+packages were imported. A step that fails says why, and later ones are tried all the same; without an image no genes are
+predicted.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ class Section:
     options: dict[str, Any]
     model: str
     modality: str
+    adapt: bool = False
 
     @property
     def name(self) -> str:
@@ -47,14 +51,30 @@ def read(_: Any, section: Section) -> Any:
 
     if section.reader.startswith("toy-"):
         return storm.datasets.toy(section.reader.removeprefix("toy-"), n=int(section.path), **section.options)
+    if section.reader == "zarr":
+        import spatialdata
+
+        return spatialdata.read_zarr(section.path)
+    if section.reader in ("her2st", "mob"):
+        return getattr(storm.datasets, section.reader)(section.path, **section.options)
     return getattr(storm.io, section.reader)(section.path, **section.options)
+
+
+def check(sdata: Any, section: Section) -> Any:
+    """The report, with its estimate; returned with the verdicts that are not ok."""
+    import storm
+
+    report = storm.pp.check(sdata, model=section.model)
+    sdata.attrs["check"] = [f"{row.verdict}: {row.name}: {row.value}" for row in report.rows if row.verdict != "ok"]
+    return sdata
 
 
 def embed(sdata: Any, section: Section) -> Any:
     """Every spot, bin, cell, or tile of a slide."""
     import storm
 
-    storm.tl.embed(sdata, model=section.model, modality=section.modality)
+    model = storm.tl.adapt(sdata, model=None, modality=section.modality) if section.adapt else section.model
+    storm.tl.embed(sdata, model=model, modality=section.modality)
     return sdata
 
 
@@ -77,6 +97,7 @@ def predict_expression(sdata: Any, section: Section) -> Any:
 #: The columns of the table, in this order: a function takes what the one before returned, and the section.
 STEPS: dict[str, Callable[[Any, Section], Any]] = {
     "read": read,
+    "check": check,
     "embed": embed,
     "domains": domains,
     "predict_expression": predict_expression,
@@ -96,6 +117,8 @@ def run(section: Section, steps: list[str], pipe: Any) -> None:
     import torch
 
     import storm
+    import storm.io
+    import storm.pp
 
     torch.set_num_threads(storm.settings.n_threads or torch.get_num_threads())
     storm.settings.verbosity = 0
@@ -105,6 +128,8 @@ def run(section: Section, steps: list[str], pipe: Any) -> None:
     result: dict[str, Any] = {"section": section.name, "imports_gb": before, "steps": {}}
     sdata = None
     for name in steps:
+        if name == "predict_expression" and not sdata.images:
+            continue
         start = time.perf_counter()
         try:
             with warnings.catch_warnings(record=True) as seen:
@@ -118,6 +143,7 @@ def run(section: Section, steps: list[str], pipe: Any) -> None:
             break
     if sdata is not None:
         result["n"] = {key: list(table.shape) for key, table in sdata.tables.items()}
+        result["check"] = sdata.attrs.pop("check", [])
         result["storm_io"] = {key: str(value) for key, value in sdata.attrs.get("storm_io", {}).items()}
     pipe.send(result)
 
@@ -132,7 +158,8 @@ def parse(text: str, model: str, modality: str) -> Section:
             options[key] = json.loads(value.lower() if value in ("True", "False") else value)
         except ValueError:
             options[key] = value
-    return Section(reader, path, options, model, modality)
+    modality, adapt = options.pop("modality", modality), options.pop("adapt", False)
+    return Section(reader, path, options, model, modality, adapt)
 
 
 def table(results: list[dict[str, Any]], steps: list[str]) -> str:

@@ -154,6 +154,7 @@ def require_shared(match: GeneMatch, vocabulary: Vocabulary, minimum: int) -> No
     msg = (
         f"only {match.n_shared} of the table's {len(match.index)} genes are among the model's {len(vocabulary)} "
         f"(at least {minimum} are needed); unknown are {some}{', …' if len(match.missing) > 5 else ''}. Check that "
-        "var_names are gene symbols or Ensembl ids; for another gene set, fit a model on your own sections"
+        "var_names are gene symbols or Ensembl ids; for another gene set, fit a model on your own sections, "
+        "storm.tl.adapt(sdata, model=None), or leave expression out where there is H&E, modality='he'"
     )
     raise ValueError(msg)

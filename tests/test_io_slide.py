@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -297,6 +298,25 @@ def test_damaged_tile(tmp_path: Path, pixels: np.ndarray) -> None:
     sdata = io.slide(path)
     with pytest.raises(ValueError, match=r"pyramid\.tif is damaged: tile 5 of level 0"):
         sdata["he"]["scale0"]["image"].data.compute(scheduler="synchronous")
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_forked_processes_have_a_file_of_their_own(tmp_path: Path, pixels: np.ndarray) -> None:
+    """With one position in a file between them, readers get each other's tiles."""
+    level = open_tiff(write(tmp_path, "pyramid", pixels))[0][0]
+    level.read(0, 0, (10, 10))
+    start, handle = multiprocessing.get_context("fork"), level._file.filehandle
+    handle.seek(1)
+    there, here = start.Pipe()
+    with level._lock:  # as a thread may hold it that is not there in the fork
+        worker = start.Process(target=lambda: here.send(level.read(300, 400, (200, 300))), daemon=True)
+        worker.start()
+        assert there.poll(60)
+        found = there.recv()
+        worker.join(60)
+    np.testing.assert_array_equal(found, pixels[300:500, 400:700].transpose(2, 0, 1))
+    assert handle.tell() == 1
 
 
 def test_openslide_names_a_damaged_tile(tmp_path: Path, pixels: np.ndarray) -> None:

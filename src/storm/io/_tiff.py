@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from pathlib import Path
@@ -38,7 +39,7 @@ class TiffLevel(Level):
 
     def __init__(self, path: Path, series: int, level: int) -> None:
         self._path, self._series, self._level = path, series, level
-        self._lock = threading.Lock()
+        self._lock, self._pid = threading.Lock(), os.getpid()
         self._file: TiffFile | None = None
         self._open()
         page = self._pages[0]
@@ -79,6 +80,8 @@ class TiffLevel(Level):
 
     def read(self, y: int, x: int, shape: tuple[int, int]) -> np.ndarray:
         """As for every level."""
+        if self._pid != os.getpid():  # two processes would move one position in the file, and share a lock at its fork
+            self.__setstate__(self.__getstate__())
         with self._lock:
             if self._file is None:
                 self._open()
@@ -127,10 +130,11 @@ class TiffLevel(Level):
         return None if segment is None else np.moveaxis(segment[0], 2, 0)[:3]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_lock", "_file", "_pages", "_layout", "_mapped")}
+        own = ("_lock", "_pid", "_file", "_pages", "_layout", "_mapped")
+        return {k: v for k, v in self.__dict__.items() if k not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.Lock(), _file=None)
+        self.__dict__.update(state, _lock=threading.Lock(), _pid=os.getpid(), _file=None)
 
 
 def _paste(tile: np.ndarray, out: np.ndarray, at: tuple[int, int]) -> None:

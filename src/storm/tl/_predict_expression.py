@@ -141,7 +141,9 @@ def predict_expression(
                 f"{features.shape[1]}; train it again with storm.tl.fit_expression"
             )
             raise ValueError(msg)
-        predicted = apply_head(head.module, features)[:, columns]
+        predicted = apply_head(head.module, features)
+        if genes is not None:  # choosing copies what may be gigabytes
+            predicted = predicted[:, columns]
         warn_nan(predicted, spots, name=key_added)
         facts = provenance(loaded, spots, match=None, windows=windows.kind, **how)
         facts |= tile_facts(tiles) | {"units": "log1p of counts per 10,000", "n_genes": len(columns)}

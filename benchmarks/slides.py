@@ -145,7 +145,7 @@ def main() -> None:
     """Make, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--px", type=int, default=12_288)
-    parser.add_argument("--seconds", type=float, default=30.0, help="at most, for the patches of a row")
+    parser.add_argument("--seconds", type=float, default=60.0, help="at most, for the patches of a row (a chunk once begun is finished)")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -6,7 +6,7 @@ Every ``--model`` is scored on the sections named behind it, which it must not h
 ``scripts/train_storm_mini.py --hold-out``). K is the number of annotated classes; unlabelled spots take part in the
 clustering and are left out of the score; k-means starts from five seeds. The baselines (``domain_baselines.py``) see
 the same spots, and are clustered and scored in the same way; the Novae is trained from scratch on the sections that the
-model beside it was trained on. ``--no-novae`` saves its ten to twenty minutes.
+model beside it was trained on, which takes minutes; ``--only`` names the methods to run instead of all.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", action="append", required=True)
     parser.add_argument("--json", type=Path, help="written after each section: scores, seconds, Novae's training")
-    parser.add_argument("--no-novae", action="store_true")
+    parser.add_argument("--only", nargs="*", help="names of the table's rows, as in hvg_pca or 'storm st section'")
     args = parser.parse_args()
     storm.settings.verbosity = 0
     scores: dict[str, dict[str, tuple[float, float]]] = {}
@@ -99,12 +99,14 @@ def main() -> None:
             if section in model.card.get("trained_on", []):
                 msg = f"{folder} was trained on {section}; give a model that was not"
                 raise ValueError(msg)
-        if not args.no_novae:
+        if args.only is None or "novae" in args.only:
             novae, training[sections] = train_novae(read(s, args.data, image=False) for s in model.card["trained_on"])
             print(f"novae for {sections}: {training[sections]}", flush=True)
         for section in sections.split(","):
             sdata, truth, known = load(section, args.data)
             for name, represent in methods(sdata, model, novae):
+                if args.only is not None and name not in args.only:
+                    continue
                 started = time.perf_counter()
                 values = represent()
                 seconds.setdefault(name, {})[section] = round(time.perf_counter() - started, 2)

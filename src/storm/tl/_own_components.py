@@ -12,7 +12,7 @@ from storm.data.windows import Windows
 from storm.model.readout import BANDWIDTH
 
 #: Components, and most variable genes that they are of.
-N_COMPONENTS, N_GENES = 10, 1000
+N_COMPONENTS, N_GENES = 10, 300
 #: Spots on which genes are chosen and axes are fitted, evenly spaced in the table; more of them change little.
 _FIT_SPOTS = 50_000
 _BLOCK = 8192

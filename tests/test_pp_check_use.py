@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -125,17 +126,9 @@ def test_the_time_is_that_of_a_few_times_all(toy, tiny_model, monkeypatch) -> No
     assert time.facts["seconds"] == pytest.approx(whole)
     assert memory.verdict == "info"
     assert memory.facts["bytes"] < 1e9
-    monkeypatch.setattr(_estimate, "_free", lambda: 1000)
+    monkeypatch.setattr(_estimate.psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
     _, memory = _estimate.estimate_rows(spots, make_windows(spots.centres), tiny_model, **how)
     assert memory.verdict == "warn"
-
-
-def test_files_that_the_system_keeps_in_memory_count_as_free() -> None:
-    lines = Path("/proc/meminfo")
-    if not lines.is_file():
-        pytest.skip("no /proc/meminfo on this system")
-    kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in lines.read_text().splitlines()}
-    assert _estimate._free() == pytest.approx(1024 * kilobytes["MemAvailable"], rel=0.2)
 
 
 @pytest.mark.slow

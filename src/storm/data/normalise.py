@@ -12,7 +12,7 @@ from storm.data.journal import large_empty
 #: Counts per spot after normalisation, before log1p.
 TARGET_SUM = 1e4
 #: Spots at which a section's own statistics weigh as much as the training statistics.
-_PRIOR_SPOTS = 20
+PRIOR_SPOTS = 20
 #: Values that are worked on at a time.
 _BLOCK = 2**22
 
@@ -73,7 +73,7 @@ def standardise(
     """
     if within:
         n, own_mean, own_variance = _statistics(values)
-        own = n / (n + _PRIOR_SPOTS)
+        own = n / (n + PRIOR_SPOTS)
         centre = own * own_mean + (1 - own) * mean
         mean, std = centre, np.sqrt(own * own_variance + (1 - own) * np.square(std))
     if isotropic:

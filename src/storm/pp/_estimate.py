@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 
@@ -200,27 +199,14 @@ def _memory(spots: Spots, windows: Windows, model: StormModel, tokens: dict[str,
         source = reader.levels[reader.level_for(field_um, model.tile_px)].source
         if not source.in_memory:
             size += 6 * source.chunks_yx[0] * source.chunks_yx[1] * min(source.grid)
-    free = _free()
-    facts = {"bytes": size} | ({} if free is None else {"free": free})
-    value = f"about {_size(size)} beside the object" + ("" if free is None else f"; {_size(free)} are free")
-    if free is not None and size > _MEMORY * free:
+    # What can be had, the system's cache of files included.
+    free = psutil.virtual_memory().available
+    facts = {"bytes": size, "free": free}
+    value = f"about {_size(size)} beside the object; {_size(free)} are free"
+    if size > _MEMORY * free:
         text = "more than this machine has left: embed in parts, or on a larger machine"
         return Row("memory", value, "warn", text, facts)
     return Row("memory", value, "info", "arrays of storm.tl.embed, by their sizes; an estimate", facts)
-
-
-def _free() -> int | None:
-    """Bytes of memory that can be had, where the system tells."""
-    try:
-        # Of Linux, which gives up its cache of files for it.
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return 1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
-    except (OSError, StopIteration):
-        pass
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return None
 
 
 def _device(device: str) -> torch.device:

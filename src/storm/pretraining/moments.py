@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from storm.data.normalise import _PRIOR_SPOTS
+from storm.data.normalise import PRIOR_SPOTS
 
 
 def moments(blocks: Iterable[np.ndarray], dim: int) -> tuple[int, np.ndarray, np.ndarray]:
@@ -75,7 +75,7 @@ def standardisers(
     centre, scale : ndarray
         Shape (S, dim).
     """
-    own = (n / (n + _PRIOR_SPOTS))[:, None]
+    own = (n / (n + PRIOR_SPOTS))[:, None]
     centre = own * mean + (1 - own) * overall[0]
     scale = np.sqrt(own * variance + (1 - own) * np.square(overall[1]))
     return centre, np.maximum(scale, 1e-6)

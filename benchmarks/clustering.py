@@ -27,8 +27,8 @@ from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.decomposition import PCA
 
 import storm
+from storm.data.components import blocks
 from storm.metrics import ari
-from storm.tl._components import blocks
 
 WAYS = ("storm", "storm-auto", "storm-gmm", "storm-leiden", "pca50", "minibatch", "full")
 

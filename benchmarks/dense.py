@@ -32,12 +32,12 @@ import torch
 
 import storm
 from storm._bridge.read import read_spots
+from storm._inference.dense import TilePlan, encode_dense
+from storm._inference.tiles import encode_tiles
 from storm.data.spots import Spots
 from storm.encoders import EncoderInfo, get_encoder
 from storm.metrics.domains import ari
 from storm.metrics.expression import pearson_per_gene
-from storm.tl._dense import TilePlan, encode_dense
-from storm.tl._tokens import encode_tiles
 
 CPU = torch.device("cpu")
 

@@ -217,8 +217,8 @@ def measure(path: Path, args: argparse.Namespace) -> dict[str, Any]:
 
     import storm
     from storm._bridge.read import read_spots
+    from storm._inference.section_components import own_components
     from storm.data.windows import make_windows
-    from storm.tl._own_components import own_components
 
     storm.settings.verbosity = 0
     if "predict" in args.steps or args.model == "tiny":

@@ -25,10 +25,10 @@ import torch
 from scipy.spatial import cKDTree
 
 import storm
+from storm._inference.windows import run_windows
 from storm.data.windows import Windows, make_windows
 from storm.model import WindowBatch, build_storm
 from storm.model.readout import window
-from storm.tl._windows import run_windows
 
 
 def main() -> None:

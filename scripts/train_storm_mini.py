@@ -25,6 +25,7 @@ from torch import nn
 
 import storm
 from storm._bridge.read import read_spots
+from storm._inference.tiles import encode_tiles
 from storm._loading import StormModel
 from storm.data.genes import Vocabulary
 from storm.data.normalise import log_normalise, standardise
@@ -38,7 +39,6 @@ from storm.pretraining.factors import Panel, choose_genes, fit_factors, spread_w
 from storm.pretraining.fit import FitConfig, fit
 from storm.pretraining.objective import Masking
 from storm.pretraining.sections import TrainingSection
-from storm.tl._tokens import encode_tiles
 
 HER2ST = [f"{p}{i}" for p, n in zip("BCDEFGH", (6, 6, 6, 3, 3, 3, 3), strict=True) for i in range(1, n + 1)]
 MOB = ["rep11", "rep12"]

@@ -7,12 +7,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from storm._inference.pack import pack_section, packed_section
 from storm.cli._commands import read_store
 from storm.pretraining.config import PretrainConfig
 from storm.pretraining.prepare import is_prepared, prepare, prepared_sections
 from storm.pretraining.start import tile_encoder_of
 from storm.pretraining.train import train
-from storm.tl._shards import pack_section, packed_section
 
 
 def pretrain(*, config: Path, seed: int | None, prepare_only: bool) -> None:

@@ -16,22 +16,22 @@ from storm._bridge.read import read_spots
 from storm._bridge.select import check_container, is_spatialdata
 from storm._bridge.workspace import open_workspace
 from storm._checks import check_choice, check_positive
+from storm._inference.device import resolve_devices
+from storm._inference.neighbourhoods import section_windows
+from storm._inference.record import wants_counts, wants_tiles
+from storm._inference.tile_cache import model_tiles
+from storm._inference.tokens import he_tokens, st_tokens
 from storm._loading import READOUTS, StormModel, load_model
 from storm.data.genes import match_genes
 from storm.data.normalise import log_normalise
 from storm.data.spots import Spots
 from storm.data.windows import Windows
 from storm.encoders import get_encoder
+from storm.pretraining.adapt_start import starting_model, with_statistics
 from storm.pretraining.fit import FitConfig, fit
 from storm.pretraining.held_out import evaluate, hold_out, mean_predictor
 from storm.pretraining.objective import Masking
 from storm.pretraining.sections import SectionTensors, TrainingSection
-from storm.tl._adapt_start import starting_model, with_statistics
-from storm.tl._device import resolve_devices
-from storm.tl._embed import wants_counts, wants_tiles
-from storm.tl._neighbours import section_windows
-from storm.tl._tiles import model_tiles
-from storm.tl._tokens import he_tokens, st_tokens
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -18,8 +18,8 @@ from storm._bridge.workspace import open_workspace
 from storm._bridge.write import write_results
 from storm._checks import check_choice, check_key
 from storm._keys import DOMAIN, X_STORM
+from storm.data.components import finite_rows, principal_components
 from storm.metrics import silhouette
-from storm.tl._components import finite_rows, principal_components
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -12,13 +12,13 @@ from storm._bridge.read import held_result, read_spots
 from storm._bridge.workspace import open_workspace
 from storm._bridge.write import write_results
 from storm._checks import check_positive
+from storm._inference.device import resolve_devices, resolve_precision
+from storm._inference.record import warn_nan
+from storm._inference.tile_cache import input_size, tile_embedding
 from storm._keys import tiles_key
 from storm._logging import logger
 from storm.data.journal import journal_of
 from storm.encoders import EncoderInfo, load_encoder
-from storm.tl._device import resolve_devices, resolve_precision
-from storm.tl._embed import warn_nan
-from storm.tl._tiles import input_size, tile_embedding
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -11,17 +11,17 @@ import numpy as np
 from storm._bridge.read import read_spots
 from storm._bridge.select import check_container, select_table
 from storm._checks import check_key, check_positive
+from storm._inference.device import resolve_devices, resolve_precision
+from storm._inference.he_features import BATCH, he_features
+from storm._inference.neighbourhoods import section_windows
+from storm._inference.tile_cache import model_tiles
+from storm._inference.tokens import he_tokens
 from storm._loading import ExpressionHead, StormModel, load_model
 from storm.data.genes import Vocabulary, match_genes
 from storm.data.normalise import log_normalise
 from storm.data.windows import Windows
 from storm.pretraining.head import HeadConfig, fit_head
-from storm.tl._device import resolve_devices, resolve_precision
-from storm.tl._he_features import BATCH, he_features
-from storm.tl._head_folds import Sample, choose, mean_known, score
-from storm.tl._neighbours import section_windows
-from storm.tl._tiles import model_tiles
-from storm.tl._tokens import he_tokens
+from storm.pretraining.head_folds import Sample, choose, mean_known, score
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData

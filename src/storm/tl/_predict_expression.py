@@ -13,17 +13,17 @@ from storm._bridge.select import is_spatialdata, select_table
 from storm._bridge.workspace import Workspace, open_workspace
 from storm._bridge.write import add_elements, annotate_like, write_results
 from storm._checks import check_choice, check_positive
+from storm._inference.device import resolve_devices, resolve_precision
+from storm._inference.he_features import BATCH, he_features
+from storm._inference.neighbourhoods import section_windows
+from storm._inference.record import provenance, warn_nan
+from storm._inference.tile_cache import model_tiles, tile_facts
+from storm._inference.tokens import he_tokens
 from storm._keys import EXPRESSION, RELIABILITY, UNS, predicted_table
 from storm._loading import ExpressionHead, StormModel, load_model
 from storm.data.genes import Vocabulary, match_genes
 from storm.data.journal import journal_of
 from storm.pretraining.head import apply_head
-from storm.tl._device import resolve_devices, resolve_precision
-from storm.tl._embed import provenance, warn_nan
-from storm.tl._he_features import BATCH, he_features
-from storm.tl._neighbours import section_windows
-from storm.tl._tiles import model_tiles, tile_facts
-from storm.tl._tokens import he_tokens
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData

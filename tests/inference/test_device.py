@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import storm
+from storm._inference.device import resolve_device
 from storm.encoders import wrap_encoder
-from storm.tl._device import resolve_device
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +94,7 @@ class Greedy(torch.nn.Module):
 
 @pytest.mark.parametrize("room", [5, 64])
 def test_out_of_memory_goes_on_with_less(room, caplog) -> None:
-    from storm.tl._run import Run
+    from storm._inference.fallback import Run
 
     network, x = Greedy(room), torch.rand(20, 3, 4, 4)
     run = Run(network, device=torch.device("cpu"), precision="fp32", compiled=False, channels_last=False)
@@ -108,7 +108,7 @@ def test_out_of_memory_goes_on_with_less(room, caplog) -> None:
 
 
 def test_a_single_one_that_does_not_fit_is_an_error() -> None:
-    from storm.tl._run import Run
+    from storm._inference.fallback import Run
 
     run = Run(Greedy(0), device=torch.device("cpu"), precision="fp32", compiled=False, channels_last=False)
     with pytest.raises(torch.OutOfMemoryError):

@@ -18,7 +18,7 @@ from spatialdata.transformations import Identity, Scale
 
 import storm
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "platforms.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "platforms.md"
 SIDE, UM_PER_PX, BIN_UM = 40, 0.5, 2.0
 
 

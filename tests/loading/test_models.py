@@ -95,7 +95,7 @@ def test_embed_takes_what_encode_tiles_left(base, toy, monkeypatch, caplog) -> N
     storm.tl.encode_tiles(toy, base.tile_encoder)
     table = toy.tables["table"]
     with monkeypatch.context() as patch:
-        patch.setattr("storm.tl._tiles.encode_tiles", lambda *_, **__: pytest.fail("computed again"))
+        patch.setattr("storm._inference.tile_cache.encode_tiles", lambda *_, **__: pytest.fail("computed again"))
         storm.tl.embed(toy, model=base)
     assert table.uns["storm"]["X_storm"]["tiles_reused"]
     assert not table.uns["storm"]["X_whole"]["tiles_reused"]

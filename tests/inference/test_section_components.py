@@ -8,10 +8,10 @@ from scipy.sparse import csr_matrix
 from sklearn.linear_model import LinearRegression
 
 import storm
+from storm._inference import section_components
+from storm._inference.section_components import own_components, window_mean
 from storm.data.normalise import log_normalise
 from storm.data.windows import make_windows
-from storm.tl import _own_components
-from storm.tl._own_components import own_components, window_mean
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def counts() -> csr_matrix:
 
 
 def test_they_are_the_principal_components(square, counts, monkeypatch):
-    monkeypatch.setattr(_own_components, "_BLOCK", 7)
+    monkeypatch.setattr(section_components, "_BLOCK", 7)
     windows = make_windows(square)
     found = own_components(counts, windows, n_components=4, n_genes=12)
     x = log_normalise(counts).toarray()

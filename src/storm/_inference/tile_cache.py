@@ -13,6 +13,9 @@ import torch
 from storm import __version__
 from storm._bridge.read import held_result
 from storm._checks import check_choice, check_positive
+from storm._inference.dense import encode_dense
+from storm._inference.device import resolve_precision
+from storm._inference.tiles import encode_tiles
 from storm._keys import tiles_key
 from storm._loading import StormModel
 from storm._logging import logger
@@ -20,9 +23,6 @@ from storm.data.journal import Journal
 from storm.data.patches import READER_VERSION
 from storm.data.spots import Spots
 from storm.encoders import EncoderInfo
-from storm.tl._dense import encode_dense
-from storm.tl._device import resolve_precision
-from storm.tl._tokens import encode_tiles
 
 #: Tiles read to tell one image from another.
 _PROBES = 16

@@ -11,13 +11,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from storm._checks import check_positive
+from storm._inference.device import autocast
+from storm._inference.fallback import check_shape
 from storm._settings import settings
 from storm.data.patches import PatchReader
 from storm.data.spots import Spots
 from storm.encoders import EncoderInfo
 from storm.encoders.dense import TokenGrid
-from storm.tl._device import autocast
-from storm.tl._run import check_shape
 
 #: Edge of the part of a block that holds centres, in pixels of the tile: the block is wider by one tile. Wider blocks
 #: read fewer pixels twice; narrower ones hold less.

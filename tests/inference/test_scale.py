@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from storm._inference import windows as windows_module
+from storm._inference.device import autocast
+from storm._inference.he_features import he_features
+from storm._inference.windows import run_windows
 from storm.data.windows import Windows, make_windows
 from storm.model import WindowBatch, build_storm
 from storm.model.readout import center, window
-from storm.tl import _windows
-from storm.tl._device import autocast
-from storm.tl._he_features import he_features
-from storm.tl._windows import run_windows
 
 CPU = torch.device("cpu")
 DIMS = {"he": 16, "st": 8}
@@ -70,7 +70,7 @@ def one_by_one(network, tokens, windows, *, readout, precision) -> dict[str, np.
 @pytest.mark.parametrize("names", [("he", "st"), ("he",), ("st",)])
 @pytest.mark.parametrize("kind", ["lattice", "knn"])
 def test_shared_spots_give_what_each_window_gives(network, kind, names, readout, precision, monkeypatch):
-    monkeypatch.setattr(_windows, "_BLOCK", 100)
+    monkeypatch.setattr(windows_module, "_BLOCK", 100)
     tokens, windows = section(kind, names)
     before = {name: values.copy() for name, values in tokens.items()}
     how = {"readout": readout, "precision": precision}
@@ -90,7 +90,7 @@ def test_neither_patch_nor_batch_nor_order_matters(network, monkeypatch):
     tokens, windows = section("lattice")
     how = {"device": CPU, "precision": "fp32"}
     whole = run_windows(network, tokens, windows, readout="window", batch_size=512, **how)
-    monkeypatch.setattr(_windows, "_BLOCK", 1)
+    monkeypatch.setattr(windows_module, "_BLOCK", 1)
     unordered = Windows(windows.index, windows.offsets, windows.pitch, windows.kind)
     parts = run_windows(network, tokens, unordered, readout="window", batch_size=7, **how)
     for name, values in whole.items():
@@ -126,7 +126,7 @@ _MEMORY = """
     from storm._settings import settings
     from storm.data.windows import make_windows
     from storm.model import build_storm
-    from storm.tl._windows import run_windows
+    from storm._inference.windows import run_windows
 
     settings.verbosity = 0
     torch.set_num_threads(1)

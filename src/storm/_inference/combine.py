@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from storm.data.components import finite_rows
 from storm.data.normalise import row_blocks
-from storm.tl._components import finite_rows
 
 
 def combine(

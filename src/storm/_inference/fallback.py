@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from storm._inference.device import autocast
 from storm._logging import logger
-from storm.tl._device import autocast
 
 #: Cosine between two embeddings of one tile below which a faster way is not the same network any more.
 BOUND = 0.999

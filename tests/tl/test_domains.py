@@ -9,8 +9,8 @@ import pytest
 from sklearn.metrics import adjusted_rand_score
 
 import storm
+from storm.data.components import finite_rows, principal_components
 from storm.tl import _domains
-from storm.tl._components import finite_rows, principal_components
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def test_small_sections_are_clustered_as_they_are(planted):
 def test_components_are_those_of_the_whole(container, monkeypatch):
     from sklearn.decomposition import PCA
 
-    monkeypatch.setattr("storm.tl._components._BLOCK", 64)
+    monkeypatch.setattr("storm.data.components._BLOCK", 64)
     rng = np.random.default_rng(0)
     values = (rng.normal(size=(500, 6)) @ rng.normal(size=(6, 20)) + 50 + rng.normal(size=(500, 20))).astype(np.float32)
     values[:70] = np.nan

@@ -79,10 +79,10 @@ def test_killed_and_called_again(folder, verb, caplog, monkeypatch) -> None:
     assert "X_storm" not in table.obsm
     assert "storm" not in table.layers
     computed = []
-    from storm.tl import _tokens
+    from storm._inference import tiles
 
-    real = _tokens.Run.__call__
-    monkeypatch.setattr(_tokens.Run, "__call__", lambda self, x: computed.append(len(x)) or real(self, x))
+    real = tiles.Run.__call__
+    monkeypatch.setattr(tiles.Run, "__call__", lambda self, x: computed.append(len(x)) or real(self, x))
     again = run(folder, verb)
     assert "going on after" in caplog.text
     assert sum(computed) == 0  # all tiles had been encoded

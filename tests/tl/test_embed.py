@@ -231,7 +231,7 @@ def test_dense_field(tiny_model, caplog, monkeypatch) -> None:
     table = bins.tables["table"]
     how = {"model": tiny_model, "modality": "he"}
     with monkeypatch.context() as patch:
-        patch.setattr("storm.tl._tiles._MANY", 200)
+        patch.setattr("storm._inference.tile_cache._MANY", 200)
         storm.tl.embed(bins, key_added="X_exact", **how)
     assert "fields of 112 µm overlap" in caplog.text
     storm.tl.embed(bins, key_added="X_dense", field="dense", **how)

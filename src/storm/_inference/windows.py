@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from storm._inference.device import autocast
+from storm._inference.fallback import Halving
 from storm._settings import settings
 from storm.data.journal import Journal
 from storm.data.windows import Windows
 from storm.model.batch import SharedBatch, StormOutput, WindowBatch
 from storm.model.readout import center, reconstruct_masked, reconstruction_basis, window
 from storm.model.storm import Storm
-from storm.tl._device import autocast
-from storm.tl._run import Halving
 
 #: Random draws of visible spots that the ``"reconstruction"`` read-out averages over, and spots visible in each.
 N_DRAWS, N_VISIBLE = 8, 5

@@ -79,7 +79,7 @@ def test_sections_become_a_model_that_embeds(folder, trained):
 def test_what_training_sees_is_what_embedding_sees(folder, trained):
     """The tokens of the run are those that ``embed`` makes of the same section with the trained model."""
     from storm._bridge import read_spots
-    from storm.tl._tokens import he_tokens, st_tokens
+    from storm._inference.tokens import he_tokens, st_tokens
 
     model = storm.load_model(trained / "model")
     spots = read_spots(storm.datasets.toy("visium", n=150, seed=0))

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from storm._inference.windows import Stage
+from storm.data.components import finite_rows
 from storm.data.journal import Journal
 from storm.data.windows import Windows
 from storm.model.batch import SharedBatch, StormOutput
 from storm.model.readout import window
 from storm.model.storm import Storm
-from storm.tl._components import finite_rows
-from storm.tl._windows import Stage
 
 #: Windows per batch.
 BATCH = 512
@@ -48,7 +48,7 @@ def he_features(
     device, precision, batch_size
         How to run.
     journal, facts
-        See :func:`~storm.tl._windows.run_windows`.
+        See :func:`~storm._inference.windows.run_windows`.
 
     Returns
     -------

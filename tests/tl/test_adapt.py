@@ -9,10 +9,10 @@ from scipy.sparse import csr_matrix
 
 import storm
 from storm._bridge import read_spots
+from storm._inference.tokens import st_tokens
 from storm.data.windows import make_windows
 from storm.pretraining.sections import TrainingSection
 from storm.tl._adapt import _relative
-from storm.tl._tokens import st_tokens
 
 QUICK = {"epochs": 16, "lr": 1e-2, "batch_size": 32}
 
@@ -85,7 +85,7 @@ def test_tiles_that_are_there_are_used(toy, tiny_model, monkeypatch):
     def never(*args, **kwargs):
         raise AssertionError
 
-    monkeypatch.setattr("storm.tl._tiles.encode_tiles", never)
+    monkeypatch.setattr("storm._inference.tile_cache.encode_tiles", never)
     storm.tl.adapt(toy, model=tiny_model, epochs=1)
 
 

@@ -145,7 +145,7 @@ def test_stored_and_used_again(toy, tiny, tmp_path, monkeypatch) -> None:
     assert "X_tiny_vit" in toy.tables["table"].obsm
     toy.write(tmp_path / "section.zarr")
     back = spatialdata.read_zarr(tmp_path / "section.zarr")
-    monkeypatch.setattr("storm.tl._tiles.encode_tiles", lambda *_, **__: pytest.fail("computed again"))
+    monkeypatch.setattr("storm._inference.tile_cache.encode_tiles", lambda *_, **__: pytest.fail("computed again"))
     storm.tl.encode_tiles(back, tiny)
 
 
@@ -250,13 +250,13 @@ def test_several_devices_share_a_section(toy, tiny) -> None:
 
 def test_an_accelerator_cuts_its_own_tiles(toy, tiny, monkeypatch) -> None:
     """The way of a GPU, on the processor: canvases, cut there, gathered into batches of the size asked for."""
-    from storm.tl import _tokens
+    from storm._inference import tiles
 
     spots = read_spots(toy, image=True, table=False)
     how = {"field_um": 55, "out_px": 56, "batch_size": 16, "device": torch.device("cpu")}
-    plain = dict(zip(*map(np.concatenate, zip(*_tokens._tiles(spots, spots.centres, **how), strict=True)), strict=True))
+    plain = dict(zip(*map(np.concatenate, zip(*tiles._tiles(spots, spots.centres, **how), strict=True)), strict=True))
     sizes, seen = [], {}
-    for index, x in _tokens._rebatched(_tokens._cut(spots, spots.centres, **how), 16):
+    for index, x in tiles._rebatched(tiles._cut(spots, spots.centres, **how), 16):
         sizes.append(len(index))
         seen |= dict(zip(index, x.numpy(), strict=True))
     assert set(sizes[:-1]) == {16}

@@ -13,13 +13,13 @@ from torch import nn
 import storm
 from planted_pixels import IDENTITY, smooth
 from storm._bridge.read import read_spots
+from storm._inference.dense import encode_dense
 from storm.data.patches import ImageLevel, PatchReader
 from storm.data.sources import as_source
 from storm.data.spots import ScaleInfo, Spots
 from storm.encoders import EncoderInfo, StainTexture, get_encoder, wrap_encoder
 from storm.encoders.stain_dense import DenseStain
 from storm.encoders.vit import PooledViT
-from storm.tl._dense import encode_dense
 
 TILE, PATCH = 32, 4
 HOW = {"field_um": float(TILE), "device": torch.device("cpu"), "precision": "fp32", "batch_size": 5}

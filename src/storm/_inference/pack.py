@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from storm._bridge.read import held_result, read_spots
+from storm._inference.device import resolve_devices, resolve_precision
+from storm._inference.neighbourhoods import section_windows
+from storm._inference.tile_cache import input_size, tile_embedding
 from storm._keys import tiles_key
 from storm._logging import logger
 from storm.data.spots import Spots
 from storm.encoders import EncoderInfo
 from storm.pretraining.config import PretrainConfig
 from storm.pretraining.shards import PatchStream, Shard, open_shard, write_shard
-from storm.tl._device import resolve_devices, resolve_precision
-from storm.tl._neighbours import section_windows
-from storm.tl._tiles import input_size, tile_embedding
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData

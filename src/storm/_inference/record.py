@@ -1,0 +1,72 @@
+"""What a result is made from, and what is written beside it: modalities in use, missing rows, provenance."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+
+from storm import __version__
+from storm._loading import StormModel
+from storm._logging import logger
+from storm.data.genes import GeneMatch
+from storm.data.spots import Spots
+
+
+def wants_tiles(spots: Spots, modality: str) -> bool:
+    """Whether H&E is asked for, or is there where what is there is asked for."""
+    return modality in ("both", "he") or (modality == "auto" and spots.patches is not None)
+
+
+def wants_counts(spots: Spots, modality: str) -> bool:
+    """Whether expression is asked for, or is there where what is there is asked for.
+
+    Raises
+    ------
+    ValueError
+        If it is asked for and not there, or neither H&E nor expression is there.
+    """
+    has_genes = spots.genes is not None and len(spots.genes) > 0
+    if modality in ("both", "st") and not has_genes:
+        msg = f"modality={modality!r} needs a table with counts, and it has no genes; use modality='he'"
+        raise ValueError(msg)
+    if modality == "auto" and spots.patches is None and not has_genes:
+        msg = "the object has neither an H&E image nor counts; there is nothing to embed"
+        raise ValueError(msg)
+    return has_genes and modality != "he"
+
+
+def warn_nan(values: np.ndarray, spots: Spots, *, name: str) -> None:
+    """Count the rows that could not be computed, by reason."""
+    missing = ~np.isfinite(values).all(axis=1)
+    if not missing.any():
+        return
+    reasons = {"without a geometry": ~spots.placed}
+    if spots.patches is not None:
+        reasons["centred outside the image"] = spots.placed & ~spots.patches.inside(spots.centres)
+    if spots.counts is not None:
+        reasons["without counts"] = np.asarray(spots.counts.sum(axis=1)).ravel() == 0
+    said = ", ".join(f"{(rows & missing).sum()} {why}" for why, rows in reasons.items() if (rows & missing).any())
+    warnings.warn(f"{missing.sum()} of {len(missing)} rows of {name!r} are NaN: {said}", UserWarning, stacklevel=3)
+
+
+def provenance(
+    model: StormModel, spots: Spots, *, match: GeneMatch | None, device: Any, **facts: Any
+) -> dict[str, Any]:
+    """What is written beside every result."""
+    record = {"storm_version": __version__, "model": model.name, "sha256": model.sha256, "device": str(device)}
+    if not model.trained:
+        record["trained"] = False
+        logger.warning("model %r has random weights: what it says of a section means nothing", model.name)
+    record |= {name: value for name, value in facts.items() if value is not None}
+    if spots.scale is not None:
+        record["um_source"] = spots.scale.source
+        if spots.scale.um_per_px is not None:
+            record["um_per_px"] = float(spots.scale.um_per_px)
+    if match is not None:
+        record["genes"] = match.summary()
+        record["genes_aliased"] = [f"{name}={symbol}" for name, symbol in match.aliased.items()]
+        record["genes_ambiguous"] = list(match.ambiguous)
+        record["genes_missing"] = list(match.missing)
+    return record

@@ -1,0 +1,40 @@
+"""Spot tokens: what the spot encoders say of each spot by itself."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from storm._loading import StormModel
+from storm.data.genes import GeneMatch
+from storm.data.normalise import standardise
+from storm.data.spots import Spots
+
+#: Standard deviations beyond which a tile feature is an artefact (a fold, a pen mark) and is clipped.
+_CLIP = 6.0
+
+
+def he_tokens(raw: np.ndarray, model: StormModel) -> np.ndarray:
+    """Standardised tile embeddings, shape (n, he_dim)."""
+    within = model.settings["standardise"] == "section"
+    return standardise(raw, model.statistic("he_mean"), model.statistic("he_std"), within=within, clip=_CLIP)
+
+
+def st_tokens(spots: Spots, model: StormModel) -> tuple[np.ndarray, GeneMatch]:
+    """Standardised expression embeddings, shape (n, st_dim), NaN for spots without counts; and how the genes matched.
+
+    Raises
+    ------
+    ValueError
+        If the table shares too few genes with the expression encoder, or that reads distances and none are known.
+    """
+    encoder = model.expression
+    if encoder.needs_centres and not spots.um_known:
+        msg = (
+            f"expression encoder {encoder.name!r} reads distances in µm, and no scale of the coordinates is known; "
+            "give um_per_px, µm per unit of theirs"
+        )
+        raise ValueError(msg)
+    raw = encoder.encode(spots.counts, spots.genes, centres=spots.centres)
+    within = model.settings["standardise"] == "section"
+    scaled = standardise(raw, model.statistic("st_mean"), model.statistic("st_std"), within=within, isotropic=True)
+    return scaled, encoder.match(spots.genes)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
+from numbers import Integral
 from typing import Any
+
+#: Names that zarr and AnnData give to files and columns of their own.
+_FORMAT_NAMES = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata", "_index")
 
 
 def check_choice(value: Any, choices: Iterable[Any], *, name: str) -> None:
-    """Raise if ``value`` is none of ``choices``."""
+    """Raise unless ``value`` is one of ``choices``."""
     options = list(choices)
     if value not in options:
         msg = f"{name}={value!r} is not an option; choose one of {options}"
@@ -17,8 +22,8 @@ def check_choice(value: Any, choices: Iterable[Any], *, name: str) -> None:
 def check_key(key: str, available: Collection[str], *, name: str, where: str) -> None:
     """Raise if ``key`` does not exist in ``available``."""
     if key not in available:
-        there = ", ".join(map(repr, available)) or "nothing"
-        msg = f"{name}={key!r} is not in {where}, which holds: {there}"
+        listed = ", ".join(map(repr, available)) or "nothing"
+        msg = f"{name}={key!r} is not in {where}, which holds: {listed}"
         raise KeyError(msg)
 
 
@@ -30,6 +35,51 @@ def check_positive(value: float, *, name: str, unit: str = "") -> None:
     if not 0 < float(value) < float("inf"):
         msg = f"{name}={value!r} must be positive and finite{' (' + unit + ')' if unit else ''}"
         raise ValueError(msg)
+
+
+def check_whole(value: Any, *, name: str, least: int = 1) -> int:
+    """Return ``value`` as an int; raise unless it is a whole number (of Python or numpy) of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        msg = f"{name}={value!r} must be a whole number of at least {least}"
+        raise ValueError(msg)
+    return int(value)
+
+
+def check_new_key(key: Any, *, name: str = "key_added", reserved: Collection[str] = ()) -> str:
+    """Return a key under which a result is to be written; raise unless AnnData and SpatialData can store it.
+
+    Parameters
+    ----------
+    key
+        What the user gave.
+    name
+        The argument's name, for the error.
+    reserved
+        Names that mean something else in the place that the result goes to, such as ``"spatial"`` in ``obsm``.
+
+    Raises
+    ------
+    TypeError
+        If the key is not text.
+    ValueError
+        If it is empty or reserved, begins with two underscores, is a name that the file formats use themselves, or has
+        characters other than letters, digits, ``_``, ``-`` and ``.``.
+    """
+    if not isinstance(key, str):
+        msg = f"{name}={key!r} is a {type(key).__name__}; give the key as text, for example 'my_key'"
+        raise TypeError(msg)
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", key) or key.strip(".") == "" or key.startswith("__"):
+        msg = (
+            f"{name}={key!r} cannot be stored: use ASCII letters, digits, '_', '-' and '.', not dots alone and no '__' "
+            "at the start"
+        )
+        raise ValueError(msg)
+    taken = {*_FORMAT_NAMES, *reserved}
+    if key.casefold() in {one.casefold() for one in taken}:
+        listed = ", ".join(map(repr, sorted(taken)))
+        msg = f"{name}={key!r} is reserved, because it has a meaning of its own there; reserved are {listed}"
+        raise ValueError(msg)
+    return key
 
 
 def check_extra(module: str, *, extra: str, purpose: str) -> None:

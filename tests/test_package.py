@@ -75,6 +75,21 @@ def test_version_is_the_distribution_s() -> None:
     assert importlib.metadata.version("storm-spatial") == storm.__version__
 
 
+def test_changelog_and_citation_name_this_version() -> None:
+    """The version under development heads the changelog; the citation is of the newest release in it."""
+    import yaml
+
+    top = Path(__file__).resolve().parents[1]
+    if not (top / "CITATION.cff").is_file():
+        pytest.skip("the tests run outside of the repository: no CITATION.cff here")
+    headings = re.findall(r"^## (\S+) \((\S+)\)$", (top / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.M)
+    assert headings[0][0] == storm.__version__.split(".dev")[0]
+    released = next((version, date) for version, date in headings if date != "unreleased")
+    citation = yaml.safe_load((top / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (citation["version"], str(citation["date-released"])) == released
+    assert citation["preferred-citation"]["identifiers"][0]["value"] == "arXiv:2604.03630"
+
+
 def test_installed_package_is_typed() -> None:
     assert (ROOT / "py.typed").is_file()
     assert STUBS

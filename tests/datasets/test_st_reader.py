@@ -11,8 +11,8 @@ from PIL import Image
 from spatialdata.transformations import get_transformation
 
 from storm.io import st
+from storm.io._placing import fit_scale
 from storm.io._pyramid import halve, level_shapes, pyramid
-from storm.io._st import fit_scale
 
 GRID = [(x, y) for x in range(5, 10) for y in range(7, 11)]
 

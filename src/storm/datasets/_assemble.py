@@ -15,8 +15,8 @@ from storm.datasets._layouts import PLATFORMS, Layout
 from storm.datasets._nuclei import Nuclei
 from storm.datasets._paint import Painter
 from storm.datasets._types import LOOKS
+from storm.io._placing import in_pixels
 from storm.io._pyramid import CHUNK, blank_levels, fill, image_element, pyramid, tiles
-from storm.io._st import in_pixels
 
 if TYPE_CHECKING:
     from anndata import AnnData

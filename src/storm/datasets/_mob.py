@@ -62,8 +62,9 @@ def mob(section: str = "rep11", *, path: str | Path | None = None, image: bool =
     from spatialdata import SpatialData
     from spatialdata.models import ShapesModel, TableModel
 
+    from storm.io._picture import read_picture
+    from storm.io._placing import fit_scale, in_pixels
     from storm.io._pyramid import image_element, pyramid
-    from storm.io._st import fit_scale, in_pixels, read_picture
 
     check_choice(section, ("rep11", "rep12"), name="section")
     files = PublicFiles.open("mob", marker=f"{section}.h5ad", path=path)

@@ -10,8 +10,8 @@ import pandas as pd
 
 from storm._logging import logger
 from storm.io._aligned import aligned_image, find_alignment
+from storm.io._placing import in_pixels
 from storm.io._scale import choose_scale, given_scale
-from storm.io._st import in_pixels
 from storm.io._vendor import as_table, check_counts, facts, find_folder, need, vendor_call
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from storm._logging import logger
 from storm.io._lazy import Level, check_three, complete
 from storm.io._omezarr import open_omezarr
 from storm.io._openslide import open_openslide
+from storm.io._picture import read_picture
 from storm.io._pyramid import image_element, pyramid
-from storm.io._st import read_picture
 from storm.io._tiff import open_tiff
 
 if TYPE_CHECKING:

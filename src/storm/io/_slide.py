@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from storm._keys import READ
 from storm.io._open import open_image
+from storm.io._placing import in_pixels
 from storm.io._scale import image_scale
-from storm.io._st import in_pixels
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData

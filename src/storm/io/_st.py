@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,8 @@ import pandas as pd
 from storm._checks import check_positive
 from storm._keys import READ
 from storm._logging import logger
+from storm.io._picture import read_picture
+from storm.io._placing import fit_scale, in_pixels
 from storm.io._pyramid import image_element, pyramid
 
 if TYPE_CHECKING:
@@ -130,13 +131,6 @@ def st(
     )
 
 
-def in_pixels(um_per_px: float) -> dict[str, Any]:
-    """Transformations of something in pixels: to itself (``"global"``), and to µm (``"um"``)."""
-    from spatialdata.transformations import Identity, Scale
-
-    return {"global": Identity(), "um": Scale([um_per_px, um_per_px], axes=("x", "y"))}
-
-
 def read_counts(path: str | Path) -> tuple[pd.Index, pd.Index, csr_matrix]:
     """Spots, genes and counts (CSR float32) of a tab-separated table."""
     from scipy.sparse import csr_matrix
@@ -175,38 +169,3 @@ def read_spots_table(path: str | Path) -> pd.DataFrame:
 def array_names(x: pd.Series, y: pd.Series) -> pd.Index:
     """Names ``XxY`` of (rounded) places on the array."""
     return pd.Index([f"{a}x{b}" for a, b in zip(np.rint(x).astype(int), np.rint(y).astype(int), strict=True)])
-
-
-def fit_scale(um: np.ndarray, pixels: np.ndarray) -> tuple[float, float]:
-    """µm per pixel of the similarity (rotation or reflection, scale, shift) that maps pixels to µm best.
-
-    Least squares with one scale for both axes (S. Umeyama, IEEE PAMI 13, 1991).
-
-    Parameters
-    ----------
-    um, pixels
-        The same points in both units, shape (n, 2).
-
-    Returns
-    -------
-    um_per_px, root mean square of the residual distance in µm
-    """
-    a, b = pixels - pixels.mean(axis=0), um - um.mean(axis=0)
-    if len(a) < 3 or np.linalg.matrix_rank(a) < 2:
-        msg = "the spots lie on a line: their pitch fixes no scale; give um_per_px"
-        raise ValueError(msg)
-    u, singular, vt = np.linalg.svd(a.T @ b)
-    scale = float(singular.sum() / np.sum(a**2))
-    residual = scale * a @ (u @ vt) - b
-    return scale, float(np.sqrt(np.mean(np.sum(residual**2, axis=1))))
-
-
-def read_picture(path: str | Path) -> np.ndarray:
-    """RGB image as uint8, shape (3, y, x)."""
-    from PIL import Image
-
-    with warnings.catch_warnings():
-        # a slide is larger than what Pillow expects of a picture from a stranger; its hard limit (twice that) stays
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with Image.open(path) as picture:
-            return np.stack([np.asarray(band) for band in picture.convert("RGB").split()])

@@ -16,6 +16,7 @@ import pandas as pd
 from storm._bridge.scale import TOLERANCE
 from storm._keys import READ
 from storm._logging import logger
+from storm.io._placing import fit_scale
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -222,8 +223,6 @@ def pitch_scale(
     path
         The folder, for the warning.
     """
-    from storm.io._st import fit_scale
-
     try:
         by_pitch, _ = fit_scale(array_um, pixels)
     except ValueError:  # fewer than three spots, or all on a line

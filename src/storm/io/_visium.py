@@ -11,8 +11,8 @@ import pandas as pd
 from storm._bridge.scale import VISIUM_PITCH_UM, VISIUM_SPOT_UM
 from storm._logging import logger
 from storm.io._open import open_image
+from storm.io._placing import in_pixels
 from storm.io._scale import check_full_resolution, choose_scale, given_scale, note_image_scale
-from storm.io._st import in_pixels
 from storm.io._vendor import (
     as_table,
     check_barcodes,

@@ -33,13 +33,15 @@ import torch
 import storm
 from storm._bridge.read import read_spots
 from storm._inference.dense import TilePlan, encode_dense
+from storm._inference.device import Compute
 from storm._inference.tiles import encode_tiles
 from storm.data.spots import Spots
 from storm.encoders import EncoderInfo, get_encoder
 from storm.metrics.domains import ari
 from storm.metrics.expression import pearson_per_gene
 
-CPU = torch.device("cpu")
+#: How both ways are run.
+COMPUTE = Compute(devices=(torch.device("cpu"),), batch_size=32)
 
 
 def main() -> None:
@@ -57,7 +59,7 @@ def main() -> None:
     torch.set_num_threads(1)
     sdata = storm.datasets.toy("visium_hd", n=options.n)
     spots = read_spots(sdata, table=False)
-    encode_dense(subset(spots, np.arange(200)), get_encoder("stain-texture"), **how(112.0))  # loads what is loaded once
+    encode_dense(subset(spots, np.arange(200)), get_encoder("stain-texture"), COMPUTE, field_um=112.0)  # fills caches
     report: dict[str, Any] = {"bins": options.n, "stain-texture": stain(spots), "downstream": downstream(sdata)}
     report["transformers"] = [transformer(spots, "timm:vit_tiny_patch16_224", options.sample, overlaps=(1, 2, 3))]
     if not options.quick:
@@ -73,11 +75,6 @@ def main() -> None:
     print_tables(report)
     if options.json:
         options.json.write_text(json.dumps(report, indent=2) + "\n")
-
-
-def how(field_um: float, **more: Any) -> dict[str, Any]:
-    """Arguments of both ways."""
-    return {"field_um": field_um, "precision": "fp32", "batch_size": 32} | more | {"device": CPU}
 
 
 def stain(spots: Spots) -> list[dict[str, Any]]:
@@ -96,7 +93,7 @@ def stain(spots: Spots) -> list[dict[str, Any]]:
         "as many cells at random": (at_random, slice(0, None, 8)),
     }
     for name, (places, sample) in cases.items():
-        dense, fast = timed(lambda places=places: encode_dense(places, encoder, **how(112.0)))
+        dense, fast = timed(lambda places=places: encode_dense(places, encoder, COMPUTE, field_um=112.0))
         few = subset(places, np.arange(len(places))[sample])
         exact, slow = timed(lambda few=few: tile_by_tile(few, encoder))
         row = {"places": name, "n": len(places), "n_exact": len(few)}
@@ -149,7 +146,7 @@ def transformer(spots: Spots, name: str, sample: int, *, overlaps: tuple[int, ..
     if overlaps != (1,):
         ways.append({"overlap": 1, "patch_tokens": True})
     for way in ways:
-        dense, fast = timed(lambda way=way: encode_dense(spots, info, **how(info.field_um), **way))
+        dense, fast = timed(lambda way=way: encode_dense(spots, info, COMPUTE, field_um=info.field_um, **way))
         tiles = len(TilePlan.make(spots.centres, info.field_um / way["overlap"]).middles)
         row = way | {"tiles": tiles, "flop_ratio": len(spots) / tiles, "dense_per_core_s": len(spots) / fast}
         out["dense"].append(row | agreement(dense[rows], exact, scaled=False))
@@ -158,8 +155,7 @@ def transformer(spots: Spots, name: str, sample: int, *, overlaps: tuple[int, ..
 
 def tile_by_tile(spots: Spots, encoder: EncoderInfo) -> np.ndarray:
     """The exact way."""
-    arguments = how(encoder.field_um)
-    return encode_tiles(spots, encoder, devices=[arguments.pop("device")], **arguments)
+    return encode_tiles(spots, encoder, COMPUTE, field_um=encoder.field_um)
 
 
 def subset(spots: Spots, rows: np.ndarray) -> Spots:

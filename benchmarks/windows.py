@@ -25,6 +25,7 @@ import torch
 from scipy.spatial import cKDTree
 
 import storm
+from storm._inference.device import Compute
 from storm._inference.windows import run_windows
 from storm.data.windows import Windows, make_windows
 from storm.model import WindowBatch, build_storm
@@ -88,11 +89,11 @@ def run_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
         "st": rng.standard_normal((n, network.config.st_dim), dtype=np.float32),
     }
     windows = make_windows(points)
-    how = {"readout": "window", "device": torch.device("cpu"), "precision": "fp32", "batch_size": options.batch_size}
+    compute = Compute(devices=(torch.device("cpu"),), batch_size=options.batch_size)
     found: dict[str, dict[str, np.ndarray]] = {}
     ways: dict[str, Callable[[], dict[str, np.ndarray]]] = {
         "each window by itself": lambda: plainly(network, tokens, windows, options.batch_size),
-        "storm": lambda: run_windows(network, tokens, windows, **how),
+        "storm": lambda: run_windows(network, tokens, windows, compute, readout="window"),
     }
     result = []
     for turn in ("", ", again"):

@@ -25,6 +25,7 @@ from torch import nn
 
 import storm
 from storm._bridge.read import read_spots
+from storm._inference.device import Compute
 from storm._inference.tiles import encode_tiles
 from storm._loading import StormModel
 from storm.data.genes import Vocabulary
@@ -72,7 +73,7 @@ def prepare(names: list[str], data: Path, encoder: str):
         if name in WITH_HE:
             info = get_encoder(encoder)
             tiles[name] = encode_tiles(
-                spots, info, field_um=info.field_um, devices=[torch.device("cpu")], precision="fp32", batch_size=64
+                spots, info, Compute(devices=(torch.device("cpu"),), batch_size=64), field_um=info.field_um
             )
         print(f"{name}: {len(spots)} spots, {panels[name].expression.shape[1]} genes", flush=True)
     return panels, windows, tiles
@@ -224,7 +225,7 @@ def _linear_probe(trained: list[str], unseen: list[str], genes: list[str], data:
     for name in [*trained, *unseen]:
         spots = read_spots(load(name, data), image=True)
         features[name] = encode_tiles(
-            spots, info, field_um=info.field_um, devices=[torch.device("cpu")], precision="fp32", batch_size=64
+            spots, info, Compute(devices=(torch.device("cpu"),), batch_size=64), field_um=info.field_um
         )
         targets[name] = _columns(spots, genes)
     x, y = (np.concatenate([d[name] for name in trained]) for d in (features, targets))

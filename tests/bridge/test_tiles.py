@@ -9,6 +9,8 @@ from spatialdata.models import Image2DModel
 from spatialdata.transformations import Identity, Scale, set_transformation
 
 from storm._bridge import make_tile_table, read_spots
+from storm._bridge.keys import Keys
+from storm._bridge.selection import select
 from storm._keys import TILES, TILES_TABLE
 
 
@@ -29,7 +31,7 @@ def slide(image: np.ndarray, um: float = 2.0, **kwargs) -> SpatialData:
 @pytest.mark.parametrize("scale_factors", [None, [2, 2]])
 def test_tiles_cover_tissue_and_nothing_else(scale_factors) -> None:
     sdata = slide(tissue_image(), scale_factors=scale_factors)
-    shapes, table = make_tile_table(sdata, field_um=50)
+    shapes, table = make_tile_table(select(sdata, image=True), field_um=50)
     assert list(sdata.tables) == list(sdata.shapes) == []
     assert table.shape == (12 * 8, 0)  # 600 × 400 µm of tissue
     boxes = shapes.total_bounds
@@ -40,28 +42,28 @@ def test_tiles_cover_tissue_and_nothing_else(scale_factors) -> None:
     assert spots.counts is None
     np.testing.assert_allclose(spots.centres, table.obsm["spatial"])
     assert spots.patches.read(spots.centres, field_um=50, out_px=8)[..., 0].max() < 230
-    assert len(make_tile_table(sdata, field_um=50, tissue=False)[1]) == 24 * 16
-    assert len(make_tile_table(sdata, field_um=50, stride_um=100)[1]) == 6 * 4
+    assert len(make_tile_table(select(sdata, image=True), field_um=50, tissue=False)[1]) == 24 * 16
+    assert len(make_tile_table(select(sdata, image=True), field_um=50, stride_um=100)[1]) == 6 * 4
 
 
 def test_tiles_of_a_slide_that_is_all_tissue() -> None:
-    assert len(make_tile_table(slide(tissue_image(all_tissue=True)), field_um=50)[1]) == 24 * 16
+    assert len(make_tile_table(select(slide(tissue_image(all_tissue=True))), field_um=50)[1]) == 24 * 16
 
 
 def test_tiles_in_pixels() -> None:
     sdata = slide(tissue_image())
     set_transformation(sdata.images["he"], {"global": Identity()}, set_all=True)
-    shapes, table = make_tile_table(sdata, field_um=50, um_per_px=2.0)
+    shapes, table = make_tile_table(select(sdata, Keys(um_per_px=2.0), image=True), field_um=50)
     sdata.shapes[TILES], sdata.tables[TILES_TABLE] = shapes, table
-    spots = read_spots(sdata, table=False, um_per_px=2.0)
+    spots = read_spots(sdata, Keys(um_per_px=2.0), table=False)
     np.testing.assert_allclose(spots.centres, table.obsm["spatial"])
 
 
 def test_tiles_need_tissue_and_a_scale() -> None:
     glass = np.full((3, 200, 200), 240, dtype=np.uint8)
     with pytest.raises(ValueError, match=r"no tile of 50 µm lies on tissue of image 'he' \(400 × 400 µm\)"):
-        make_tile_table(slide(glass), field_um=50)
+        make_tile_table(select(slide(glass)), field_um=50)
     sdata = slide(glass)
     set_transformation(sdata.images["he"], {"global": Identity()}, set_all=True)
     with pytest.raises(ValueError, match="no µm scale is known for image 'he'"):
-        make_tile_table(sdata, field_um=50)
+        make_tile_table(select(sdata, image=True), field_um=50)

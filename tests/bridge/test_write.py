@@ -73,7 +73,7 @@ def results() -> dict:
 def test_results_are_written(container: str) -> None:
     data = make_sdata() if container == "SpatialData" else make_table()
     table = data.tables["table"] if container == "SpatialData" else data
-    write_results(data, "table" if container == "SpatialData" else None, **results())
+    write_results(table, **results())
     assert table.obs["storm_domain"].tolist() == ["0", "1", "2"] * 4
     assert table.obs["storm_domain"].dtype == "category"
     assert table.obs["label"].tolist() == list(range(N))
@@ -162,8 +162,8 @@ def test_views_are_refused() -> None:
     sdata = make_sdata()
     sdata.tables["part"] = sdata.tables["table"][:5]
     with pytest.raises(ValueError, match=r"sdata.tables\['part'\] = sdata.tables\['part'\].copy\(\)"):
-        check_writable(sdata, "part")
-    check_writable(sdata, "table")
+        check_writable(sdata.tables["part"], "part")
+    check_writable(sdata.tables["table"], "table")
 
 
 def test_backed_table_keeps_results_in_memory(tmp_path: Path) -> None:

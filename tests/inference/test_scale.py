@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from storm._inference import windows as windows_module
-from storm._inference.device import autocast
+from storm._inference.device import Compute, autocast
 from storm._inference.he_features import he_features
 from storm._inference.windows import run_windows
 from storm.data.windows import Windows, make_windows
@@ -20,6 +20,12 @@ from storm.model import WindowBatch, build_storm
 from storm.model.readout import center, window
 
 CPU = torch.device("cpu")
+
+
+def on_cpu(batch_size: int, precision: str = "fp32") -> Compute:
+    return Compute(devices=(CPU,), batch_size=batch_size, precision=precision)
+
+
 DIMS = {"he": 16, "st": 8}
 
 
@@ -73,9 +79,8 @@ def test_shared_spots_give_what_each_window_gives(network, kind, names, readout,
     monkeypatch.setattr(windows_module, "_BLOCK", 100)
     tokens, windows = section(kind, names)
     before = {name: values.copy() for name, values in tokens.items()}
-    how = {"readout": readout, "precision": precision}
-    found = run_windows(network, tokens, windows, device=CPU, batch_size=48, **how)
-    expected = one_by_one(network, tokens, windows, **how)
+    found = run_windows(network, tokens, windows, on_cpu(48, precision), readout=readout)
+    expected = one_by_one(network, tokens, windows, readout=readout, precision=precision)
     assert found.keys() == expected.keys()
     tolerance = 1e-5 if precision == "fp32" else 0.05
     for name, values in expected.items():
@@ -88,23 +93,21 @@ def test_shared_spots_give_what_each_window_gives(network, kind, names, readout,
 
 def test_neither_patch_nor_batch_nor_order_matters(network, monkeypatch):
     tokens, windows = section("lattice")
-    how = {"device": CPU, "precision": "fp32"}
-    whole = run_windows(network, tokens, windows, readout="window", batch_size=512, **how)
+    whole = run_windows(network, tokens, windows, on_cpu(512), readout="window")
     monkeypatch.setattr(windows_module, "_BLOCK", 1)
     unordered = Windows(windows.index, windows.offsets, windows.pitch, windows.kind)
-    parts = run_windows(network, tokens, unordered, readout="window", batch_size=7, **how)
+    parts = run_windows(network, tokens, unordered, on_cpu(7), readout="window")
     for name, values in whole.items():
         np.testing.assert_allclose(parts[name], values, atol=1e-6)
-    features = he_features(network, tokens["he"], windows, batch_size=512, **how)
-    np.testing.assert_allclose(he_features(network, tokens["he"], unordered, batch_size=7, **how), features, atol=1e-6)
+    features = he_features(network, tokens["he"], windows, on_cpu(512))
+    np.testing.assert_allclose(he_features(network, tokens["he"], unordered, on_cpu(7)), features, atol=1e-6)
 
 
 def test_reconstructions_do_not_depend_on_what_is_shared(network, monkeypatch):
     tokens, windows = section("knn")
-    how = {"readout": "reconstruction", "device": CPU, "precision": "fp32", "batch_size": 64}
-    one = run_windows(network, tokens, windows, **how)
+    one = run_windows(network, tokens, windows, on_cpu(64), readout="reconstruction")
     ordered = Windows(windows.index, windows.offsets, windows.pitch, windows.kind)
-    two = run_windows(network, tokens, ordered, **how)
+    two = run_windows(network, tokens, ordered, on_cpu(64), readout="reconstruction")
     for name, values in one.items():
         np.testing.assert_array_equal(two[name], values)
 
@@ -116,7 +119,7 @@ def test_each_spot_is_projected_once_per_patch(network, monkeypatch):
     monkeypatch.setattr(
         network, "share", lambda inputs, exists: rows.append(len(inputs["he"])) or share(inputs, exists)
     )
-    run_windows(network, tokens, windows, readout="center", device=CPU, precision="fp32", batch_size=64)
+    run_windows(network, tokens, windows, on_cpu(64), readout="center")
     assert rows == [900]  # 899 spots that have a place, and the row for those that are not there
 
 
@@ -126,6 +129,7 @@ _MEMORY = """
     from storm._settings import settings
     from storm.data.windows import make_windows
     from storm.model import build_storm
+    from storm._inference.device import Compute
     from storm._inference.windows import run_windows
 
     settings.verbosity = 0
@@ -140,7 +144,7 @@ _MEMORY = """
         windows = make_windows(points)
         before = peak()
         out = run_windows(
-            network, tokens, windows, readout="center", device=torch.device("cpu"), precision="fp32", batch_size=256
+            network, tokens, windows, Compute(devices=(torch.device("cpu"),), batch_size=256), readout="center"
         )
         extra.append(peak() - before - sum(part.nbytes for part in out.values()))
     print(json.dumps(extra))

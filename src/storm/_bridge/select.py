@@ -196,6 +196,27 @@ def _annotatable(sdata: SpatialData) -> list[str]:
     return [*sdata.shapes, *sdata.points, *sdata.labels]
 
 
+def only_shapes(sdata: SpatialData, shapes_key: str | None) -> str:
+    """Return the key of the shapes of an object without a table.
+
+    Raises
+    ------
+    ValueError
+        If there are none, or several and no ``shapes_key``.
+    """
+    if shapes_key is not None:
+        return shapes_key
+    if len(sdata.shapes) != 1:
+        available = sorted(sdata.shapes)
+        msg = (
+            "the object holds neither a table nor shapes to read around"
+            if not available
+            else f"the object holds no table and several shapes; choose one with shapes_key= out of {available}"
+        )
+        raise ValueError(msg)
+    return next(iter(sdata.shapes))
+
+
 def match_instances(wanted: np.ndarray, index: pd.Index, *, table_key: str | None, shapes_key: str) -> np.ndarray:
     """Position of each wanted instance in an element's index, -1 where it is not in there.
 

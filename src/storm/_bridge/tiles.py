@@ -11,7 +11,6 @@ from scipy import sparse
 from storm._bridge.geometry import common_system
 from storm._bridge.image import levels_of, make_reader
 from storm._bridge.scale import ScaleSources, resolve_scale
-from storm._bridge.select import select_image
 from storm._checks import check_positive
 from storm._keys import TILES
 from storm.data.patches import PatchReader
@@ -20,21 +19,15 @@ from storm.data.tissue import tissue_share
 if TYPE_CHECKING:
     from anndata import AnnData
     from geopandas import GeoDataFrame
-    from spatialdata import SpatialData
+
+    from storm._bridge.selection import Selection
 
 #: Share of a tile that must be tissue.
 _TISSUE_SHARE = 0.25
 
 
 def make_tile_table(
-    sdata: SpatialData,
-    *,
-    image_key: str | None = None,
-    field_um: float,
-    stride_um: float | None = None,
-    coordinate_system: str | None = None,
-    um_per_px: float | None = None,
-    tissue: bool = True,
+    selection: Selection, *, field_um: float, stride_um: float | None = None, tissue: bool = True
 ) -> tuple[GeoDataFrame, AnnData]:
     """Lay square tiles over an image and keep those on tissue. Writes nothing.
 
@@ -43,42 +36,35 @@ def make_tile_table(
 
     Parameters
     ----------
-    sdata
-        Object with the image.
-    image_key
-        The H&E image; not needed if there is only one.
+    selection
+        An object with its H&E image selected.
     field_um
         Edge of a tile, in µm.
     stride_um
         Distance between centres of neighbouring tiles, in µm; ``None`` for ``field_um``, so that tiles touch.
-    coordinate_system
-        Where the image lies; by default the system in µm, else ``"global"``.
-    um_per_px
-        µm per pixel of the full-resolution image, if nothing else says so.
     tissue
         Whether to leave out tiles on glass.
 
     Returns
     -------
     shapes
-        Squares with coordinates in µm and a transformation into ``coordinate_system``, indexed 0 to n - 1; to be added
-        under ``storm._keys.TILES``.
+        Squares with coordinates in µm and a transformation into the coordinate system of the image, indexed 0 to
+        n - 1; to be added under ``storm._keys.TILES``.
     table
         n × 0 table that annotates them, row by row; ``obsm["spatial"]`` holds the centres in µm.
 
     Raises
     ------
     KeyError, ValueError, TypeError
-        If image or scale are missing or no such thing (see :func:`storm._bridge.read_spots`), or no tissue is found.
+        If the scale is missing, the image is not H&E (see :func:`storm._bridge.read_spots`), or no tissue is found.
     """
     check_positive(field_um, name="field_um", unit="µm")
     stride_um = field_um if stride_um is None else stride_um
     check_positive(stride_um, name="stride_um", unit="µm")
-    image_key = select_image(sdata, image_key, image=True)
-    element = sdata.images[image_key]
-    system = common_system({f"image {image_key!r}": element}, wanted=coordinate_system)
-    sources = ScaleSources(coordinate_system=system, image=levels_of(element)[0], attrs=sdata.attrs)
-    scale = resolve_scale(sources, um_per_px=um_per_px, name=f"image {image_key!r}")
+    image_key, element = selection.image_key, selection.image
+    system = common_system({f"image {image_key!r}": element}, wanted=selection.keys.coordinate_system)
+    sources = ScaleSources(coordinate_system=system, image=levels_of(element)[0], attrs=selection.attrs)
+    scale = resolve_scale(sources, um_per_px=selection.keys.um_per_px, name=f"image {image_key!r}")
     reader = make_reader(element, image_key=image_key, coordinate_system=system, um_per_unit=scale.um_per_unit)
 
     centres = tile_centres(reader, stride_um)

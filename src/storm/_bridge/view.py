@@ -7,15 +7,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from storm._bridge.geometry import affine_of, apply, common_system, find_element, length_scale
-from storm._bridge.read import _has_own_places, _only_shapes, read_spots
-from storm._bridge.select import is_spatialdata, match_instances, select_image, select_region, select_table
+from storm._bridge.geometry import affine_of, apply, length_scale
+from storm._bridge.keys import Keys
+from storm._bridge.read import spots_of
+from storm._bridge.select import match_instances
+from storm._bridge.selection import Selection, select
+from storm.data.spots import Spots
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from geopandas import GeoDataFrame
     from spatialdata import SpatialData
 
+    from storm._types import Wanted
     from storm.data.patches import PatchReader
 
 #: Longer edge of the picture, in pixels.
@@ -62,13 +66,9 @@ class SectionView:
 
 def read_view(
     data: SpatialData | AnnData,
+    keys: Keys | None = None,
     *,
-    image_key: str | None = None,
-    table_key: str | None = None,
-    shapes_key: str | None = None,
-    coordinate_system: str | None = None,
-    um_per_px: float | None = None,
-    image: bool | str = "auto",
+    image: Wanted = "auto",
     max_px: int = _MAX_PX,
     overlap: bool = True,
     whole: bool = False,
@@ -77,32 +77,54 @@ def read_view(
 
     Parameters
     ----------
-    data, image_key, table_key, shapes_key, coordinate_system, um_per_px, image, overlap
+    data, keys, image, overlap
         As in :func:`~storm._bridge.read.read_spots`.
     max_px
         Longer edge of the picture, in pixels.
     whole
         Show the whole image, not only what lies around the spots.
 
+    Returns
+    -------
+    SectionView
+
     Raises
     ------
     KeyError, ValueError, TypeError
         As :func:`~storm._bridge.read.read_spots`; and a ValueError if no spot has a geometry.
     """
-    keys = {"image_key": image_key, "table_key": table_key, "shapes_key": shapes_key}
-    where = {"coordinate_system": coordinate_system, "um_per_px": um_per_px}
-    spots = read_spots(data, **keys, **where, image=image, table=False, overlap=overlap)
+    selection = select(data, keys, image=image, table=False)
+    spots = spots_of(selection, counts=False, overlap=overlap)
+    return view_of(selection, spots, max_px=max_px, whole=whole)
+
+
+def view_of(selection: Selection, spots: Spots, *, max_px: int = _MAX_PX, whole: bool = False) -> SectionView:
+    """Draw a section that has been read.
+
+    Parameters
+    ----------
+    selection
+        The section.
+    spots
+        What was read of it.
+    max_px, whole
+        As in :func:`read_view`.
+
+    Returns
+    -------
+    SectionView
+
+    Raises
+    ------
+    ValueError
+        If no spot has a geometry.
+    """
     centres = spots.centres[spots.placed]
     if not len(centres):
         msg = f"none of the {len(spots)} spots has a geometry: there is nothing to draw"
         raise ValueError(msg)
-    outlines, diameters = None, None
-    if is_spatialdata(data):
-        um_per_unit = 1.0 if spots.scale is None else spots.scale.um_per_unit
-        outlines, diameters = read_outlines(
-            data, **keys, image=image, coordinate_system=coordinate_system, um_per_unit=um_per_unit
-        )
-    diameters = _spacing(centres) if diameters is None else diameters
+    outlines, own = read_outlines(selection, um_per_unit=1.0 if spots.scale is None else spots.scale.um_per_unit)
+    diameters = _spacing(centres) if own is None else own
     margin = max(0.6 * float(np.nanmax(diameters)), 0.04 * float(np.ptp(centres, axis=0).max()))
     low, high = centres.min(axis=0) - margin, centres.max(axis=0) + margin
     if whole and spots.patches is not None:
@@ -149,38 +171,39 @@ def _in_pieces(patches: PatchReader, middle: np.ndarray, *, field: float, side: 
 
 
 def read_outlines(
-    sdata: SpatialData,
-    *,
-    image_key: str | None,
-    table_key: str | None,
-    shapes_key: str | None,
-    image: bool | str,
-    coordinate_system: str | None,
-    um_per_unit: float,
-) -> tuple[np.ndarray | list[np.ndarray] | None, float | np.ndarray | None]:
-    """Outlines (``None`` for circles) and diameters (``None`` if unknown) of the spots, in the order of the table."""
+    selection: Selection, *, um_per_unit: float
+) -> tuple[np.ndarray | list[np.ndarray] | None, np.ndarray | None]:
+    """Read the outlines and the sizes of the spots, in the order of the table.
+
+    Parameters
+    ----------
+    selection
+        The section.
+    um_per_unit
+        µm per unit of the coordinate system in which its elements meet.
+
+    Returns
+    -------
+    outlines
+        Corners in µm, shape (n, corners, 2), or a list of n arrays (corners, 2); ``None`` for circles, and where there
+        are no shapes.
+    diameters
+        Diameter of each spot in µm, shape (n,), NaN without a geometry; ``None`` where there are no shapes.
+    """
     from geopandas import GeoDataFrame
 
-    image_key = select_image(sdata, image_key, image=image)
-    if sdata.tables:
-        table_key, table = select_table(sdata, table_key)
-        if image_key is None and _has_own_places(sdata, table):
-            return None, None
-        shapes_key, rows, instances = select_region(sdata, table, table_key=table_key, shapes_key=shapes_key)
-    else:
-        shapes_key, rows, instances = _only_shapes(sdata, shapes_key), None, None
-    element = find_element(sdata, shapes_key)
-    if not isinstance(element, GeoDataFrame):
+    region = selection.region
+    if region is None or not isinstance(region.element, GeoDataFrame):
         return None, None
-    elements = {f"shapes {shapes_key!r}": element}
-    if image_key is not None:
-        elements[f"image {image_key!r}"] = sdata.images[image_key]
-    affine = affine_of(element, common_system(elements, wanted=coordinate_system)) * um_per_unit
+    element = region.element
+    affine = affine_of(element, selection.coordinate_system) * um_per_unit
 
     at = np.arange(len(element))
-    if rows is not None:
-        at = np.full(len(rows), -1)
-        at[rows] = match_instances(instances, element.index, table_key=table_key, shapes_key=shapes_key)
+    if region.rows is not None:
+        at = np.full(len(region.rows), -1)
+        at[region.rows] = match_instances(
+            region.instances, element.index, table_key=selection.table_key, shapes_key=region.key
+        )
     if (element.geom_type == "Point").all():
         radius = element["radius"].to_numpy(dtype=np.float64) * length_scale(affine)
         return None, np.where(at >= 0, 2 * radius[at], np.nan)

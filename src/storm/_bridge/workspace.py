@@ -6,14 +6,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from storm._bridge.select import check_container, is_spatialdata, select_image
+from storm._bridge.keys import Keys
+from storm._bridge.select import check_container, is_spatialdata
+from storm._bridge.selection import Selection, select
 from storm._bridge.tiles import make_tile_table
-from storm._bridge.write import add_elements, check_writable
+from storm._bridge.write import add_elements, check_writable, write_results
 from storm._keys import TILES, TILES_TABLE
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
+
+    from storm._types import Wanted
 
 
 @dataclass
@@ -22,54 +26,67 @@ class Workspace:
 
     Attributes
     ----------
-    data
-        Object that holds the table; results are written here.
-    table_key
-        The table.
-    image_key
-        The image, or the user's choice of it.
-    made
-        Elements that were made for this call and must still be added to the user's object.
+    selection
+        The elements that are read; its table gets the results.
     owner
         The user's object (or its copy).
+    made
+        Elements that were made for this call and must still be added to the user's object.
     store
         Path of the zarr store that the user's object lives in, or ``None``.
     """
 
-    data: SpatialData | AnnData
-    table_key: str | None
-    image_key: str | None
+    selection: Selection
     owner: SpatialData | AnnData
     made: dict[str, Any] = field(default_factory=dict)
     store: Path | None = None
 
-    def finish(self) -> None:
-        """Hand newly made elements over to the user's object: the last step, after everything was computed."""
+    @property
+    def table(self) -> AnnData:
+        """The table that gets the results."""
+        assert self.selection.table is not None  # open_workspace selects or makes one
+        return self.selection.table
+
+    def write(self, **results: Any) -> None:
+        """Write results into the table, then hand new elements over: the last step, after everything was computed.
+
+        Parameters
+        ----------
+        **results
+            The slots of :func:`~storm._bridge.write.write_results`.
+        """
+        write_results(self.table, **results)
         if self.made:
             add_elements(self.owner, **self.made)
+
+    def add_table(self, name: str, table: AnnData) -> None:
+        """Add a table beside the one that was read, together with the elements that were made for this call."""
+        add_elements(self.owner, shapes=self.made.get("shapes"), tables={**self.made.get("tables", {}), name: table})
 
 
 def open_workspace(
     data: SpatialData | AnnData,
+    keys: Keys,
     *,
-    table_key: str | None = None,
-    image_key: str | None = None,
+    image: Wanted = "auto",
+    table: Wanted = "auto",
     field_um: float | None = None,
     stride_um: float | None = None,
-    coordinate_system: str | None = None,
-    um_per_px: float | None = None,
     copy: bool = False,
 ) -> Workspace:
-    """Decide where a tool works.
+    """Decide where a tool works, and select what it reads there.
 
     Parameters
     ----------
     data
         The user's object.
-    table_key, image_key
-        The user's choice.
-    field_um, stride_um, coordinate_system, um_per_px
-        Tile grid of a SpatialData without a table; see :func:`~storm._bridge.tiles.make_tile_table`.
+    keys
+        The user's choice of elements.
+    image, table
+        What is needed; see :func:`~storm._bridge.selection.select`.
+    field_um, stride_um
+        Tile grid of a SpatialData without a table; see :func:`~storm._bridge.tiles.make_tile_table`. Without
+        ``field_um`` none is made.
     copy
         Work on a copy: tables are copied, images and shapes are shared.
 
@@ -79,27 +96,28 @@ def open_workspace(
 
     Raises
     ------
+    KeyError
+        If there is no element of a given name.
     ValueError
-        If there is neither a table nor an image, or the table is a view.
+        If there is neither a table nor an image, something is ambiguous, or the table is a view.
+    TypeError
+        If ``data`` is neither a SpatialData nor an AnnData.
     """
     check_container(data)
     store = Path(data.path) if is_spatialdata(data) and data.is_backed() else None
-    if copy:
-        data = _copy(data)
-    if not is_spatialdata(data) or data.tables or table_key is not None or field_um is None:
-        check_writable(data, table_key)
-        return Workspace(data, table_key, image_key, data, store=store)
+    owner = _copy(data) if copy else data
+    if not is_spatialdata(owner) or owner.tables or keys.table_key is not None or field_um is None:
+        selection = select(owner, keys, image=image, table=True)
+        check_writable(selection.table, selection.table_key)
+        return Workspace(selection, owner, store=store)
     import spatialdata
 
-    image_key = select_image(data, image_key, image=True)
-    shapes, table = make_tile_table(
-        data, image_key=image_key, field_um=field_um, stride_um=stride_um,
-        coordinate_system=coordinate_system, um_per_px=um_per_px,
-    )  # fmt: skip
-    made = {"shapes": {TILES: shapes}, "tables": {TILES_TABLE: table}}
-    grid = spatialdata.SpatialData(images={image_key: data.images[image_key]}, shapes=made["shapes"], attrs=data.attrs)
-    grid.tables[TILES_TABLE] = table
-    return Workspace(grid, TILES_TABLE, image_key, data, made, store)
+    whole = select(owner, keys, image=True, table=False)
+    shapes, tiles = make_tile_table(whole, field_um=field_um, stride_um=stride_um)
+    made = {"shapes": {TILES: shapes}, "tables": {TILES_TABLE: tiles}}
+    grid = spatialdata.SpatialData(images={whole.image_key: whole.image}, shapes=made["shapes"], attrs=owner.attrs)
+    grid.tables[TILES_TABLE] = tiles
+    return Workspace(select(grid, keys, image=image, table=True), owner, made, store)
 
 
 def _copy(data: SpatialData | AnnData) -> SpatialData | AnnData:

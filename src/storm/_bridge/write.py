@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from storm._bridge.select import annotated_regions, is_spatialdata, select_table
+from storm._bridge.select import annotated_regions, is_spatialdata
 from storm._keys import UNS
 
 if TYPE_CHECKING:
@@ -19,27 +19,36 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 
-def check_writable(data: SpatialData | AnnData, table_key: str | None = None) -> None:
+def check_writable(table: AnnData, table_key: str | None = None) -> None:
     """Raise if results cannot be written into a table; for callers that want to know before they compute.
 
     A view is refused: what is written to it lands in a copy, not in the object that it is a view of. Backed tables are
     fine: results live in memory until the user writes the object.
+
+    Parameters
+    ----------
+    table
+        The table.
+    table_key
+        Its key in a SpatialData, for the message.
 
     Raises
     ------
     ValueError
         If the table is a view.
     """
-    key, table = select_table(data, table_key)
     if table.is_view:
-        copy = "adata = adata.copy()" if key is None else f"sdata.tables[{key!r}] = sdata.tables[{key!r}].copy()"
+        copy = (
+            "adata = adata.copy()"
+            if table_key is None
+            else f"sdata.tables[{table_key!r}] = sdata.tables[{table_key!r}].copy()"
+        )
         msg = f"the table is a view of another AnnData, so results would go into a copy of it; first {copy}"
         raise ValueError(msg)
 
 
 def write_results(
-    data: SpatialData | AnnData,
-    table_key: str | None = None,
+    table: AnnData,
     *,
     obs: Mapping[str, Any] | None = None,
     obsm: Mapping[str, Any] | None = None,
@@ -51,10 +60,8 @@ def write_results(
 
     Parameters
     ----------
-    data
-        A SpatialData or an AnnData.
-    table_key
-        The table; not needed if there is only one.
+    table
+        The table.
     obs
         Columns by name, each of length n_obs, in the order of the table.
     obsm
@@ -65,17 +72,16 @@ def write_results(
         Columns by name, each of length n_vars.
     uns
         Provenance by key: ``uns={"X_storm": {...}}`` is stored as ``table.uns["storm"]["X_storm"]``, beside what is
-        there.
+        already stored.
 
     Raises
     ------
-    KeyError, ValueError
-        If there is no such table, it is a view, or something does not fit it; then nothing has been written.
+    ValueError
+        If the table is a view, or something does not fit it; then nothing has been written.
     TypeError
         If the provenance holds something that AnnData cannot store.
     """
-    check_writable(data, table_key)
-    _, table = select_table(data, table_key)
+    check_writable(table)
     n_obs, n_vars = table.shape
     obs = {k: _column(v, table.obs_names, name=f"obs[{k!r}]") for k, v in (obs or {}).items()}
     var = {k: _column(v, table.var_names, name=f"var[{k!r}]") for k, v in (var or {}).items()}

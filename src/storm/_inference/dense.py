@@ -11,8 +11,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from storm._checks import check_positive
-from storm._inference.device import autocast
+from storm._inference.device import Compute
 from storm._inference.fallback import check_shape
+from storm._inference.tiles import as_input
 from storm._settings import settings
 from storm.data.patches import PatchReader
 from storm.data.spots import Spots
@@ -29,11 +30,9 @@ _FIELDS = 4096
 def encode_dense(
     spots: Spots,
     encoder: EncoderInfo,
+    compute: Compute,
     *,
     field_um: float,
-    device: torch.device,
-    precision: str,
-    batch_size: int,
     tile_px: int | None = None,
     local_um: float | None = None,
     overlap: int = 1,
@@ -61,14 +60,11 @@ def encode_dense(
         With a patch reader.
     encoder
         Tile encoder.
+    compute
+        How to run, on the first device. Blocks are run in single precision with sums in double, on the CPU where the
+        device (Apple's) has no double precision.
     field_um
         Edge of the field around each centre, in µm; also that of the tiles.
-    device
-        Where to run; blocks need double precision and run on the CPU where the device (Apple's) has none.
-    precision
-        Of a transformer; blocks run in single precision, their sums in double.
-    batch_size
-        Tiles per batch.
     tile_px
         Side of the tiles in pixels, the encoder's own by default.
     local_um
@@ -109,6 +105,7 @@ def encode_dense(
     rows = np.flatnonzero(spots.patches.inside(spots.centres))
     if not len(rows):
         return out
+    device = compute.device
     if encoder.dense is not None and device.type == "mps":
         device = torch.device("cpu")
     network = encoder.build().to(device).eval()
@@ -126,15 +123,22 @@ def encode_dense(
             std = torch.tensor(encoder.std or (1.0, 1.0, 1.0), device=device).view(1, 3, 1, 1)
 
             def run(patches: np.ndarray, check: bool) -> tuple[Tensor | None, Tensor]:
-                x = (_as_input(patches, device) - mean) / std
-                with autocast(device, precision):
+                x = (as_input(patches, device) - mean) / std
+                with compute.autocast():
                     if check:
                         grid.check(x[:1])
                     return grid(x)
 
             out[rows] = 0
-            how = {"local_um": local_um, "overlap": overlap, "batch_size": batch_size}
-            for members, share, done in _by_tokens(tissue, run, grid.join, **how):
+            parts = _by_tokens(
+                tissue,
+                run,
+                grid.join,
+                local_um=local_um,
+                overlap=overlap,
+                batch_size=compute.tile_batch(transformer=True),
+            )
+            for members, share, done in parts:
                 check_shape(share, (len(members), encoder.dim), name=encoder.name)
                 out[rows[members]] += share.cpu().numpy()
                 bar.update(done)
@@ -215,7 +219,7 @@ def _by_blocks(
         rows = members[block]
         corners = np.round((centres[rows] - middles[block]) / um).astype(np.int64) + reach
         by_row = np.lexsort((corners[:, 0], corners[:, 1]))
-        x = _as_input(pixels, device)[0]
+        x = as_input(pixels, device)[0]
         for start in range(0, len(rows), _FIELDS):
             part = by_row[start : start + _FIELDS]
             yield rows[part], embed(x, corners[part])
@@ -313,10 +317,6 @@ def _neighbours(plan: TilePlan) -> Callable[[int], np.ndarray]:
         return np.concatenate([order[stops[k - 1] if k else 0 : stops[k]] for k in there])
 
     return near
-
-
-def _as_input(patches: np.ndarray, device: torch.device) -> Tensor:
-    return torch.from_numpy(patches).to(device).permute(0, 3, 1, 2).float().div_(255)
 
 
 def _to(values: np.ndarray, like: Tensor) -> Tensor:

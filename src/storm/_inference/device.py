@@ -1,26 +1,108 @@
-"""Where and how precisely a network runs."""
+"""Where, how precisely and on how much at a time a network runs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import get_args
 
 import torch
 
-from storm._checks import check_choice
+from storm._checks import check_choice, check_whole
 from storm._settings import settings
+from storm._types import Precision
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+#: Windows per batch where the user gives no number: enough to keep a GPU busy, and a few MB of tokens.
+WINDOWS_PER_BATCH = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """How a frozen network is run.
+
+    Attributes
+    ----------
+    devices
+        Where: each takes a region of the section through the tile encoder, the first does the rest.
+    precision
+        ``"fp32"``, ``"bf16"`` or ``"fp16"``.
+    any_precision
+        Whether the user left the precision open, so that stored results of any precision may be reused.
+    batch_size
+        Tiles and windows per batch; ``None`` for the defaults of each.
+    """
+
+    devices: tuple[torch.device, ...]
+    precision: str = "fp32"
+    any_precision: bool = False
+    batch_size: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        device: str | torch.device | Sequence[str] = "auto",
+        *,
+        precision: Precision = "auto",
+        batch_size: int | None = None,
+    ) -> Compute:
+        """Resolve what the user gave; see :func:`storm.tl.embed`.
+
+        Raises
+        ------
+        ValueError
+            If there is no such device on this machine or no such precision, or the batch size is not a whole number of
+            at least 1.
+        TypeError
+            If the device is neither text nor a list of texts.
+        """
+        devices = resolve_devices(device)
+        return cls(
+            devices=devices,
+            precision=resolve_precision(precision, devices[0]),
+            any_precision=precision == "auto",
+            batch_size=None if batch_size is None else check_whole(batch_size, name="batch_size"),
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """The first device."""
+        return self.devices[0]
+
+    @property
+    def window_batch(self) -> int:
+        """Windows per batch."""
+        return self.batch_size or WINDOWS_PER_BATCH
+
+    @property
+    def threads(self) -> int:
+        """Threads that torch uses on the CPU, on which the last bit of a sum depends."""
+        return torch.get_num_threads()
+
+    def tile_batch(self, *, transformer: bool) -> int:
+        """Tiles per batch: by default 32 for a transformer on the CPU, whose activations are large, else 256."""
+        return self.batch_size or (32 if self.device.type == "cpu" and transformer else 256)
+
+    def autocast(self) -> AbstractContextManager:
+        """Context in which a network runs at this precision on the first device."""
+        return autocast(self.device, self.precision)
 
 
 def resolve_devices(device: str | torch.device | Sequence[str]) -> tuple[torch.device, ...]:
     """One device or several: ``"cuda:0,cuda:1"``, or a list of names; see :func:`resolve_device`."""
-    names = device.split(",") if isinstance(device, str) else [device] if isinstance(device, torch.device) else device
+    if isinstance(device, torch.device):
+        device = str(device)
+    names = device.split(",") if isinstance(device, str) else device
+    if not isinstance(names, list | tuple) or not names:
+        msg = f"device={device!r} is not a device; give 'auto', a name such as 'cuda:0', or a list of names"
+        raise TypeError(msg)
     return tuple(resolve_device(name.strip() if isinstance(name, str) else name) for name in names)
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """The device of a name, ready to run: on the CPU, with as many threads as ``storm.settings.n_threads`` says.
+    """The device of a name, ready to run: on the CPU, with ``storm.settings.n_threads`` threads.
 
     Torch has one number of threads for the whole process. ``n_threads=None`` leaves it as it is, be it torch's own or
     the one that was set last; it does not bring back an earlier one, which somebody else may have changed since.
@@ -35,36 +117,36 @@ def resolve_device(device: str | torch.device) -> torch.device:
     ValueError
         If there is no such device on this machine.
     """
-    found = _find(device)
-    if found.type == "cpu" and settings.n_threads is not None:
+    chosen = _find(device)
+    if chosen.type == "cpu" and settings.n_threads is not None:
         torch.set_num_threads(settings.n_threads)
-    return found
+    return chosen
 
 
 def _find(device: str | torch.device) -> torch.device:
-    there = ["cpu"]
+    available = ["cpu"]
     if torch.cuda.is_available():
-        there += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        available += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     if torch.backends.mps.is_available():
-        there.append("mps")
+        available.append("mps")
     if str(device) == "auto":
-        return torch.device(there[1] if len(there) > 1 else "cpu")
+        return torch.device(available[1] if len(available) > 1 else "cpu")
     try:
-        wanted = torch.device(device)
+        chosen = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        msg = f"device={device!r} names no device; this machine has {there}, or say 'auto'"
+        msg = f"device={device!r} is not the name of a device; this machine has {available}; 'auto' takes the best"
         raise ValueError(msg) from error
-    if wanted.type == "cuda" and wanted.index is None and len(there) > 1:
-        return wanted
-    if str(wanted) not in there:
-        msg = f"device={str(device)!r} is not on this machine, which has {there}; say device='auto' to take the best"
+    if chosen.type == "cuda" and chosen.index is None and len(available) > 1:
+        return chosen
+    if str(chosen) not in available:
+        msg = f"device={str(device)!r} is not on this machine, which has {available}; device='auto' takes the best"
         raise ValueError(msg)
-    return wanted
+    return chosen
 
 
-def resolve_precision(precision: str, device: torch.device) -> str:
+def resolve_precision(precision: Precision, device: torch.device) -> str:
     """``"fp32"``, ``"bf16"`` or ``"fp16"``; ``"auto"`` is bf16 on a GPU that has it and fp32 elsewhere."""
-    check_choice(precision, ("auto", *_DTYPES), name="precision")
+    check_choice(precision, get_args(Precision), name="precision")
     if precision != "auto":
         return precision
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"

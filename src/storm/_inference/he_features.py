@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from storm._inference.device import Compute
 from storm._inference.windows import Stage
 from storm.data.components import finite_rows
 from storm.data.journal import Journal
@@ -16,18 +16,13 @@ from storm.model.batch import SharedBatch, StormOutput
 from storm.model.readout import window
 from storm.model.storm import Storm
 
-#: Windows per batch.
-BATCH = 512
-
 
 def he_features(
     network: Storm,
     tokens: np.ndarray,
     windows: Windows,
+    compute: Compute,
     *,
-    device: torch.device,
-    precision: str,
-    batch_size: int,
     journal: Journal | None = None,
     facts: dict[str, Any] | None = None,
 ) -> np.ndarray:
@@ -45,7 +40,7 @@ def he_features(
         Standardised tile embeddings, shape (n, he_dim); NaN rows have none.
     windows
         Windows of the n spots.
-    device, precision, batch_size
+    compute
         How to run.
     journal, facts
         See :func:`~storm._inference.windows.run_windows`.
@@ -55,7 +50,7 @@ def he_features(
     ndarray
         Float32, shape (n, f); NaN for a spot without an own tile.
     """
-    network = network.to(device).eval()
+    network = network.to(compute.device).eval()
     decoder = network.decoders["st"] if "st" in network.decoders else None  # noqa: SIM401 - ModuleDict has no get
     width = network.config.he_dim + (network.config.width if decoder is None else network.config.decoder_width)
 
@@ -68,7 +63,6 @@ def he_features(
         return [averaged["he_input"], context]
 
     stage = Stage("features", facts or {}, journal or Journal())
-    how = {"batch_size": batch_size, "device": device, "precision": precision}
-    out = stage.run(network, {"he": tokens}, windows, vectors, width=width, **how)
+    out = stage.run(network, {"he": tokens}, windows, vectors, compute, width=width)
     out[~finite_rows(tokens)] = np.nan
     return out

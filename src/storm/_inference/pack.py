@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from storm._bridge.read import held_result, read_spots
-from storm._inference.device import resolve_devices, resolve_precision
+from storm._bridge.keys import Keys
+from storm._bridge.read import spots_of
+from storm._bridge.selection import Selection, select
+from storm._inference.device import Compute
 from storm._inference.neighbourhoods import section_windows
-from storm._inference.tile_cache import input_size, tile_embedding
+from storm._inference.tile_cache import held_result, input_size, tile_embedding
 from storm._keys import tiles_key
 from storm._logging import logger
 from storm.data.spots import Spots
@@ -84,15 +86,20 @@ def pack_section(
     KeyError, ValueError
         As :func:`storm.tl.embed`; the text says what is missing or ambiguous.
     """
-    spots = read_spots(
-        sdata, image_key=config.image_key, table_key=config.table_key, shapes_key=config.shapes_key,
-        coordinate_system=config.coordinate_system, um_per_px=config.um_per_px, layer=config.layer,
-        image=False if tiles is None else "auto", table="auto",
-    )  # fmt: skip
+    keys = Keys(
+        image_key=config.image_key,
+        table_key=config.table_key,
+        shapes_key=config.shapes_key,
+        coordinate_system=config.coordinate_system,
+        um_per_px=config.um_per_px,
+        layer=config.layer,
+    )
+    selection = select(sdata, keys, image=False if tiles is None else "auto")
+    spots = spots_of(selection)
     windows = section_windows(spots, size=config.window or None, radius_um=config.radius_um)
     he = patches = None
     if tiles is not None and spots.patches is not None:
-        he = _embedded(sdata, spots, config, tiles)
+        he = _embedded(selection, spots, config, tiles)
         if config.train_tiles:
             patches = _pixels(spots, config, tiles)
     facts: dict[str, Any] = {"settings": _settings(config, tiles), "um_known": spots.um_known}
@@ -107,16 +114,16 @@ def pack_section(
     return shard
 
 
-def _embedded(sdata: SpatialData, spots: Spots, config: PretrainConfig, tiles: EncoderInfo) -> np.ndarray:
+def _embedded(selection: Selection, spots: Spots, config: PretrainConfig, tiles: EncoderInfo) -> np.ndarray:
     field_um = config.field_um or tiles.field_um
-    devices = resolve_devices("auto")
-    key = tiles_key(tiles.name)
-    found = tile_embedding(
-        spots, tiles, held=held_result(sdata, config.table_key, key) if sdata.tables else None, field_um=field_um,
-        devices=devices, precision=resolve_precision("auto", devices[0]), any_precision=True,
+    return tile_embedding(
+        spots,
+        tiles,
+        Compute.of("auto"),
+        held=held_result(selection.table, tiles_key(tiles.name)),
+        field_um=field_um,
         tile_px=input_size(tiles, config.tile_px, field_um=field_um),
-    )  # fmt: skip
-    return found.values
+    ).values
 
 
 def _pixels(spots: Spots, config: PretrainConfig, tiles: EncoderInfo) -> PatchStream:

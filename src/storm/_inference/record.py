@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from storm import __version__
+from storm._inference.device import Compute
 from storm._loading import StormModel
 from storm._logging import logger
 from storm.data.genes import GeneMatch
 from storm.data.spots import Spots
+
+if TYPE_CHECKING:
+    from storm._inference.tile_cache import TileEmbedding
+    from storm._types import Modality, Wanted
+
+
+def wanted_image(modality: Modality) -> Wanted:
+    """Whether an image is needed (``True``), left out (``False``), or read if there is one (``"auto"``)."""
+    return "auto" if modality == "auto" else modality != "st"
+
+
+def wanted_counts(modality: Modality) -> Wanted:
+    """Whether counts are needed (``True``), left out (``False``), or read if there are any (``"auto"``)."""
+    return "auto" if modality == "auto" else modality != "he"
 
 
 def wants_tiles(spots: Spots, modality: str) -> bool:
@@ -52,13 +67,46 @@ def warn_nan(values: np.ndarray, spots: Spots, *, name: str) -> None:
 
 
 def provenance(
-    model: StormModel, spots: Spots, *, match: GeneMatch | None, device: Any, **facts: Any
+    model: StormModel,
+    spots: Spots,
+    compute: Compute,
+    *,
+    match: GeneMatch | None = None,
+    tiles: TileEmbedding | None = None,
+    **facts: Any,
 ) -> dict[str, Any]:
-    """What is written beside every result."""
-    record = {"storm_version": __version__, "model": model.name, "sha256": model.sha256, "device": str(device)}
+    """Record what a result was made from; it is stored beside the result.
+
+    Parameters
+    ----------
+    model
+        The model.
+    spots
+        The section.
+    compute
+        How the model was run.
+    match
+        How the genes of the table were matched, if counts were read.
+    tiles
+        The tile embeddings, if H&E was read.
+    **facts
+        Parameters of the call; those that are ``None`` are left out.
+
+    Returns
+    -------
+    dict
+        Text, numbers and lists of text.
+    """
+    record = {
+        "storm_version": __version__,
+        "model": model.name,
+        "sha256": model.sha256,
+        "device": str(compute.device),
+        "precision": compute.precision,
+    }
     if not model.trained:
         record["trained"] = False
-        logger.warning("model %r has random weights: what it says of a section means nothing", model.name)
+        logger.warning("model %r has random weights: its output for a section has no meaning", model.name)
     record |= {name: value for name, value in facts.items() if value is not None}
     if spots.scale is not None:
         record["um_source"] = spots.scale.source
@@ -69,4 +117,4 @@ def provenance(
         record["genes_aliased"] = [f"{name}={symbol}" for name, symbol in match.aliased.items()]
         record["genes_ambiguous"] = list(match.ambiguous)
         record["genes_missing"] = list(match.missing)
-    return record
+    return record if tiles is None else record | tiles.record()

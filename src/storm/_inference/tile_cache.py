@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
-import torch
 
 from storm import __version__
-from storm._bridge.read import held_result
 from storm._checks import check_choice, check_positive
 from storm._inference.dense import encode_dense
-from storm._inference.device import resolve_precision
+from storm._inference.device import Compute
 from storm._inference.tiles import encode_tiles
-from storm._keys import tiles_key
+from storm._keys import UNS, tiles_key
 from storm._loading import StormModel
 from storm._logging import logger
+from storm._types import Field
 from storm.data.journal import Journal
 from storm.data.patches import READER_VERSION
 from storm.data.spots import Spots
 from storm.encoders import EncoderInfo
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 #: Tiles read to tell one image from another.
 _PROBES = 16
@@ -52,19 +53,28 @@ class TileEmbedding:
     facts: dict[str, Any]
     reused: bool
 
+    def record(self) -> dict[str, Any]:
+        """The part of their provenance that is repeated in the provenance of a result made from them."""
+        return {
+            "tile_encoder": self.facts["encoder"],
+            "tile_sha256": self.facts["sha256"],
+            "tile_precision": self.facts["precision"],
+            "field": self.facts["field"],
+            "field_um": self.facts["field_um"],
+            "tile_px": self.facts["tile_px"],
+            "tiles_reused": self.reused,
+        }
+
 
 def tile_embedding(
     spots: Spots,
     encoder: EncoderInfo,
+    compute: Compute,
     *,
     held: tuple[np.ndarray, dict[str, Any]] | None,
     field_um: float,
-    devices: Sequence[torch.device],
-    precision: str,
-    field: str = "exact",
-    any_precision: bool = False,
+    field: Field = "exact",
     tile_px: int | None = None,
-    batch_size: int | None = None,
     journal: Journal | None = None,
     compiled: bool = False,
     channels_last: bool = False,
@@ -77,20 +87,17 @@ def tile_embedding(
         With a patch reader.
     encoder
         Tile encoder.
+    compute
+        How to run. Where the precision was left open, stored embeddings of any precision are reused: they are equal to
+        within a cosine of 0.999.
     held
         An embedding of these spots with its provenance, or ``None``.
     field_um
         Edge of the field around each centre, in µm.
-    devices, precision
-        Where and how to run.
     field
         ``"exact"`` or ``"dense"``.
-    any_precision
-        Take what is held whatever precision it has: they are equal to within a cosine of 0.999.
     tile_px
-        Input size, the encoder's own by default.
-    batch_size
-        Tiles per batch; by default 32 for a transformer on the CPU and 256 else.
+        Edge of the encoder's input in pixels; its own by default.
     journal
         Where finished batches are kept for the next run, if this one is interrupted.
     compiled, channels_last
@@ -101,10 +108,9 @@ def tile_embedding(
     ValueError
         If the encoder's numbers are not finite, or not of the shape that its description says.
     """
-    check_choice(field, ("exact", "dense"), name="field")
+    check_choice(field, get_args(Field), name="field")
     tile_px = encoder.tile_px if tile_px is None else int(tile_px)
-    if batch_size is None:
-        batch_size = 32 if devices[0].type == "cpu" and encoder.patch_px else 256
+    batch_size = compute.tile_batch(transformer=bool(encoder.patch_px))
     facts = {
         "storm_version": __version__,
         "encoder": encoder.name,
@@ -117,32 +123,44 @@ def tile_embedding(
         "um_per_px": float(spots.patches.um_per_px),
         "um_source": spots.scale.source,
         "reader_version": READER_VERSION,
-        "device": ",".join(map(str, devices)),
-        "precision": precision,
+        "device": ",".join(map(str, compute.devices)),
+        "precision": compute.precision,
         "batch_size": batch_size,
         "inputs": fingerprint(spots, field_um=field_um, tile_px=tile_px),
     }
     if held is not None:
         values, before = held
-        compared = [key for key in _CACHE_KEY if not (any_precision and key == "precision")]
+        compared = [key for key in _CACHE_KEY if not (compute.any_precision and key == "precision")]
         other = [key for key in compared if not bool(before.get(key, _BEFORE.get(key)) == facts[key])]
         if not other:
             return TileEmbedding(values=np.asarray(values, dtype=np.float32), facts=before, reused=True)
         if before.get("encoder") == encoder.name:
             logger.warning("the tile embeddings that are there are not used: made with another %s", ", ".join(other))
-    how = {"precision": precision, "batch_size": batch_size, "compiled": compiled, "channels_last": channels_last}
-    same = facts | how | {"device": [device.type for device in devices], "n_threads": torch.get_num_threads()}
+    same = facts | {
+        "compiled": compiled,
+        "channels_last": channels_last,
+        "device": [device.type for device in compute.devices],
+        "n_threads": compute.threads,
+    }
     rows = (journal or Journal()).rows("tiles", (len(spots), encoder.dim), facts=same)
-    size = {"field_um": field_um, "tile_px": tile_px, "precision": precision, "batch_size": batch_size}
     if field == "exact":
         _hint(spots, encoder, field_um=field_um)
-        fast = {"compiled": compiled, "channels_last": channels_last}
-        values = encode_tiles(spots, encoder, devices=devices, rows=rows, **size, **fast)
+        values = encode_tiles(
+            spots,
+            encoder,
+            compute,
+            field_um=field_um,
+            tile_px=tile_px,
+            compiled=compiled,
+            channels_last=channels_last,
+            rows=rows,
+        )
     else:
         if not rows.done.all():  # centres share what is computed, so that none is finished before all are
-            rows.write(np.arange(len(spots)), encode_dense(spots, encoder, device=devices[0], **size))
+            values = encode_dense(spots, encoder, compute, field_um=field_um, tile_px=tile_px)
+            rows.write(np.arange(len(spots)), values)
         values = rows.finish()
-    _check_finite(values, spots, name=encoder.name, precision=precision)
+    _check_finite(values, spots, name=encoder.name, precision=compute.precision)
     return TileEmbedding(values=values, facts=facts, reused=False)
 
 
@@ -161,46 +179,50 @@ def _hint(spots: Spots, encoder: EncoderInfo, *, field_um: float) -> None:
 
 
 def model_tiles(
-    data: Any,
-    table_key: str | None,
+    table: AnnData | None,
     spots: Spots,
     model: StormModel,
+    compute: Compute,
     *,
     field_um: float,
-    devices: Sequence[torch.device],
-    precision: str,
-    field: str,
-    batch_size: int | None,
+    field: Field,
     journal: Journal | None = None,
 ) -> TileEmbedding:
-    """The tile embeddings that a model reads; those that :func:`storm.tl.encode_tiles` left are used again.
+    """The tile embeddings that a model reads; those that :func:`storm.tl.encode_tiles` stored are reused.
 
     Parameters
     ----------
-    data, table_key
-        Where they may lie, under the default key of the model's tile encoder.
+    table
+        Table that may hold them, under the default key of the model's tile encoder.
     spots
         With a patch reader.
     model
         The model.
-    field_um, devices, field, batch_size, journal
+    compute, field_um, field, journal
         See :func:`tile_embedding`.
-    precision
-        ``"auto"`` takes what lies there at any precision.
+
+    Returns
+    -------
+    TileEmbedding
     """
-    held = held_result(data, table_key, tiles_key(model.tile_encoder.name))
     return tile_embedding(
-        spots, model.tile_encoder, held=held, field_um=field_um, tile_px=model.tile_px, devices=devices,
-        precision=resolve_precision(precision, devices[0]), any_precision=precision == "auto", batch_size=batch_size,
-        field=field, journal=journal,
-    )  # fmt: skip
+        spots,
+        model.tile_encoder,
+        compute,
+        held=held_result(table, tiles_key(model.tile_encoder.name)),
+        field_um=field_um,
+        tile_px=model.tile_px,
+        field=field,
+        journal=journal,
+    )
 
 
-def tile_facts(tiles: TileEmbedding) -> dict[str, Any]:
-    """What the provenance of a result says of the tile embeddings below it."""
-    said = {"encoder": "tile_encoder", "sha256": "tile_sha256", "precision": "tile_precision"}
-    record = {name: tiles.facts[key] for key, name in said.items()}
-    return record | {key: tiles.facts[key] for key in ("field", "field_um", "tile_px")} | {"tiles_reused": tiles.reused}
+def held_result(table: AnnData | None, key: str) -> tuple[np.ndarray, dict[str, Any]] | None:
+    """What an earlier call stored under ``obsm[key]``, with its provenance; ``None`` without either of them."""
+    if table is None or key not in table.obsm:
+        return None
+    facts = table.uns.get(UNS, {}).get(key)
+    return None if facts is None else (table.obsm[key], facts)
 
 
 def input_size(encoder: EncoderInfo, tile_px: int | str | None, *, field_um: float) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from storm._inference.device import Compute
 from storm._inference.fallback import Run, check_shape
 from storm._settings import settings
 from storm.data.crop import crop_patches
@@ -23,11 +24,9 @@ from storm.encoders import EncoderInfo
 def encode_tiles(
     spots: Spots,
     encoder: EncoderInfo,
+    compute: Compute,
     *,
     field_um: float,
-    devices: Sequence[torch.device],
-    precision: str,
-    batch_size: int,
     tile_px: int | None = None,
     compiled: bool = False,
     channels_last: bool = False,
@@ -41,12 +40,10 @@ def encode_tiles(
         With a patch reader.
     encoder
         Tile encoder.
+    compute
+        How to run; each device takes a region of the section.
     field_um
         Edge of the field around each centre, in µm.
-    devices
-        Where to run: one after the other takes its own region of the section.
-    precision, batch_size
-        How to run.
     tile_px
         Input size, the encoder's own by default.
     compiled, channels_last
@@ -63,21 +60,39 @@ def encode_tiles(
     inside = spots.patches.inside(spots.centres)
     if not (inside & ~rows.done).any():
         return rows.finish()
-    count = {"total": int(inside.sum()), "initial": int(rows.done.sum())}
-    how = {"field_um": field_um, "out_px": tile_px or encoder.tile_px, "batch_size": batch_size}
-    fast = {"precision": precision, "compiled": compiled, "channels_last": channels_last}
+    devices = compute.devices
     module, lock = encoder.build(), Lock()
     copies = [copy.deepcopy(module) for _ in devices[1:]]  # moving one module would take it from the other device
-    with tqdm(**count, desc="tiles", unit="tile", disable=settings.verbosity == 0) as bar:
+    bar = tqdm(
+        total=int(inside.sum()),
+        initial=int(rows.done.sum()),
+        desc="tiles",
+        unit="tile",
+        disable=settings.verbosity == 0,
+    )
+    with bar:
 
         def work(region: np.ndarray, device: torch.device, network: nn.Module) -> None:
             # Batches are done in the reader's order, and whole ones only: those left are the same as in one go.
             centres = np.where((region & ~rows.done)[:, None], spots.centres, np.nan)
-            run = Run(network.to(device).eval(), device=device, **fast)
+            run = Run(
+                network.to(device).eval(),
+                device=device,
+                precision=compute.precision,
+                compiled=compiled,
+                channels_last=channels_last,
+            )
             with torch.inference_mode():
                 mean = torch.tensor(encoder.mean or (0.0, 0.0, 0.0), device=device).view(1, 3, 1, 1)
                 std = torch.tensor(encoder.std or (1.0, 1.0, 1.0), device=device).view(1, 3, 1, 1)
-                for index, x in _tiles(spots, centres, device=device, **how):
+                for index, x in tile_batches(
+                    spots,
+                    centres,
+                    field_um=field_um,
+                    out_px=tile_px or encoder.tile_px,
+                    batch_size=compute.tile_batch(transformer=bool(encoder.patch_px)),
+                    device=device,
+                ):
                     embedding = run((x - mean) / std)
                     check_shape(embedding, (len(index), encoder.dim), name=encoder.name)
                     values = embedding.float().cpu().numpy()
@@ -102,32 +117,66 @@ def _regions(centres: np.ndarray, inside: np.ndarray, n: int) -> list[np.ndarray
     return [np.isin(np.arange(len(centres)), strip) for strip in strips]
 
 
-def _tiles(
+def tile_batches(
     spots: Spots, centres: np.ndarray, *, field_um: float, out_px: int, batch_size: int, device: torch.device
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """Batches of tiles on the device, float32 in [0, 1], shape (b, 3, out_px, out_px), and their rows.
+    """Read tiles in batches, in the order of the reader, which decodes each chunk of the image once.
 
     An accelerator gets the pixels of many tiles at once, as bytes, and cuts and resizes them itself.
+
+    Parameters
+    ----------
+    spots
+        Section with a patch reader.
+    centres
+        x and y in µm, shape (n, 2); rows of NaN are left out.
+    field_um
+        Edge of a tile in µm.
+    out_px
+        Edge of a tile in pixels.
+    batch_size
+        Tiles per batch.
+    device
+        Where the tiles are needed.
+
+    Yields
+    ------
+    rows
+        Rows of the centres, shape (b,).
+    tiles
+        float32 in [0, 1], shape (b, 3, out_px, out_px), on the device.
     """
-    how = {"field_um": field_um, "out_px": out_px, "batch_size": batch_size}
     if device.type != "cpu" and spots.patches.boxes_suffice(field_um, out_px):
-        yield from _rebatched(_cut(spots, centres, device=device, **how), batch_size)
+        cut = _cut(spots, centres, field_um=field_um, out_px=out_px, batch_size=batch_size, device=device)
+        yield from _rebatched(cut, batch_size)
         return
-    for index, patches in spots.patches.iter_patches(centres, **how):
-        yield index, torch.from_numpy(patches).to(device).permute(0, 3, 1, 2).float().div_(255)
+    for index, patches in spots.patches.iter_patches(centres, field_um=field_um, out_px=out_px, batch_size=batch_size):
+        yield index, as_input(patches, device)
+
+
+def as_input(patches: np.ndarray, device: torch.device) -> Tensor:
+    """Patches (b, height, width, 3), uint8, as a network reads them: (b, 3, height, width), float32 in [0, 1]."""
+    return torch.from_numpy(patches).to(device).permute(0, 3, 1, 2).float().div_(255)
 
 
 def _cut(
     spots: Spots, centres: np.ndarray, *, field_um: float, out_px: int, batch_size: int, device: torch.device
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
     """As many tiles at a time as lie on a canvas of the reader, cut on the device."""
-    how = {"field_um": field_um, "out_px": out_px, "batch_size": batch_size}
-    for canvas in spots.patches.iter_canvases(centres, **how):
+    canvases = spots.patches.iter_canvases(centres, field_um=field_um, out_px=out_px, batch_size=batch_size)
+    for canvas in canvases:
         pixels = torch.from_numpy(canvas.pixels)
         pixels = pixels.pin_memory() if device.type == "cuda" else pixels
-        turn = {"flip_x": canvas.flip_x, "flip_y": canvas.flip_y, "turned": canvas.turned}
         pixels = pixels.to(device, non_blocking=True)
-        yield canvas.index, crop_patches(pixels, canvas.boxes, out_px=out_px, **turn) / 255
+        tiles = crop_patches(
+            pixels,
+            canvas.boxes,
+            out_px=out_px,
+            flip_x=canvas.flip_x,
+            flip_y=canvas.flip_y,
+            turned=canvas.turned,
+        )
+        yield canvas.index, tiles / 255
 
 
 def _rebatched(parts: Iterator[tuple[np.ndarray, Tensor]], size: int) -> Iterator[tuple[np.ndarray, Tensor]]:

@@ -12,17 +12,20 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from storm._inference.device import autocast
+from storm._inference.device import Compute
 from storm._inference.fallback import Halving
 from storm._settings import settings
+from storm._types import Readout
 from storm.data.journal import Journal
 from storm.data.windows import Windows
 from storm.model.batch import SharedBatch, StormOutput, WindowBatch
 from storm.model.readout import center, reconstruct_masked, reconstruction_basis, window
 from storm.model.storm import Storm
 
-#: Random draws of visible spots that the ``"reconstruction"`` read-out averages over, and spots visible in each.
-N_DRAWS, N_VISIBLE = 8, 5
+#: Random draws of visible spots that the ``"reconstruction"`` read-out averages over.
+N_DRAWS = 8
+#: Spots that are visible in each draw, of 25: the paper's number.
+N_VISIBLE = 5
 #: Windows whose spots are projected together. A patch of so many shares nearly all of its spots.
 _BLOCK = 8192
 
@@ -31,10 +34,8 @@ def shared_batches(
     network: Storm,
     tokens: dict[str, np.ndarray],
     windows: Windows,
+    compute: Compute,
     *,
-    batch_size: int,
-    device: torch.device,
-    precision: str,
     rows: np.ndarray | None = None,
     block: int = _BLOCK,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, SharedBatch]]:
@@ -45,12 +46,12 @@ def shared_batches(
     Parameters
     ----------
     network
-        On ``device``, in evaluation mode.
+        On the first device, in evaluation mode.
     tokens
         Per modality (``"he"``, ``"st"``): shape (n, d); a row with a NaN has no token.
     windows
         Windows of the n spots.
-    batch_size, device, precision
+    compute
         How to run.
     rows
         Centres in the order in which to go through them; by default all that have a place, in spatial order.
@@ -67,6 +68,7 @@ def shared_batches(
         The windows.
     """
     rows = windows.rows() if rows is None else rows
+    device, batch_size = compute.device, compute.window_batch
     tokens = {name: tokens[name] for name in ("he", "st") if name in tokens}
     place = np.empty(len(windows) + 1, dtype=np.int32)
     step = block_step(batch_size, block)
@@ -78,7 +80,7 @@ def shared_batches(
         inputs, exists = {}, {}
         for name, array in tokens.items():
             inputs[name], exists[name] = (part.to(device) for part in _spots(array, spots))
-        with autocast(device, precision):
+        with compute.autocast():
             projected = network.share(inputs, exists)
         for start in range(0, len(patch), batch_size):
             part = slice(start, start + batch_size)
@@ -142,11 +144,9 @@ def run_windows(
     network: Storm,
     tokens: dict[str, np.ndarray],
     windows: Windows,
+    compute: Compute,
     *,
-    readout: str,
-    device: torch.device,
-    precision: str,
-    batch_size: int,
+    readout: Readout,
     seed: int = 0,
     journal: Journal | None = None,
     facts: dict[str, Any] | None = None,
@@ -157,19 +157,17 @@ def run_windows(
     ----------
     network
         In evaluation mode.
-    tokens, windows
+    tokens, windows, compute
         As in :func:`shared_batches`.
     readout
-        ``"center"``, ``"window"``, ``"section"`` or ``"reconstruction"``; see :func:`storm.tl.embed`.
-    device, precision, batch_size
-        How to run.
+        How output tokens become vectors; see :func:`storm.tl.embed`.
     seed
-        Of the draws of ``"reconstruction"``.
+        Random seed for the masks of ``"reconstruction"``.
     journal
         Where finished batches are kept for the next run, if this one is interrupted; not those of
         ``"reconstruction"``, whose sums are finished with the last batch only.
     facts
-        All that decides about the result beside tokens, windows and the other arguments: the network's checksum.
+        Whatever the result depends on beside tokens, windows and the other arguments: the network's checksum.
 
     Returns
     -------
@@ -178,13 +176,13 @@ def run_windows(
         which ``"section"`` has the former.
         Float32, shape (n, d); NaN where a spot has no place or nothing was known of it.
     """
-    network = network.to(device).eval()
+    network = network.to(compute.device).eval()
     if readout == "reconstruction":
-        return _reconstructions(network, tokens, windows, device, precision, batch_size, seed)
+        return _reconstructions(network, tokens, windows, compute, seed)
     names = [name for name in ("he", "st") if name in tokens]
     width = network.config.width
     with_input = {"window": names, "section": ["he"]}.get(readout, [])
-    sizes = {}
+    sizes: dict[str, int] = {}
     for name in names:
         sizes |= {name: width} | ({f"{name}_input": tokens[name].shape[1]} if name in with_input else {})
 
@@ -193,8 +191,7 @@ def run_windows(
         return [parts[name] for name in sizes]
 
     stage = Stage("windows", (facts or {}) | {"readout": readout}, journal or Journal())
-    how = {"batch_size": batch_size, "device": device, "precision": precision}
-    whole = stage.run(network, tokens, windows, vectors, width=sum(sizes.values()), **how)
+    whole = stage.run(network, tokens, windows, vectors, compute, width=sum(sizes.values()))
     ends = np.cumsum(list(sizes.values()))
     return {name: whole[:, end - d : end] for (name, d), end in zip(sizes.items(), ends, strict=True)}
 
@@ -223,42 +220,49 @@ class Stage:
         tokens: dict[str, np.ndarray],
         windows: Windows,
         vectors: Callable[[SharedBatch, StormOutput], list[Tensor]],
+        compute: Compute,
         *,
         width: int,
-        batch_size: int,
-        device: torch.device,
-        precision: str,
     ) -> np.ndarray:
-        """What ``vectors`` makes of each batch, side by side.
+        """Run the network over all windows, and put the tensors that ``vectors`` returns for a batch side by side.
 
         Returns
         -------
         ndarray
             Float32, shape (n, width); NaN where a spot has no place.
         """
-        how = {"batch_size": batch_size, "device": device, "precision": precision}
-        facts = self.facts | {"precision": precision, "batch_size": batch_size, "device": device.type}
+        batch_size = compute.window_batch
+        facts = self.facts | {
+            "precision": compute.precision,
+            "batch_size": batch_size,
+            "device": compute.device.type,
+        }
         if self.journal.folder is not None:
-            facts |= {"inputs": _digest(tokens, windows), "n_threads": torch.get_num_threads()}
+            facts |= {"inputs": _digest(tokens, windows), "n_threads": compute.threads}
         kept = self.journal.rows(self.name, (len(windows), width), facts=facts)
         order, step = windows.rows(), block_step(batch_size)
         # Spots are projected block by block, and the last bit of a product depends on how many there are: what is left
         # begins with the first block that is not whole.
         whole = [kept.done[order[first : first + step]].all() for first in range(0, len(order), step)]
         order = order[whole.index(False) * step if False in whole else len(order) :]
-        count = {"total": len(windows), "initial": len(windows) - len(order)}
         buffer = Buffer()
 
-        def compute(batch: SharedBatch) -> Tensor:
-            with autocast(device, precision):
+        def forward(batch: SharedBatch) -> Tensor:
+            with compute.autocast():
                 parts = vectors(batch, network.forward_shared(batch, buffer=buffer.of(batch)))
             return torch.cat([part.float() for part in parts], dim=1)
 
-        bar = tqdm(**count, desc="windows", unit="spot", disable=settings.verbosity == 0)
+        bar = tqdm(
+            total=len(windows),
+            initial=len(windows) - len(order),
+            desc="windows",
+            unit="spot",
+            disable=settings.verbosity == 0,
+        )
         halving = Halving()
         with torch.inference_mode(), bar:
-            for rows, _, batch in shared_batches(network, tokens, windows, rows=order, **how):
-                kept.write(rows, halving(compute, batch).cpu().numpy())
+            for rows, _, batch in shared_batches(network, tokens, windows, compute, rows=order):
+                kept.write(rows, halving(forward, batch).cpu().numpy())
                 bar.update(len(rows))
         return kept.finish()
 
@@ -272,7 +276,9 @@ def _digest(tokens: dict[str, np.ndarray], windows: Windows) -> str:
     return digest.hexdigest()
 
 
-def _reconstructions(network, tokens, windows, device, precision, batch_size, seed) -> dict[str, np.ndarray]:
+def _reconstructions(
+    network: Storm, tokens: dict[str, np.ndarray], windows: Windows, compute: Compute, seed: int
+) -> dict[str, np.ndarray]:
     """Each spot's masked reconstruction, averaged over draws and over the windows that hold it."""
     n = len(windows)
     names = list(network.decoders)
@@ -281,15 +287,16 @@ def _reconstructions(network, tokens, windows, device, precision, batch_size, se
     count = torch.zeros(n)
     generator = torch.Generator().manual_seed(seed)
     # The draws follow the order of the table; where neighbours are far apart in it, a patch is a batch.
-    how = {"batch_size": batch_size, "device": device, "precision": precision, "block": batch_size}
     rows = np.flatnonzero(windows.index[:, 0] >= 0)
     bar = tqdm(total=n * N_DRAWS, desc="windows", unit="spot", disable=settings.verbosity == 0)
     with torch.inference_mode(), bar:
-        for rows_of, found, batch in shared_batches(network, tokens, windows, rows=rows, **how):
-            members = torch.from_numpy(found).long()
+        for rows_of, index, batch in shared_batches(
+            network, tokens, windows, compute, rows=rows, block=compute.window_batch
+        ):
+            members = torch.from_numpy(index).long()
             whole = _projected_windows(batch)
             for _ in range(N_DRAWS):
-                with autocast(device, precision):
+                with compute.autocast():
                     hidden, masked = reconstruct_masked(
                         network, whole, n_visible=N_VISIBLE, generator=generator, projected=True
                     )

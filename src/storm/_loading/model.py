@@ -7,20 +7,21 @@ import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from torch import nn
 
 from storm._checks import check_choice
 from storm._loading.head import ExpressionHead
+from storm._types import Readout
 from storm.data.genes import Vocabulary
 from storm.encoders import EncoderInfo
 from storm.expression.interface import ExpressionEncoder
 from storm.model.config import StormConfig
 from storm.model.storm import Storm
 
-READOUTS = ("center", "window", "section", "reconstruction")
+READOUTS: tuple[Readout, ...] = get_args(Readout)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from storm._bridge import read_spots, read_view
+from storm._bridge import Keys, select, spots_of, view_of
 from storm._checks import check_positive
 from storm.data.order import spatial_order
 from storm.pl import _draw
@@ -77,12 +77,17 @@ def check(
         msg = f"n={n!r} must be a whole number of patches"
         raise ValueError(msg)
     check_positive(field_um, name="field_um", unit="µm")
-    how = {
-        "table_key": table_key, "image_key": image_key, "shapes_key": shapes_key,
-        "coordinate_system": coordinate_system, "um_per_px": um_per_px, "image": True, "overlap": False,
-    }  # fmt: skip
-    spots = read_spots(data, **how, layer=layer)
-    view = read_view(data, **how, whole=True, max_px=900)
+    keys = Keys(
+        table_key=table_key,
+        image_key=image_key,
+        shapes_key=shapes_key,
+        coordinate_system=coordinate_system,
+        um_per_px=um_per_px,
+        layer=layer,
+    )
+    selection = select(data, keys, image=True)
+    spots = spots_of(selection, overlap=False)
+    view = view_of(selection, spots, whole=True, max_px=900)
     total = None if spots.counts is None else np.asarray(spots.counts.sum(axis=1)).ravel()
     chosen = _choose(spots, total, n=int(n))
     patches = spots.patches.read(spots.centres[chosen], field_um=field_um, out_px=_PATCH_PX)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from storm import _keys
-from storm._bridge import read_view, select_table
+from storm._bridge import Keys, read_view, select_table
 from storm._checks import check_key
 from storm.pl import _draw
 
@@ -91,11 +91,13 @@ def domains(
 
     view = read_view(
         data,
-        table_key=table_key,
-        image_key=image_key,
-        shapes_key=shapes_key,
-        coordinate_system=coordinate_system,
-        um_per_px=um_per_px,
+        Keys(
+            table_key=table_key,
+            image_key=image_key,
+            shapes_key=shapes_key,
+            coordinate_system=coordinate_system,
+            um_per_px=um_per_px,
+        ),
     )
     ax = _draw.new_axes(view)[0, 0] if ax is None else ax
     _draw.histology(ax, view, alpha=image_alpha)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from storm import _keys
-from storm._bridge import read_view, select_table
+from storm._bridge import Keys, read_view, select_table
 from storm._checks import check_choice
 from storm.pl import _draw
 from storm.pl._genes import Gene, read_gene
@@ -98,11 +98,13 @@ def expression(
     found = [read_gene(data, table, name, table_key=table_name, key=key, layer=layer, log1p=log1p) for name in names]
     view = read_view(
         data,
-        table_key=table_key,
-        image_key=image_key,
-        shapes_key=shapes_key,
-        coordinate_system=coordinate_system,
-        um_per_px=um_per_px,
+        Keys(
+            table_key=table_key,
+            image_key=image_key,
+            shapes_key=shapes_key,
+            coordinate_system=coordinate_system,
+            um_per_px=um_per_px,
+        ),
     )
     panels = [
         panel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from storm._bridge import read_view
+from storm._bridge import Keys, read_view
 from storm.pl import _draw
 
 if TYPE_CHECKING:
@@ -58,11 +58,13 @@ def he(
     """
     view = read_view(
         data,
-        table_key=table_key,
-        image_key=image_key,
-        shapes_key=shapes_key,
-        coordinate_system=coordinate_system,
-        um_per_px=um_per_px,
+        Keys(
+            table_key=table_key,
+            image_key=image_key,
+            shapes_key=shapes_key,
+            coordinate_system=coordinate_system,
+            um_per_px=um_per_px,
+        ),
         image=True,
     )
     ax = _draw.new_axes(view)[0, 0] if ax is None else ax

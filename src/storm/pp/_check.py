@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from storm import _keys
+from storm._bridge.keys import Keys
+from storm._bridge.select import select_table
 from storm._bridge.write import check_writable, write_results
 from storm._checks import check_positive
+from storm._inference.device import Compute
 from storm._loading import StormModel, load_model
 from storm.data.spots import Spots
 from storm.data.windows import Windows, make_windows
@@ -15,7 +19,7 @@ from storm.pp._estimate import estimate_rows
 from storm.pp._image import chunks_row, patch_row
 from storm.pp._orientation import orientation_rows
 from storm.pp._places import diameter_of, image_rows, place_rows
-from storm.pp._reading import Keys, Reading, read_section, text_of
+from storm.pp._reading import Reading, read_section, text_of
 from storm.pp._report import CheckReport, Row
 
 if TYPE_CHECKING:
@@ -40,7 +44,7 @@ def check(
     um_per_px: float | None = None,
     layer: str | None = None,
     field_um: float | None = None,
-    device: str = "auto",
+    device: str | Sequence[str] = "auto",
     estimate: bool = True,
     store: bool = False,
 ) -> CheckReport:
@@ -67,7 +71,7 @@ def check(
     field_um
         Edge of the H&E field in µm; the model's own by default.
     device
-        Where the model would run, for the time: ``"auto"`` or a torch device.
+        Where the model would run, for the time: as in :func:`storm.tl.embed`.
     estimate
         Whether to measure a few spots for the time.
     store
@@ -89,12 +93,14 @@ def check(
         If ``data`` is something else.
     """
     if store:
-        check_writable(data, table_key)
+        key, table = select_table(data, table_key)
+        check_writable(table, key)
     loaded = load_model(model)
     field_um = loaded.tile_encoder.field_um if field_um is None else field_um
     check_positive(field_um, name="field_um", unit="µm")
     if um_per_px is not None:
         check_positive(um_per_px, name="um_per_px", unit="µm per pixel of the full-resolution image")
+    compute = Compute.of(device)
     keys = Keys(
         image_key=image_key, table_key=table_key, shapes_key=shapes_key, coordinate_system=coordinate_system,
         um_per_px=um_per_px, layer=layer,
@@ -102,16 +108,16 @@ def check(
     reading = read_section(data, keys, field_um=field_um)
     rows = list(reading.problems)
     if reading.spots is not None and reading.spots.placed.any():
-        rows += _rows(reading, loaded, field_um=float(field_um), device=device if estimate else None)
+        rows += _rows(reading, loaded, field_um=float(field_um), compute=compute if estimate else None)
     elif reading.spots is not None:
         rows.append(Row("places", f"none of {len(reading.spots):,} rows has a place", "fail", "nothing can be checked"))
     report = CheckReport(tuple(sorted(rows, key=lambda row: _ORDER.index(row.name))))
     if store:
-        write_results(data, table_key, uns={_keys.CHECK: report.summary()})
+        write_results(table, uns={_keys.CHECK: report.summary()})
     return report
 
 
-def _rows(reading: Reading, model: StormModel, *, field_um: float, device: str | None) -> list[Row]:
+def _rows(reading: Reading, model: StormModel, *, field_um: float, compute: Compute | None) -> list[Row]:
     spots, rows = reading.spots, []
     windows: Windows | None = None
     try:
@@ -128,19 +134,19 @@ def _rows(reading: Reading, model: StormModel, *, field_um: float, device: str |
         rows += counts_rows(spots, model)
     if windows is not None:
         rows += [*bins_row(spots, windows), windows_row(spots, windows)]
-        if device is not None:
-            rows += estimate_rows(spots, windows, model, field_um=field_um, device=device)
+        if compute is not None:
+            rows += estimate_rows(spots, windows, model, compute, field_um=field_um)
     return rows
 
 
 def _image(reading: Reading, model: StormModel, windows: Windows | None, *, field_um: float) -> list[Row]:
     spots: Spots = reading.spots
-    size = {"field_um": field_um, "tile_px": model.tile_px}
+    tile_px = model.tile_px
     rows = image_rows(spots, windows, diameter_um=diameter_of(reading) or field_um)
     if windows is not None and not reading.tiled:
         rows += orientation_rows(spots, windows)
     placed = spots.centres[spots.placed]
     inside = placed[spots.patches.inside(placed)]
-    rows.append(patch_row(spots.patches, **size))
-    rows.append(chunks_row(spots.patches, inside, **size, warned=list(reading.warned)))
+    rows.append(patch_row(spots.patches, field_um=field_um, tile_px=tile_px))
+    rows.append(chunks_row(spots.patches, inside, field_um=field_um, tile_px=tile_px, warned=list(reading.warned)))
     return rows

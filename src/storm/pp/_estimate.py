@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from itertools import islice
 from typing import Any
 
@@ -13,13 +12,15 @@ import psutil
 import torch
 from torch import Tensor
 
+from storm._inference.device import Compute
+from storm._inference.fallback import Run
+from storm._inference.tiles import as_input
+from storm._inference.windows import shared_batches
 from storm._loading import StormModel
-from storm._settings import settings
 from storm.data.scratch import ScratchSource
 from storm.data.sources import Source
 from storm.data.spots import Spots
 from storm.data.windows import Windows
-from storm.model.batch import SharedBatch
 from storm.pp._image import chunks_needed
 from storm.pp._reading import text_of
 from storm.pp._report import Row
@@ -30,7 +31,7 @@ _TILES, _WINDOWS, _ROWS, _CHUNKS = 64, 256, 256, 3
 _MEMORY = 0.8
 
 
-def estimate_rows(spots: Spots, windows: Windows, model: StormModel, *, field_um: float, device: str) -> list[Row]:
+def estimate_rows(spots: Spots, windows: Windows, model: StormModel, compute: Compute, *, field_um: float) -> list[Row]:
     """Rows about time and memory.
 
     Parameters
@@ -41,43 +42,41 @@ def estimate_rows(spots: Spots, windows: Windows, model: StormModel, *, field_um
         Its neighbourhoods.
     model
         The model that would run.
+    compute
+        How it would run.
     field_um
         Edge of the H&E field, in µm.
-    device
-        Where it would run: ``"auto"`` or a torch device.
 
-    Raises
-    ------
-    ValueError
-        If there is no such device.
+    Returns
+    -------
+    list of Row
+        ``time`` and ``memory``; none where there is nothing to embed.
     """
-    where = _device(device)
-    if where.type == "cpu" and settings.n_threads is not None:
-        torch.set_num_threads(settings.n_threads)
     seconds: dict[str, float] = {}
-    tokens = {}
+    tokens: dict[str, int] = {}
     try:
         with torch.inference_mode():
             if spots.patches is not None and spots.scale is not None and spots.patches.inside(spots.centres).any():
                 tokens["he"] = model.tile_encoder.dim
-                seconds |= _tiles(spots, model, field_um=field_um, device=where)
+                seconds |= _tiles(spots, model, compute, field_um=field_um)
             if spots.counts is not None and spots.counts.nnz:
                 tokens["st"] = model.expression.dim
                 seconds["expression"] = _expression(spots, windows, model)
             if tokens:
-                seconds["windows"] = _network(windows, model, tokens, where)
+                seconds["windows"] = _network(windows, model, tokens, compute)
     except (ValueError, OSError, RuntimeError) as error:
         # Gated weights that are not here, too few genes, pixels that cannot be decoded: other rows, or embed, say so.
         return [Row("time", "cannot be measured", "info", text_of(error))]
     if not tokens:
         return []
     total = sum(seconds.values())
+    devices = ", ".join(map(str, compute.devices))
     said = ", ".join(f"{name} {duration(value)}" for name, value in seconds.items())
     text = (
-        f"an estimate for storm.tl.embed with {model.name!r} on {where}, from a few hundred spots: right to a factor "
+        f"an estimate for storm.tl.embed with {model.name!r} on {devices}, from a few hundred spots: right to a factor "
         "of two, less where other work runs beside it"
     )
-    if where.type == "cpu" and seconds.get("tile encoder", 0) > 600:
+    if compute.device.type == "cpu" and seconds.get("tile encoder", 0) > 600:
         text += "; field='dense' or a GPU is many times faster"
     rows = [Row("time", f"about {duration(total)} ({said})", "info", text, {"seconds": total})]
     return [*rows, _memory(spots, windows, model, tokens, field_um=field_um)]
@@ -100,38 +99,38 @@ def _size(n: float) -> str:
     return f"{_two(n / 1e9)} GB" if n >= 1e9 else f"{_two(n / 1e6)} MB"
 
 
-def _tiles(spots: Spots, model: StormModel, *, field_um: float, device: torch.device) -> dict[str, float]:
+def _tiles(spots: Spots, model: StormModel, compute: Compute, *, field_um: float) -> dict[str, float]:
     reader, encoder = spots.patches, model.tile_encoder
     centres = spots.centres[reader.inside(spots.centres)]
     level = reader.levels[reader.level_for(field_um, model.tile_px)]
     needed, _ = chunks_needed(level.source, reader, centres, field_um=field_um, tile_px=model.tile_px)
     per_chunk = _per_chunk(level.source)
     batches = []
-    how = {"field_um": field_um, "out_px": model.tile_px, "batch_size": _TILES, "prefetch": 0}
     before = time.perf_counter()
     # The first batches of all, in the reader's order: the way that the whole section would be read.
-    for index, tile in islice(reader.iter_patches(centres, **how), 5):
+    first = reader.iter_patches(centres, field_um=field_um, out_px=model.tile_px, batch_size=_TILES, prefetch=0)
+    for index, tile in islice(first, 5):
         now, last = time.perf_counter(), tile
         batches.append((now - before) / len(index))
         before = now
     # Decoding comes in lumps, with the first patch that needs a chunk; the fastest batch is nearly free of it.
     per_patch = min(batches)
-    network = encoder.build().to(device).eval()
-    mean, std = (
-        torch.tensor(v, device=device).view(1, 3, 1, 1)
-        for v in (encoder.mean or (0.0, 0.0, 0.0), encoder.std or (1.0, 1.0, 1.0))
+    run = Run(
+        encoder.build().to(compute.device).eval(),
+        device=compute.device,
+        precision=compute.precision,
+        compiled=False,
+        channels_last=False,
     )
 
     def encode() -> Tensor:
-        x = torch.from_numpy(last).to(device).permute(0, 3, 1, 2).float() / 255
-        with _autocast(device):
-            return network((x - mean) / std).float().cpu()
+        return run(encoder.normalise(as_input(last, compute.device))).float().cpu()
 
     per_tile = _second_time(encode) / len(last)
     return {
         "decoding": needed * per_chunk,
         "cutting patches": len(centres) * per_patch,
-        "tile encoder": len(centres) * per_tile,
+        "tile encoder": len(centres) * per_tile / len(compute.devices),
     }
 
 
@@ -155,27 +154,17 @@ def _expression(spots: Spots, windows: Windows, model: StormModel) -> float:
     return taken * len(rows) / len(middle)
 
 
-def _network(windows: Windows, model: StormModel, tokens: dict[str, int], device: torch.device) -> float:
+def _network(windows: Windows, model: StormModel, dims: dict[str, int], compute: Compute) -> float:
     rows = windows.rows()
     middle = rows[max(0, len(rows) // 2 - _WINDOWS // 2) :][:_WINDOWS]
-    members = windows.index[middle]
-    spots, at = np.unique(np.append(members.ravel(), -1), return_inverse=True)
-    # -1 sorts first; the network's tables have what is not there last.
-    at = np.where(members.ravel() < 0, len(spots) - 1, at[:-1] - 1).reshape(members.shape)
-    exists = torch.ones(len(spots), dtype=torch.bool, device=device)
-    exists[-1] = False
-    network = model.network.to(device).eval()
-    inputs = {name: torch.zeros(len(spots), dim, device=device) for name, dim in tokens.items()}
-    there = dict.fromkeys(tokens, exists)
+    network = model.network.to(compute.device).eval()
+    # Time does not depend on the values: one row of zeros stands for every spot.
+    tokens = {name: np.broadcast_to(np.zeros(dim, dtype=np.float32), (len(windows), dim)) for name, dim in dims.items()}
 
-    def run() -> Tensor:
-        with _autocast(device):
-            batch = SharedBatch(
-                at=torch.from_numpy(at).to(device),
-                offsets=torch.from_numpy(windows.offsets_of(middle)).to(device),
-                inputs=inputs, exists=there, projected=network.share(inputs, there),
-            )  # fmt: skip
-            return network.forward_shared(batch).window().float().cpu()
+    def run() -> None:
+        for _, _, batch in shared_batches(network, tokens, windows, compute, rows=middle):
+            with compute.autocast():
+                network.forward_shared(batch).window().float().cpu()
 
     return _second_time(run) * len(rows) / len(middle)
 
@@ -207,22 +196,3 @@ def _memory(spots: Spots, windows: Windows, model: StormModel, tokens: dict[str,
         text = "more than this machine has left: embed in parts, or on a larger machine"
         return Row("memory", value, "warn", text, facts)
     return Row("memory", value, "info", "arrays of storm.tl.embed, by their sizes; an estimate", facts)
-
-
-def _device(device: str) -> torch.device:
-    if device == "auto":
-        accelerators = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-        return torch.device(next((name for name, there in accelerators.items() if there), "cpu"))
-    try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError) as error:
-        msg = f"device={device!r} is not on this machine ({str(error).splitlines()[0]}); say device='auto'"
-        raise ValueError(msg) from error
-    return found
-
-
-def _autocast(device: torch.device) -> Any:
-    """The precision that embed takes by itself."""
-    half = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return torch.autocast("cuda", dtype=torch.bfloat16) if half else nullcontext()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from storm._bridge.scale import VISIUM_PITCH_UM, ScaleSources, declared_platform
-from storm._bridge.select import annotated_regions, is_spatialdata, select_table
+from storm._bridge.select import annotated_regions, is_spatialdata
 from storm._bridge.view import read_outlines
 from storm._keys import READ
 from storm.data.tissue import tissue_share
@@ -116,13 +116,12 @@ def _pitch(reading: Reading, windows: Windows, *, failed: bool) -> Row:
 
 def _expected(reading: Reading) -> tuple[float | None, str | None]:
     """The pitch of the platform that the object says it comes from."""
-    if is_spatialdata(reading.data) and not reading.data.tables:
+    table, attrs = reading.selection.table, reading.selection.attrs
+    if table is None:
         return None, None
-    _, table = select_table(reading.data, reading.keys.table_key)
-    attrs = getattr(reading.data, "attrs", {})
     platform = declared_platform(ScaleSources(uns=table.uns, attrs=attrs))
     annotated = annotated_regions(table)
-    region = reading.keys.shapes_key or (annotated[0][0] if annotated and len(annotated[0]) == 1 else "")
+    region = reading.selection.keys.shapes_key or (annotated[0][0] if annotated and len(annotated[0]) == 1 else "")
     bins = re.search(r"square_(\d{3})um", region)
     if bins:
         return float(bins.group(1)), "Visium HD"
@@ -151,28 +150,18 @@ def _cells(reading: Reading, facts: dict[str, Any]) -> Row:
 
 def diameter_of(reading: Reading) -> float | None:
     """Median diameter of the shapes in µm (of the coordinates' unit where that is unknown), ``None`` without any."""
-    if not is_spatialdata(reading.data):
-        return None
-    keys, spots = reading.keys, reading.spots
-    try:
-        _, diameters = read_outlines(
-            reading.data, image_key=keys.image_key, table_key=keys.table_key, shapes_key=keys.shapes_key,
-            image="auto" if spots.patches is not None else False, coordinate_system=keys.coordinate_system,
-            um_per_unit=1.0 if spots.scale is None else spots.scale.um_per_unit,
-        )  # fmt: skip
-    except ValueError:  # nothing but a table with places of its own
-        return None
+    scale = reading.spots.scale
+    _, diameters = read_outlines(reading.selection, um_per_unit=1.0 if scale is None else scale.um_per_unit)
     return None if diameters is None else float(np.nanmedian(diameters))
 
 
 def _elements(reading: Reading) -> list[Row]:
     """Other shapes than those in use, such as nuclei beside cells: said, so that none is mistaken."""
-    data = reading.data
-    if not is_spatialdata(data) or not data.tables or len(data.shapes) < 2:
+    data, table = reading.selection.data, reading.selection.table
+    if not is_spatialdata(data) or table is None or len(data.shapes) < 2:
         return []
-    _, table = select_table(data, reading.keys.table_key)
     annotated = annotated_regions(table)
-    used = reading.keys.shapes_key or (annotated[0][0] if annotated else None)
+    used = reading.selection.keys.shapes_key or (annotated[0][0] if annotated else None)
     others = [key for key in data.shapes if key != used]
     if used is None or not others:
         return []

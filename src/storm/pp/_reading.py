@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from storm._bridge.geometry import systems_of
-from storm._bridge.read import read_spots
+from storm._bridge.keys import Keys
+from storm._bridge.read import spots_of
 from storm._bridge.scale import ScaleError
-from storm._bridge.select import check_container, is_spatialdata, select_image, select_table
+from storm._bridge.select import is_spatialdata
+from storm._bridge.selection import Selection, select
 from storm._bridge.workspace import open_workspace
 from storm._checks import check_key
 from storm.pp._report import Row
@@ -25,27 +27,14 @@ _BAD = (ValueError, KeyError, TypeError, OSError)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Keys:
-    """What to read, as the user said it; the names are those of :func:`storm.tl.embed`."""
-
-    image_key: str | None = None
-    table_key: str | None = None
-    shapes_key: str | None = None
-    coordinate_system: str | None = None
-    um_per_px: float | None = None
-    layer: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Reading:
     """What could be read.
 
     Attributes
     ----------
-    data
-        The object that was read: the user's, or a grid of tiles over an image that has no table.
-    keys
-        What was read of it.
+    selection
+        The elements that were read, of the user's object or of a grid of tiles over an image that has no table; without
+        the image where that cannot be read.
     spots
         Without counts, image or both where these cannot be read; ``None`` where not even the places can be.
     problems
@@ -56,8 +45,7 @@ class Reading:
         Whether the spots are tiles that were laid over the image.
     """
 
-    data: SpatialData | AnnData
-    keys: Keys
+    selection: Selection
     spots: Spots | None
     problems: tuple[Row, ...]
     warned: tuple[str, ...]
@@ -76,12 +64,17 @@ def read_section(data: SpatialData | AnnData, keys: Keys, *, field_um: float) ->
     field_um
         Edge of the tiles for an image without a table, in µm.
 
+    Returns
+    -------
+    Reading
+
     Raises
     ------
     KeyError, ValueError, TypeError
         For mistakes of the call: a key that does not exist, a choice that must be made, an object of another kind.
     """
-    _check_call(data, keys)
+    selection = select(data, keys)
+    _check_call(selection)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
         warnings.filterwarnings("always", category=UserWarning, module=r"storm(\.|$)")
@@ -90,13 +83,13 @@ def read_section(data: SpatialData | AnnData, keys: Keys, *, field_um: float) ->
         spots = None
         try:
             if tiled:
-                data, keys = _tiled(data, keys, field_um)
+                selection = open_workspace(data, keys, image=True, field_um=field_um).selection
         except _BAD as error:
             problems.append(Row(_name_of(error), "cannot be read", "fail", text_of(error)))
         else:
-            spots = _read(data, keys, problems)
+            selection, spots = _read(selection, problems)
     warned = tuple(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning)))
-    return Reading(data=data, keys=keys, spots=spots, problems=tuple(problems), warned=warned, tiled=tiled)
+    return Reading(selection=selection, spots=spots, problems=tuple(problems), warned=warned, tiled=tiled)
 
 
 def text_of(error: BaseException) -> str:
@@ -106,55 +99,42 @@ def text_of(error: BaseException) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
-def _check_call(data: Any, keys: Keys) -> None:
-    check_container(data)
-    if not is_spatialdata(data):
-        select_image(data, keys.image_key, image="auto")
-        select_table(data, keys.table_key)
-        table = data
-    else:
-        select_image(data, keys.image_key, image="auto")
-        wanted = data.tables or keys.table_key is not None
-        table = select_table(data, keys.table_key)[1] if wanted else None
+def _check_call(selection: Selection) -> None:
+    """Raise for keys that do not exist; a section whose keys exist can be checked."""
+    data, keys = selection.data, selection.keys
+    if is_spatialdata(data):
         places = {**data.shapes, **data.points, **data.labels}
         if keys.shapes_key is not None:
             check_key(keys.shapes_key, places, name="shapes_key", where="the object's shapes, points and labels")
         systems = {s for element in (*data.images.values(), *places.values()) for s in systems_of(element)}
         if keys.coordinate_system is not None:
             check_key(keys.coordinate_system, sorted(systems), name="coordinate_system", where="the object")
-    if keys.layer is not None and table is not None:
-        check_key(keys.layer, list(table.layers), name="layer", where="layers of the table")
+    if keys.layer is not None and selection.table is not None:
+        check_key(keys.layer, list(selection.table.layers), name="layer", where="layers of the table")
 
 
-def _tiled(data: SpatialData, keys: Keys, field_um: float) -> tuple[SpatialData, Keys]:
-    where = {"coordinate_system": keys.coordinate_system, "um_per_px": keys.um_per_px}
-    work = open_workspace(data, image_key=keys.image_key, field_um=field_um, **where)
-    return work.data, Keys(image_key=work.image_key, table_key=work.table_key, **where)
-
-
-def _read(data: SpatialData | AnnData, keys: Keys, problems: list[Row]) -> Spots | None:
+def _read(selection: Selection, problems: list[Row]) -> tuple[Selection, Spots | None]:
     """Read all, or all but the counts, but the image, but both: whatever works first."""
-    errors: dict[tuple[Any, Any], BaseException] = {}
-    for image, table in (("auto", "auto"), ("auto", False), (False, "auto"), (False, False)):
-        how = {name: value for name, value in vars(keys).items() if name != "image_key" or image is not False}
-        if image is False and is_spatialdata(data):
-            how["um_per_px"] = None  # it is said of the image
+    errors: dict[tuple[bool, bool], BaseException] = {}
+    bare = selection.without_image() if is_spatialdata(selection.data) else selection
+    for with_image, with_counts in ((True, True), (True, False), (False, True), (False, False)):
+        part = selection if with_image else bare
         try:
-            spots = read_spots(data, **how, image=image, table=table, overlap=False)
+            spots = spots_of(part, counts="auto" if with_counts else False, overlap=False)
         except _BAD as error:
-            errors[image, table] = error
+            errors[with_image, with_counts] = error
             continue
         # What still fails when the other thing is left out is to blame for itself.
-        if table is False:
-            counts = errors.get((False, "auto"), errors.get(("auto", "auto")))
+        if not with_counts:
+            counts = errors.get((False, True), errors[True, True])
             problems.append(Row("counts", "cannot be read", "fail", text_of(counts)))
-        if image is False:
-            error = errors["auto", False]
+        if not with_image:
+            error = errors[True, False]
             problems.append(Row(_name_of(error), "cannot be read", "fail", text_of(error)))
-        return spots
-    said = {text_of(error): None for error in reversed(errors.values())}
-    problems.append(Row("places", "cannot be read", "fail", next(iter(said))))
-    return None
+        return part, spots
+    texts = {text_of(error): None for error in reversed(errors.values())}
+    problems.append(Row("places", "cannot be read", "fail", next(iter(texts))))
+    return selection, None
 
 
 def _name_of(error: BaseException) -> str:

@@ -6,22 +6,25 @@ import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import nn
 
-from storm._bridge.read import read_spots
-from storm._bridge.select import check_container, is_spatialdata
+from storm._bridge.keys import Keys
+from storm._bridge.read import spots_of
+from storm._bridge.select import is_spatialdata
+from storm._bridge.selection import select
 from storm._bridge.workspace import open_workspace
 from storm._checks import check_choice, check_positive
-from storm._inference.device import resolve_devices
+from storm._inference.device import Compute
 from storm._inference.neighbourhoods import section_windows
-from storm._inference.record import wants_counts, wants_tiles
+from storm._inference.record import wanted_counts, wanted_image, wants_counts, wants_tiles
 from storm._inference.tile_cache import model_tiles
 from storm._inference.tokens import he_tokens, st_tokens
 from storm._loading import READOUTS, StormModel, load_model
+from storm._types import Field, Modality, Precision, Readout, WindowKind
 from storm.data.genes import match_genes
 from storm.data.normalise import log_normalise
 from storm.data.spots import Spots
@@ -49,11 +52,10 @@ _GENES_PER_STEP, _HE_ONLY = 384, 0.3
 
 @dataclass(frozen=True)
 class _Section:
-    """A section as it was read: spots, the object to look for tile embeddings in, and its windows."""
+    """A section as it was read: its spots and windows, the table that may hold tile embeddings, and its modalities."""
 
     spots: Spots
-    data: Any
-    table_key: str | None
+    table: AnnData | None
     windows: Windows
     he: bool
     st: bool
@@ -63,16 +65,16 @@ def adapt(
     data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
     *,
     model: str | StormModel | None = "storm-mini",
-    expression: str = "auto",
+    expression: Literal["auto", "keep", "refit"] = "auto",
     n_genes: int = 2000,
-    modality: str = "auto",
-    batch: str = "section",
+    modality: Modality = "auto",
+    batch: Literal["section", "none"] = "section",
     epochs: int | None = None,
     patience: int | None = 15,
     held_out: float = 0.15,
     lr: float = 1e-3,
     batch_size: int = 64,
-    readout: str | None = None,
+    readout: Readout | None = None,
     image_key: str | None = None,
     table_key: str | None = None,
     shapes_key: str | None = None,
@@ -80,11 +82,11 @@ def adapt(
     um_per_px: float | None = None,
     layer: str | None = None,
     field_um: float | None = None,
-    field: str = "exact",
-    window: str = "auto",
+    field: Field = "exact",
+    window: WindowKind = "auto",
     radius_um: float | None = None,
     device: str = "auto",
-    precision: str = "auto",
+    precision: Precision = "auto",
     seed: int = 0,
 ) -> StormModel:
     """Fit a model on one's own sections, without labels: by reconstructing masked spots.
@@ -156,9 +158,9 @@ def adapt(
     sections, and the held-out block, are ours.
     """
     started = time.perf_counter()
-    check_choice(modality, ("auto", "both", "he", "st"), name="modality")
+    check_choice(modality, get_args(Modality), name="modality")
     check_choice(expression, ("auto", "keep", "refit"), name="expression")
-    check_choice(window, ("auto", "lattice", "knn"), name="window")
+    check_choice(window, get_args(WindowKind), name="window")
     check_choice(batch, ("section", "none"), name="batch")
     counted = {"epochs": epochs, "patience": patience, "batch_size": batch_size, "n_genes": n_genes}
     for name, value in counted.items():
@@ -174,13 +176,20 @@ def adapt(
     if readout is not None:
         check_choice(readout, READOUTS, name="readout")
     start = None if model is None else load_model(model)
-    devices = resolve_devices(device)
+    compute = Compute.of(device, precision=precision)
     tile_encoder = get_encoder("stain-texture") if start is None else start.tile_encoder
     field_um = tile_encoder.field_um if field_um is None else field_um
     check_positive(field_um, name="field_um", unit="µm")
-    keys = {"shapes_key": shapes_key, "coordinate_system": coordinate_system, "um_per_px": um_per_px, "layer": layer}
+    keys = Keys(
+        image_key=image_key,
+        table_key=table_key,
+        shapes_key=shapes_key,
+        coordinate_system=coordinate_system,
+        um_per_px=um_per_px,
+        layer=layer,
+    )
     sections = [
-        _read(section, modality, field_um, window, radius_um, image_key=image_key, table_key=table_key, **keys)
+        _read(section, keys, modality=modality, field_um=field_um, window=window, radius_um=radius_um)
         for section in (data if isinstance(data, list | tuple) else [data])
     ]
     if not sections:
@@ -190,9 +199,10 @@ def adapt(
     base, refitted = starting_model(
         start, [section.spots for section in sections if section.st], expression=expression, n_genes=n_genes, seed=seed
     )
-    tiles = {"field_um": field_um, "devices": devices, "precision": precision, "field": field, "batch_size": None}
     raw = [
-        model_tiles(section.data, section.table_key, section.spots, base, **tiles).values if section.he else None
+        model_tiles(section.table, section.spots, base, compute, field_um=field_um, field=field).values
+        if section.he
+        else None
         for section in sections
     ]
     if not base.trained:
@@ -210,7 +220,8 @@ def adapt(
         epochs=epochs, warmup_epochs=epochs / 10, batch_size=batch_size, lr=lr, seed=seed, patience=patience,
         masking=Masking(he_only=_HE_ONLY, genes_per_step=_GENES_PER_STEP),
     )  # fmt: skip
-    network, facts = _fit(base, ready, [section.spots.centres for section in sections], config, devices[0], held_out)
+    centres = [section.spots.centres for section in sections]
+    network, facts = _fit(base, ready, centres, config, compute.device, held_out)
     card = {
         "summary": f"adapted on {len(sections)} section(s), {n_spots} spots",
         "adapted_from": None if start is None else {"name": start.name, "sha256": start.sha256},
@@ -235,23 +246,25 @@ def adapt(
     return replace(base, name=name, network=network, settings=settings, head=None, card=card)
 
 
-def _read(section, modality, field_um, window, radius_um, *, image_key, table_key, **keys) -> _Section:
-    check_container(section)
+def _read(
+    section: SpatialData | AnnData,
+    keys: Keys,
+    *,
+    modality: Modality,
+    field_um: float,
+    window: WindowKind,
+    radius_um: float | None,
+) -> _Section:
+    image, counts = wanted_image(modality), wanted_counts(modality)
     if is_spatialdata(section) and not section.tables and modality != "st":
         # An image without a table: its grid of tiles lives beside the user's object, which gets nothing of it.
-        work = open_workspace(
-            section, table_key=table_key, image_key=image_key, field_um=field_um,
-            coordinate_system=keys["coordinate_system"], um_per_px=keys["um_per_px"],
-        )  # fmt: skip
-        section, table_key, image_key = work.data, work.table_key, work.image_key
-    spots = read_spots(
-        section, image_key=image_key, table_key=table_key, **keys,
-        image={"both": True, "he": True, "st": False, "auto": "auto"}[modality],
-        table={"both": True, "he": False, "st": True, "auto": "auto"}[modality],
-    )  # fmt: skip
+        selection = open_workspace(section, keys, image=image, field_um=field_um).selection
+    else:
+        selection = select(section, keys, image=image, table=counts)
+    spots = spots_of(selection, counts=counts)
     he, st = wants_tiles(spots, modality), wants_counts(spots, modality)
     windows = section_windows(spots, kind=window, radius_um=radius_um)
-    return _Section(spots, section, table_key, windows, he, st)
+    return _Section(spots, selection.table, windows, he, st)
 
 
 def _check_size(n: int, *, what: str) -> None:

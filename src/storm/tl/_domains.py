@@ -13,9 +13,8 @@ from sklearn.metrics import silhouette_score
 from sklearn.mixture import GaussianMixture
 
 from storm import __version__
-from storm._bridge.select import check_container, select_table
+from storm._bridge.keys import Keys
 from storm._bridge.workspace import open_workspace
-from storm._bridge.write import write_results
 from storm._checks import check_choice, check_key
 from storm._keys import DOMAIN, X_STORM
 from storm.data.components import finite_rows, principal_components
@@ -108,9 +107,8 @@ def domains(
     Xiang, Hou et al. (2026), arXiv:2604.03630, Methods: *spatial domain discovery*.
     """
     check_choice(method, ("kmeans", "leiden", "gmm"), name="method")
-    check_container(data)
-    work = open_workspace(data, table_key=table_key, copy=copy)
-    _, table = select_table(work.data, work.table_key)
+    work = open_workspace(data, Keys(table_key=table_key), image=False, copy=copy)
+    table = work.table
     if use_rep not in table.obsm and use_rep == X_STORM:
         there = sorted(table.obsm) or "nothing"
         msg = f"use_rep={use_rep!r} is not in obsm, which holds {there}; run storm.tl.embed first"
@@ -142,7 +140,7 @@ def domains(
     codes[known] = rank[labels]
     column = pd.Categorical.from_codes(codes, categories=[str(i) for i in range(number)])
     facts |= {"storm_version": __version__, "use_rep": use_rep, "method": method, "n_domains": number, "seed": seed}
-    write_results(work.data, work.table_key, obs={key_added: column}, uns={key_added: facts})
+    work.write(obs={key_added: column}, uns={key_added: facts})
     return work.owner if copy else None
 
 

@@ -3,36 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
-from storm._bridge.read import read_spots
+import numpy as np
+
+from storm._bridge.keys import Keys
+from storm._bridge.read import spots_of
 from storm._bridge.workspace import open_workspace
-from storm._bridge.write import write_results
 from storm._checks import check_choice, check_positive
 from storm._inference.combine import combine
-from storm._inference.device import resolve_devices, resolve_precision
+from storm._inference.device import Compute
 from storm._inference.neighbourhoods import section_windows
-from storm._inference.record import provenance, wants_counts, wants_tiles, warn_nan
+from storm._inference.record import provenance, wanted_counts, wanted_image, wants_counts, wants_tiles, warn_nan
 from storm._inference.section_components import own_components
-from storm._inference.tile_cache import model_tiles, tile_facts
+from storm._inference.tile_cache import model_tiles
 from storm._inference.tokens import he_tokens, st_tokens
 from storm._inference.windows import run_windows
 from storm._keys import X_STORM
 from storm._loading import READOUTS, StormModel, load_model
+from storm._types import Field, Modality, Precision, Readout, WindowKind
 from storm.data.journal import journal_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
-_BATCH = 512
-
 
 def embed(
     data: SpatialData | AnnData,
     *,
     model: str | StormModel = "storm-mini",
-    modality: str = "auto",
+    modality: Modality = "auto",
     image_key: str | None = None,
     table_key: str | None = None,
     shapes_key: str | None = None,
@@ -40,16 +41,16 @@ def embed(
     um_per_px: float | None = None,
     layer: str | None = None,
     field_um: float | None = None,
-    field: str = "exact",
+    field: Field = "exact",
     stride_um: float | None = None,
-    window: str = "auto",
+    window: WindowKind = "auto",
     radius_um: float | None = None,
-    readout: str | None = None,
+    readout: Readout | None = None,
     per_modality: bool = False,
     key_added: str = X_STORM,
     device: str | Sequence[str] = "auto",
     batch_size: int | None = None,
-    precision: str = "auto",
+    precision: Precision = "auto",
     seed: int = 0,
     copy: bool = False,
 ) -> SpatialData | AnnData | None:
@@ -105,7 +106,7 @@ def embed(
     precision
         ``"auto"`` (bf16 on a GPU that has it, else fp32), ``"fp32"``, ``"bf16"`` or ``"fp16"``.
     seed
-        Of the masks of ``readout="reconstruction"``.
+        Random seed for the masks of ``readout="reconstruction"``.
     copy
         Return a changed copy (tables copied, images shared) and leave ``data`` alone.
 
@@ -131,53 +132,67 @@ def embed(
     ----------
     Xiang, Hou et al. (2026), arXiv:2604.03630, Methods: *STORM model design*, *spatial domain discovery*.
     """
-    check_choice(modality, ("auto", "both", "he", "st"), name="modality")
-    check_choice(window, ("auto", "lattice", "knn"), name="window")
+    check_choice(modality, get_args(Modality), name="modality")
+    check_choice(window, get_args(WindowKind), name="window")
+    keys = Keys(
+        image_key=image_key,
+        table_key=table_key,
+        shapes_key=shapes_key,
+        coordinate_system=coordinate_system,
+        um_per_px=um_per_px,
+        layer=layer,
+    )
     loaded = load_model(model)
     readout = readout or loaded.settings["readout"]
     check_choice(readout, READOUTS, name="readout")
-    devices = resolve_devices(device)
-    where = devices[0]
-    how = {"device": where, "precision": resolve_precision(precision, where)}
-    if batch_size is not None:
-        check_positive(batch_size, name="batch_size")
+    compute = Compute.of(device, precision=precision, batch_size=batch_size)
     field_um = loaded.tile_encoder.field_um if field_um is None else field_um
     check_positive(field_um, name="field_um", unit="µm")
     work = open_workspace(
-        data, table_key=table_key, image_key=image_key, coordinate_system=coordinate_system, um_per_px=um_per_px,
-        field_um=None if modality == "st" else field_um, stride_um=stride_um, copy=copy,
-    )  # fmt: skip
-    spots = read_spots(
-        work.data, image_key=work.image_key, table_key=work.table_key, shapes_key=shapes_key,
-        coordinate_system=coordinate_system, um_per_px=um_per_px, layer=layer,
-        image={"both": True, "he": True, "st": False, "auto": "auto"}[modality],
-        table={"both": True, "he": False, "st": True, "auto": "auto"}[modality],
-    )  # fmt: skip
+        data,
+        keys,
+        image=wanted_image(modality),
+        field_um=None if modality == "st" else field_um,
+        stride_um=stride_um,
+        copy=copy,
+    )
+    spots = spots_of(work.selection, counts=wanted_counts(modality))
     windows = section_windows(spots, kind=window, radius_um=radius_um)
-    tokens, match = {}, None
+    tokens: dict[str, np.ndarray] = {}
+    tiles, match = None, None
     with journal_of(work.store, key_added) as journal:
         if wants_tiles(spots, modality):
-            tiles = model_tiles(
-                work.data, work.table_key, spots, loaded, field_um=field_um, devices=devices, precision=precision,
-                batch_size=batch_size, field=field, journal=journal,
-            )  # fmt: skip
+            tiles = model_tiles(work.table, spots, loaded, compute, field_um=field_um, field=field, journal=journal)
             tokens["he"] = he_tokens(tiles.values, loaded)
         if wants_counts(spots, modality):
             tokens["st"], match = st_tokens(spots, loaded)
         parts = run_windows(
-            loaded.network, tokens, windows, readout=readout, seed=seed, batch_size=batch_size or _BATCH,
-            journal=journal, facts={"model": loaded.sha256}, **how,
-        )  # fmt: skip
+            loaded.network,
+            tokens,
+            windows,
+            compute,
+            readout=readout,
+            seed=seed,
+            journal=journal,
+            facts={"model": loaded.sha256},
+        )
         if readout == "section" and "st" in tokens:
             parts["st_own"] = own_components(spots.counts, windows)
         vector, by_modality = combine(parts, tokens, loaded.settings["modality_weights"])
         warn_nan(vector, spots, name=key_added)
-        used = "both" if len(tokens) == 2 else next(iter(tokens))
-        facts = provenance(loaded, spots, modality=used, windows=windows.kind, match=match, seed=seed, **how)
-        facts |= {"readout": readout} | (tile_facts(tiles) if "he" in tokens else {})
+        facts = provenance(
+            loaded,
+            spots,
+            compute,
+            match=match,
+            tiles=tiles,
+            modality="both" if len(tokens) == 2 else next(iter(tokens)),
+            windows=windows.kind,
+            seed=seed,
+            readout=readout,
+        )
         obsm = {key_added: vector}
         if per_modality:
             obsm |= {f"{key_added}_{name}": part for name, part in by_modality.items()}
-        write_results(work.data, work.table_key, obsm=obsm, uns={key_added: facts})
-        work.finish()
+        work.write(obsm=obsm, uns={key_added: facts})
     return work.owner if copy else None

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from storm._bridge.read import held_result, read_spots
+from storm._bridge.keys import Keys
+from storm._bridge.read import spots_of
 from storm._bridge.workspace import open_workspace
-from storm._bridge.write import write_results
 from storm._checks import check_positive
-from storm._inference.device import resolve_devices, resolve_precision
+from storm._inference.device import Compute
 from storm._inference.record import warn_nan
-from storm._inference.tile_cache import input_size, tile_embedding
+from storm._inference.tile_cache import held_result, input_size, tile_embedding
 from storm._keys import tiles_key
 from storm._logging import logger
+from storm._types import Field, Precision
 from storm.data.journal import journal_of
 from storm.encoders import EncoderInfo, load_encoder
 
@@ -36,13 +37,13 @@ def encode_tiles(
     coordinate_system: str | None = None,
     um_per_px: float | None = None,
     field_um: float | None = None,
-    field: str = "exact",
+    field: Field = "exact",
     stride_um: float | None = None,
     tile_px: int | str | None = None,
     key_added: str | None = None,
     device: str | Sequence[str] = "auto",
     batch_size: int | None = None,
-    precision: str = "auto",
+    precision: Precision = "auto",
     compiled: bool = False,
     channels_last: bool = False,
     recompute: bool = False,
@@ -118,38 +119,43 @@ def encode_tiles(
         If something is missing, ambiguous or contradictory, the encoder does not take ``tile_px``, or its numbers
         overflow at this precision. ``data`` is then as it was.
     """
-    devices = resolve_devices(device)
-    where = devices[0]
-    loaded = encoder
+    keys = Keys(
+        image_key=image_key,
+        table_key=table_key,
+        shapes_key=shapes_key,
+        coordinate_system=coordinate_system,
+        um_per_px=um_per_px,
+    )
+    compute = Compute.of(device, precision=precision, batch_size=batch_size)
     if isinstance(encoder, str) or weights is not None or (encoder.sha256 is None and encoder.architecture is not None):
         loaded = load_encoder(encoder, weights=weights)
+    else:
+        loaded = encoder
     field_um = loaded.field_um if field_um is None else field_um
     check_positive(field_um, name="field_um", unit="µm")
     tile_px = input_size(loaded, tile_px, field_um=field_um)
-    if batch_size is not None:
-        check_positive(batch_size, name="batch_size")
     key = key_added or tiles_key(loaded.name)
 
-    work = open_workspace(
-        data, table_key=table_key, image_key=image_key, coordinate_system=coordinate_system, um_per_px=um_per_px,
-        field_um=field_um, stride_um=stride_um, copy=copy,
-    )  # fmt: skip
-    spots = read_spots(
-        work.data, image_key=work.image_key, table_key=work.table_key, shapes_key=shapes_key,
-        coordinate_system=coordinate_system, um_per_px=um_per_px, image=True, table=False,
-    )  # fmt: skip
+    work = open_workspace(data, keys, image=True, field_um=field_um, stride_um=stride_um, copy=copy)
+    spots = spots_of(work.selection, counts=False)
     with journal_of(work.store, key) as journal:
         embedding = tile_embedding(
-            spots, loaded, held=None if recompute else held_result(work.data, work.table_key, key), field_um=field_um,
-            tile_px=tile_px, devices=devices, precision=resolve_precision(precision, where), batch_size=batch_size,
-            compiled=compiled, channels_last=channels_last, field=field, journal=journal,
-        )  # fmt: skip
+            spots,
+            loaded,
+            compute,
+            held=None if recompute else held_result(work.table, key),
+            field_um=field_um,
+            tile_px=tile_px,
+            compiled=compiled,
+            channels_last=channels_last,
+            field=field,
+            journal=journal,
+        )
         if embedding.reused:
-            logger.info("obsm[%r] holds this already; recompute=True computes it again", key)
+            logger.info("obsm[%r] already holds these embeddings; recompute=True computes them again", key)
         else:
             # In memory: the rows may lie in the journal's file, which is about to go.
             values = np.array(embedding.values)
             warn_nan(values, spots, name=key)
-            write_results(work.data, work.table_key, obsm={key: values}, uns={key: embedding.facts})
-            work.finish()
+            work.write(obsm={key: values}, uns={key: embedding.facts})
     return work.owner if copy else None

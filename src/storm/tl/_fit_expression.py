@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from storm._bridge.read import read_spots
-from storm._bridge.select import check_container, select_table
-from storm._checks import check_key, check_positive
-from storm._inference.device import resolve_devices, resolve_precision
-from storm._inference.he_features import BATCH, he_features
+from storm._bridge.keys import Keys
+from storm._bridge.read import spots_of
+from storm._bridge.selection import select
+from storm._checks import check_key
+from storm._inference.device import Compute
+from storm._inference.he_features import he_features
 from storm._inference.neighbourhoods import section_windows
 from storm._inference.tile_cache import model_tiles
 from storm._inference.tokens import he_tokens
 from storm._loading import ExpressionHead, StormModel, load_model
+from storm._types import Field, Precision
 from storm.data.genes import Vocabulary, match_genes
 from storm.data.normalise import log_normalise
 from storm.data.windows import Windows
@@ -43,10 +45,10 @@ def fit_expression(
     um_per_px: float | None = None,
     layer: str | None = None,
     field_um: float | None = None,
-    field: str = "exact",
+    field: Field = "exact",
     device: str | Sequence[str] = "auto",
     batch_size: int | None = None,
-    precision: str = "auto",
+    precision: Precision = "auto",
 ) -> ExpressionHead:
     """Train a head that predicts genes from H&E on one's own sections; the network itself stays frozen.
 
@@ -104,16 +106,20 @@ def fit_expression(
         raise ValueError(msg)
     loaded = load_model(model)
     config = config or HeadConfig()
-    devices = resolve_devices(device)
-    if batch_size is not None:
-        check_positive(batch_size, name="batch_size")
-    how = {"devices": devices, "precision": precision, "batch_size": batch_size, "field": field}
-    read = {
-        "image_key": image_key, "table_key": table_key, "shapes_key": shapes_key,
-        "coordinate_system": coordinate_system, "um_per_px": um_per_px, "layer": layer,
-    }  # fmt: skip
+    compute = Compute.of(device, precision=precision, batch_size=batch_size)
+    keys = Keys(
+        image_key=image_key,
+        table_key=table_key,
+        shapes_key=shapes_key,
+        coordinate_system=coordinate_system,
+        um_per_px=um_per_px,
+        layer=layer,
+    )
     field_um = loaded.tile_encoder.field_um if field_um is None else field_um
-    samples = [_read(section, mask, loaded, read, field_um, how) for section, mask in zip(sections, masks, strict=True)]
+    samples = [
+        _read(section, mask, loaded, compute, keys, field_um=field_um, field=field)
+        for section, mask in zip(sections, masks, strict=True)
+    ]
     if any((sample.usable & sample.train).sum() < 2 for sample in samples):
         msg = "a section has fewer than two spots with H&E and counts to train on; check its training mask and image"
         raise ValueError(msg)
@@ -145,17 +151,22 @@ def fit_expression(
     )
 
 
-def _read(section, mask, model, read, field_um, how) -> Sample:
-    check_container(section)
-    spots = read_spots(section, **read, image=True, table=True)
-    _, table = select_table(section, read["table_key"])
-    keep = np.ones(len(spots), bool) if mask is None else _mask(mask, table)
+def _read(
+    section: SpatialData,
+    mask: str | np.ndarray | Sequence | None,
+    model: StormModel,
+    compute: Compute,
+    keys: Keys,
+    *,
+    field_um: float,
+    field: Field,
+) -> Sample:
+    selection = select(section, keys, image=True, table=True)
+    spots = spots_of(selection, counts=True)
+    keep = np.ones(len(spots), bool) if mask is None else _mask(mask, selection.table)
     windows = section_windows(spots)
-    tiles = model_tiles(section, read["table_key"], spots, model, field_um=field_um, **how)
-    features = he_features(
-        model.network, he_tokens(tiles.values, model), windows, device=how["devices"][0],
-        precision=resolve_precision(how["precision"], how["devices"][0]), batch_size=how["batch_size"] or BATCH,
-    )  # fmt: skip
+    tiles = model_tiles(selection.table, spots, model, compute, field_um=field_um, field=field)
+    features = he_features(model.network, he_tokens(tiles.values, model), windows, compute)
     return Sample(features, log_normalise(spots.counts), spots.genes, keep, spots.centres, _reach(windows))
 
 

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from storm._bridge.read import read_spots
-from storm._bridge.select import is_spatialdata, select_table
+from storm._bridge.keys import Keys
+from storm._bridge.read import spots_of
+from storm._bridge.select import is_spatialdata
 from storm._bridge.workspace import Workspace, open_workspace
-from storm._bridge.write import add_elements, annotate_like, write_results
-from storm._checks import check_choice, check_positive
-from storm._inference.device import resolve_devices, resolve_precision
-from storm._inference.he_features import BATCH, he_features
+from storm._bridge.write import annotate_like
+from storm._checks import check_choice
+from storm._inference.device import Compute
+from storm._inference.he_features import he_features
 from storm._inference.neighbourhoods import section_windows
 from storm._inference.record import provenance, warn_nan
-from storm._inference.tile_cache import model_tiles, tile_facts
+from storm._inference.tile_cache import model_tiles
 from storm._inference.tokens import he_tokens
 from storm._keys import EXPRESSION, RELIABILITY, UNS, predicted_table
 from storm._loading import ExpressionHead, StormModel, load_model
+from storm._types import Field, Precision
 from storm.data.genes import Vocabulary, match_genes
 from storm.data.journal import journal_of
 from storm.pretraining.head import apply_head
@@ -44,13 +46,13 @@ def predict_expression(
     coordinate_system: str | None = None,
     um_per_px: float | None = None,
     field_um: float | None = None,
-    field: str = "exact",
+    field: Field = "exact",
     stride_um: float | None = None,
-    to: str = "auto",
+    to: Literal["auto", "layer", "table"] = "auto",
     key_added: str = EXPRESSION,
     device: str | Sequence[str] = "auto",
     batch_size: int | None = None,
-    precision: str = "auto",
+    precision: Precision = "auto",
     copy: bool = False,
 ) -> SpatialData | None:
     """Predict expression from H&E alone. Measured counts, where there are any, are not looked at.
@@ -96,10 +98,10 @@ def predict_expression(
     Raises
     ------
     ValueError
-        If the model has no head, the head belongs to another model, a gene is none of the head's, or the image, the
+        If the model has no head, the head belongs to another model, a gene is not one of the head's, or the image, the
         scale or the table does not fit. ``data`` is then as it was.
     TypeError
-        If ``data`` is no SpatialData.
+        If ``data`` is not a SpatialData.
 
     References
     ----------
@@ -109,32 +111,30 @@ def predict_expression(
     if not is_spatialdata(data):
         msg = f"genes are predicted from an H&E image, which {type(data).__name__} cannot hold; give a SpatialData"
         raise TypeError(msg)
+    keys = Keys(
+        image_key=image_key,
+        table_key=table_key,
+        shapes_key=shapes_key,
+        coordinate_system=coordinate_system,
+        um_per_px=um_per_px,
+    )
     loaded = load_model(model)
     head, columns = _head(loaded, head, genes)
-    devices = resolve_devices(device)
-    where = devices[0]
-    if batch_size is not None:
-        check_positive(batch_size, name="batch_size")
-    how = {"device": where, "precision": resolve_precision(precision, where)}
+    compute = Compute.of(device, precision=precision, batch_size=batch_size)
     field_um = head.notes.get("field_um", loaded.tile_encoder.field_um) if field_um is None else field_um
-    work = open_workspace(
-        data, table_key=table_key, image_key=image_key, coordinate_system=coordinate_system, um_per_px=um_per_px,
-        field_um=field_um, stride_um=stride_um, copy=copy,
-    )  # fmt: skip
-    spots = read_spots(
-        work.data, image_key=work.image_key, table_key=work.table_key, shapes_key=shapes_key,
-        coordinate_system=coordinate_system, um_per_px=um_per_px, image=True, table=False,
-    )  # fmt: skip
+    work = open_workspace(data, keys, image=True, field_um=field_um, stride_um=stride_um, copy=copy)
+    spots = spots_of(work.selection, counts=False)
     windows = section_windows(spots)
     with journal_of(work.store, key_added) as journal:
-        tiles = model_tiles(
-            work.data, work.table_key, spots, loaded, field_um=field_um, devices=devices, precision=precision,
-            batch_size=batch_size, journal=journal, field=field,
-        )  # fmt: skip
+        tiles = model_tiles(work.table, spots, loaded, compute, field_um=field_um, field=field, journal=journal)
         features = he_features(
-            loaded.network, he_tokens(tiles.values, loaded), windows, batch_size=batch_size or BATCH, journal=journal,
-            facts={"model": loaded.sha256}, **how,
-        )  # fmt: skip
+            loaded.network,
+            he_tokens(tiles.values, loaded),
+            windows,
+            compute,
+            journal=journal,
+            facts={"model": loaded.sha256},
+        )
         if features.shape[1] != head.module.linear.in_features:
             msg = (
                 f"the head reads {head.module.linear.in_features} features, and this version of storm makes "
@@ -145,12 +145,18 @@ def predict_expression(
         if genes is not None:  # choosing copies what may be gigabytes
             predicted = predicted[:, columns]
         warn_nan(predicted, spots, name=key_added)
-        facts = provenance(loaded, spots, match=None, windows=windows.kind, **how)
-        facts |= tile_facts(tiles) | {"units": "log1p of counts per 10,000", "n_genes": len(columns)}
-        facts["head"] = {"n_genes": len(head.genes), "reliability": str(head.notes.get("reliability", "not stated"))}
+        facts = provenance(
+            loaded,
+            spots,
+            compute,
+            tiles=tiles,
+            windows=windows.kind,
+            units="log1p of counts per 10,000",
+            n_genes=len(columns),
+            head={"n_genes": len(head.genes), "reliability": str(head.notes.get("reliability", "not stated"))},
+        )
         symbols = [head.genes[i] for i in columns]
         _write(work, symbols, predicted, head.reliability[columns], facts, to=to, key_added=key_added)
-        work.finish()
     return work.owner if copy else None
 
 
@@ -177,8 +183,17 @@ def _head(model: StormModel, head: ExpressionHead | None, genes) -> tuple[Expres
     return head, match.index
 
 
-def _write(work: Workspace, symbols, predicted, reliability, facts, *, to: str, key_added: str) -> None:
-    _, table = select_table(work.data, work.table_key)
+def _write(
+    work: Workspace,
+    symbols: list[str],
+    predicted: np.ndarray,
+    reliability: np.ndarray,
+    facts: dict[str, Any],
+    *,
+    to: Literal["auto", "layer", "table"],
+    key_added: str,
+) -> None:
+    table = work.table
     match = match_genes([str(name) for name in table.var_names], Vocabulary(tuple(symbols)))
     own = np.flatnonzero(match.index >= 0)
     all_own = len(own) == len(symbols)
@@ -191,15 +206,8 @@ def _write(work: Workspace, symbols, predicted, reliability, facts, *, to: str, 
         layer[:, own] = predicted[:, match.index[own]]
         r = np.full(table.n_vars, np.nan, dtype=np.float32)
         r[own] = reliability[match.index[own]]
-        write_results(
-            work.data, work.table_key, layers={key_added: layer}, var={RELIABILITY: r}, uns={key_added: facts}
-        )
+        work.write(layers={key_added: layer}, var={RELIABILITY: r}, uns={key_added: facts})
         return
-    key, _ = select_table(work.data, work.table_key)
     new = annotate_like(table, predicted, var=pd.DataFrame({RELIABILITY: reliability}, index=pd.Index(symbols)))
     new.uns[UNS] = {key_added: facts}
-    name = predicted_table(key, key_added)
-    if work.made:
-        work.made["tables"][name] = new
-    else:
-        add_elements(work.owner, tables={name: new})
+    work.add_table(predicted_table(work.selection.table_key, key_added), new)

@@ -331,12 +331,10 @@ def test_bad_input(name: str) -> None:
     make, options, error, words = CASES[name]
     data = make()
     before = state(data)
+    keys = {name: value for name, value in options.items() if name in KEYS}
+    rest = {name: value for name, value in options.items() if name not in KEYS}
     with pytest.raises(error) as caught:
-        read_spots(
-            data,
-            Keys(**{k: v for k, v in options.items() if k in KEYS}),
-            **{k: v for k, v in options.items() if k not in KEYS},
-        )
+        read_spots(data, Keys(**keys), **rest)
     text = str(caught.value)
     for word in words:
         assert word in text.replace("\\'", "'"), text

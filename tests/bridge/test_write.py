@@ -209,7 +209,7 @@ def stored(tmp_path: Path) -> SpatialData:
 
 
 def test_only_what_was_written_is_stored(stored: SpatialData) -> None:
-    write_results(stored, **results())
+    write_results(stored.tables["table"], **results())
     stored.tables["table"].obs["private"] = 1
     persist(stored, obs=["storm_domain", "label"], obsm=["X_storm"], layers=["storm"], var=["storm_r"], uns=["X_storm"])
     back = read_zarr(stored.path).tables["table"]

@@ -300,6 +300,6 @@ def test_our_warnings_are_a_line(store, model, capsys):
     said = capsys.readouterr()
     assert [line for line in said.err.splitlines() if line] == [
         f"storm: warning: 2 of {N} rows of 'X_storm' are NaN: 2 without counts",
-        f"storm: warning: model {model!r} has random weights: what it says of a section means nothing",
+        f"storm: warning: model {model!r} has random weights: its output for a section has no meaning",
     ]
     assert f"{N - 2} of {N} rows" in said.out

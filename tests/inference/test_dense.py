@@ -217,10 +217,9 @@ def test_what_has_no_dense_side_says_so():
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.forward_features(x).amax(dim=1)
 
+    other = wrap_encoder(Other(), name="other", dim=6, tile_px=TILE, field_um=TILE)
     with pytest.raises(ValueError, match="'other' has no dense side"):
-        encode_dense(
-            spots, wrap_encoder(Other(), name="other", dim=6, tile_px=TILE, field_um=TILE), FIVE, field_um=float(TILE)
-        )
+        encode_dense(spots, other, FIVE, field_um=float(TILE))
     _, info = planted()
     wrong = [{"local_um": 40.0}, {"local_um": 0.0}, {"overlap": 0}, {"overlap": 1.5}, {"patch_tokens": True}]
     for bad in (*wrong, {"local_um": 8.0, "overlap": 2}):

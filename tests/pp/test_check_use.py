@@ -14,6 +14,7 @@ from spatialdata.transformations import Affine, set_transformation
 import storm
 from section_images import pixels_of, with_image
 from storm._bridge import read_spots
+from storm._inference.device import Compute
 from storm.cli import main
 from storm.data.patches import ImageLevel, PatchReader
 from storm.data.sources import ArraySource
@@ -105,7 +106,7 @@ def test_the_time_is_that_of_a_few_times_all(toy, tiny_model, monkeypatch) -> No
     monkeypatch.setattr(_estimate, "_WINDOWS", 30)
     monkeypatch.setattr(_estimate, "_ROWS", 25)
     spots = read_spots(toy)
-    how = {"field_um": 112.0, "device": "cpu"}
+    windows, compute = make_windows(spots.centres), Compute.of("cpu")
     seconds = {}
     for part in ("_tiles", "_expression", "_network"):
         plain = getattr(_estimate, part)
@@ -115,7 +116,7 @@ def test_the_time_is_that_of_a_few_times_all(toy, tiny_model, monkeypatch) -> No
             return seconds[part]
 
         monkeypatch.setattr(_estimate, part, noted)
-    time, memory = _estimate.estimate_rows(spots, make_windows(spots.centres), tiny_model, **how)
+    time, memory = _estimate.estimate_rows(spots, windows, tiny_model, compute, field_um=112.0)
     n = len(spots)
     last = 40 if n >= 200 else n % 40 or 40
     assert seconds["_tiles"]["tile encoder"] == pytest.approx(0.5 * n / last)
@@ -127,8 +128,14 @@ def test_the_time_is_that_of_a_few_times_all(toy, tiny_model, monkeypatch) -> No
     assert memory.verdict == "info"
     assert memory.facts["bytes"] < 1e9
     monkeypatch.setattr(_estimate.psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
-    _, memory = _estimate.estimate_rows(spots, make_windows(spots.centres), tiny_model, **how)
+    _, memory = _estimate.estimate_rows(spots, windows, tiny_model, compute, field_um=112.0)
     assert memory.verdict == "warn"
+
+
+def test_the_check_takes_the_devices_that_embed_takes(toy, tiny_model) -> None:
+    one, two = (storm.pp.check(toy, model=tiny_model, device=device) for device in ("cpu", "cpu,cpu"))
+    assert "on cpu, cpu," in two["time"].explanation
+    assert [row.name for row in two.rows] == [row.name for row in one.rows]
 
 
 @pytest.mark.slow
@@ -167,7 +174,7 @@ def test_bad_calls_raise(toy, check) -> None:
         check(toy, field_um=0)
     with pytest.raises(ValueError, match="um_per_px=-1"):
         check(toy, um_per_px=-1)
-    with pytest.raises(ValueError, match=r"device='nope' is not on this machine"):
+    with pytest.raises(ValueError, match=r"device='nope' is not the name of a device"):
         check(toy, estimate=True, device="nope")
     with pytest.raises(ValueError, match="the object holds no table"):
         check(spatialdata.SpatialData(images={"he": toy["he"]}), store=True)

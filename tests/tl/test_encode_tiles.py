@@ -106,7 +106,7 @@ def test_used_again_only_if_all_is_the_same(toy, probe, caplog, monkeypatch) -> 
     calls = module.calls
     with caplog.at_level(logging.INFO, logger="storm"):
         storm.tl.encode_tiles(toy, probe, batch_size=7)
-    assert "holds this already" in caplog.text
+    assert "already holds these embeddings" in caplog.text
     assert module.calls == calls
     for change in ({"field_um": 70}, {"tile_px": 20}, {"precision": "bf16"}, {"recompute": True}):
         storm.tl.encode_tiles(toy, probe, **change)

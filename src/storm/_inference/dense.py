@@ -119,11 +119,9 @@ def encode_dense(
                 bar.update(len(members))
         else:
             grid = TokenGrid(encoder, network, patch_tokens=patch_tokens)
-            mean = torch.tensor(encoder.mean or (0.0, 0.0, 0.0), device=device).view(1, 3, 1, 1)
-            std = torch.tensor(encoder.std or (1.0, 1.0, 1.0), device=device).view(1, 3, 1, 1)
 
             def run(patches: np.ndarray, check: bool) -> tuple[Tensor | None, Tensor]:
-                x = (as_input(patches, device) - mean) / std
+                x = encoder.normalise(as_input(patches, device))
                 with compute.autocast():
                     if check:
                         grid.check(x[:1])

@@ -83,8 +83,6 @@ def encode_tiles(
                 channels_last=channels_last,
             )
             with torch.inference_mode():
-                mean = torch.tensor(encoder.mean or (0.0, 0.0, 0.0), device=device).view(1, 3, 1, 1)
-                std = torch.tensor(encoder.std or (1.0, 1.0, 1.0), device=device).view(1, 3, 1, 1)
                 for index, x in tile_batches(
                     spots,
                     centres,
@@ -93,7 +91,7 @@ def encode_tiles(
                     batch_size=compute.tile_batch(transformer=bool(encoder.patch_px)),
                     device=device,
                 ):
-                    embedding = run((x - mean) / std)
+                    embedding = run(encoder.normalise(x))
                     check_shape(embedding, (len(index), encoder.dim), name=encoder.name)
                     values = embedding.float().cpu().numpy()
                     with lock:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -114,6 +115,25 @@ class EncoderInfo:
     def um_per_px(self) -> float:
         """µm per pixel of the input."""
         return self.field_um / self.tile_px
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """Normalise the channels of tiles as the network expects it.
+
+        Parameters
+        ----------
+        x
+            Values in [0, 1], shape (…, 3, H, W), on any device.
+
+        Returns
+        -------
+        Tensor
+            ``(x - mean) / std`` per channel, of the same shape, dtype and device.
+        """
+        if self.mean is not None:
+            x = x - torch.tensor(self.mean, dtype=x.dtype, device=x.device).view(3, 1, 1)
+        if self.std is not None:
+            x = x / torch.tensor(self.std, dtype=x.dtype, device=x.device).view(3, 1, 1)
+        return x
 
     def native_px(self, field_um: float) -> int:
         """Input size that shows a field at the µm per pixel of the encoder's training.

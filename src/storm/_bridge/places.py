@@ -75,7 +75,7 @@ def _obsm_spatial(table: AnnData) -> np.ndarray:
 def _by_shapes(selection: Selection, region: Region) -> tuple[np.ndarray, np.ndarray, ScaleSources]:
     table, system = selection.table, selection.coordinate_system
     index, own = centres_of(region.element, system)
-    if table is None:
+    if table is None or region.rows is None or region.instances is None:
         ids, centres, spatial, used = index.to_numpy().astype(str), own, None, np.arange(len(own))
     else:
         ids = table.obs_names.to_numpy(dtype=str)

@@ -86,9 +86,9 @@ def spots_of(selection: Selection, *, counts: Wanted = "auto", overlap: bool = T
     KeyError, ValueError, TypeError
         As :func:`read_spots`.
     """
-    image, table = selection.image, selection.table
-    if image is not None:
-        check_image(image, selection.image_key)
+    image, image_key, table = selection.image, selection.image_key, selection.table
+    if image_key is not None:
+        check_image(image, image_key)
     if table is not None and table.n_obs == 0:
         msg = f"the table is empty: it holds 0 observations × {table.n_vars} genes"
         raise ValueError(msg)
@@ -101,15 +101,15 @@ def spots_of(selection: Selection, *, counts: Wanted = "auto", overlap: bool = T
     scale = resolve_scale(
         sources,
         um_per_px=selection.keys.um_per_px,
-        required=image is not None,
-        name="the coordinates" if image is None else f"image {selection.image_key!r}",
+        required=image_key is not None,
+        name="the coordinates" if image_key is None else f"image {image_key!r}",
     )
     um_per_unit = 1.0 if scale is None else scale.um_per_unit
     patches = None
-    if image is not None:
+    if image_key is not None:
         patches = make_reader(
             image,
-            image_key=selection.image_key,
+            image_key=image_key,
             coordinate_system=selection.coordinate_system,
             um_per_unit=um_per_unit,
         )
@@ -123,7 +123,7 @@ def spots_of(selection: Selection, *, counts: Wanted = "auto", overlap: bool = T
         scale=scale,
     )
     if overlap:
-        _check_overlap(spots, selection.image_key)
+        _check_overlap(spots, image_key)
     return spots
 
 

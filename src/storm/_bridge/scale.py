@@ -63,7 +63,12 @@ class ScaleSources:
     @property
     def px_size(self) -> float:
         """Length of a pixel of the full-resolution image in units of the coordinate system; 1 without an image."""
-        return 1.0 if self.image is None else length_scale(affine_of(self.image, self.coordinate_system))
+        return 1.0 if self.image is None else self.length_of_unit(self.image)
+
+    def length_of_unit(self, element: Any) -> float:
+        """Length of an element's own unit in units of the coordinate system."""
+        assert self.coordinate_system is not None  # there is one wherever there is an element
+        return length_scale(affine_of(element, self.coordinate_system))
 
 
 def resolve_scale(
@@ -146,7 +151,9 @@ def _by_reader(sources: ScaleSources, um_per_unit: float) -> str:
         return ""
     key = "image_um_per_px" if sources.image is not None and "image_um_per_px" in said else "um_per_px"
     number, source = said.get(key), said.get(f"{key}_source")
-    if not source or (sources.image is not None and not _agree(float(number), um_per_unit * sources.px_size)):
+    if not source or not isinstance(number, int | float):
+        return ""
+    if sources.image is not None and not _agree(float(number), um_per_unit * sources.px_size):
         return ""
     return f", which storm.io.{said.get('reader')} has from: {source}"
 
@@ -173,7 +180,7 @@ def _from_metadata(sources: ScaleSources) -> Iterator[tuple[float, str]]:
             um = VISIUM_SPOT_UM / float(factors["spot_diameter_fullres"])
             yield um / px, f"{where}['spot_diameter_fullres'] (65 µm on Visium)"
     if declared_platform(sources) == "xenium" and hasattr(sources.shapes, "geometry"):
-        um = 1 / length_scale(affine_of(sources.shapes, sources.coordinate_system))
+        um = 1 / sources.length_of_unit(sources.shapes)
         yield um, "the platform: shapes of Xenium are stored in µm"
 
 
@@ -201,7 +208,7 @@ def _fullres_px(sources: ScaleSources) -> float | None:
         )
         return float(here / px) if here > 0 and px > 0 else None
     if sources.shapes is not None:
-        return length_scale(affine_of(sources.shapes, sources.coordinate_system))
+        return sources.length_of_unit(sources.shapes)
     return None
 
 

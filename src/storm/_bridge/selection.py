@@ -77,7 +77,7 @@ class Selection:
     @property
     def image(self) -> Any:
         """The image element, or ``None``."""
-        return None if self.image_key is None else self.data.images[self.image_key]  # type: ignore[union-attr]  # an AnnData has no image_key
+        return None if self.image_key is None else self.data.images[self.image_key]
 
     @property
     def attrs(self) -> Mapping[str, Any]:
@@ -98,7 +98,7 @@ class Selection:
         if self.table is None:
             key = only_shapes(self.data, self.keys.shapes_key)
             return Region(key, find_element(self.data, key), None, None)
-        if self.image_key is None and self._has_own_places():
+        if self.image_key is None and _has_own_places(self.data, self.table):
             return None
         key, rows, instances = select_region(
             self.data, self.table, table_key=self.table_key, shapes_key=self.keys.shapes_key
@@ -122,12 +122,6 @@ class Selection:
     def without_image(self) -> Selection:
         """The same without its image, and without the scale, which is that of the image."""
         return replace(self, image_key=None, keys=replace(self.keys, image_key=None, um_per_px=None))
-
-    def _has_own_places(self) -> bool:
-        """Whether the table must be placed by its ``obsm``, because it annotates nothing that the object holds."""
-        annotated = annotated_regions(self.table)
-        elements = {*self.data.shapes, *self.data.points, *self.data.labels}
-        return (annotated is None or not elements.intersection(annotated[0])) and "spatial" in self.table.obsm
 
 
 def select(
@@ -167,3 +161,10 @@ def select(
     else:
         table_key, chosen = None, None
     return Selection(data=data, keys=keys, image_key=image_key, table_key=table_key, table=chosen)
+
+
+def _has_own_places(sdata: SpatialData, table: AnnData) -> bool:
+    """Whether a table must be placed by its ``obsm``, because it annotates nothing that the object holds."""
+    annotated = annotated_regions(table)
+    elements = {*sdata.shapes, *sdata.points, *sdata.labels}
+    return (annotated is None or not elements.intersection(annotated[0])) and "spatial" in table.obsm

@@ -62,9 +62,11 @@ def make_tile_table(
     stride_um = field_um if stride_um is None else stride_um
     check_positive(stride_um, name="stride_um", unit="µm")
     image_key, element = selection.image_key, selection.image
+    assert image_key is not None  # it was selected with image=True
     system = common_system({f"image {image_key!r}": element}, wanted=selection.keys.coordinate_system)
     sources = ScaleSources(coordinate_system=system, image=levels_of(element)[0], attrs=selection.attrs)
     scale = resolve_scale(sources, um_per_px=selection.keys.um_per_px, name=f"image {image_key!r}")
+    assert scale is not None  # required
     reader = make_reader(element, image_key=image_key, coordinate_system=system, um_per_unit=scale.um_per_unit)
 
     centres = tile_centres(reader, stride_um)

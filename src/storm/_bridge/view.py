@@ -199,7 +199,7 @@ def read_outlines(
     affine = affine_of(element, selection.coordinate_system) * um_per_unit
 
     at = np.arange(len(element))
-    if region.rows is not None:
+    if region.rows is not None and region.instances is not None:
         at = np.full(len(region.rows), -1)
         at[region.rows] = match_instances(
             region.instances, element.index, table_key=selection.table_key, shapes_key=region.key

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping
+from functools import partial
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -221,7 +222,7 @@ def add_elements(
         for group, new in ((sdata.shapes, shapes or {}), (sdata.tables, tables or {})):
             for key, element in new.items():
                 old = group.pop(key, None)
-                undo.append(lambda group=group, key=key, old=old: _put_back(group, key, old))
+                undo.append(partial(_put_back, group, key, old))
                 group[key] = element
     except BaseException:
         for step in reversed(undo):

@@ -40,7 +40,9 @@ def combine(
     names = dict.fromkeys(map(_modality, parts))
     ordered = [(name, key) for name in names for key in parts if _modality(key) == name]
     whole = np.empty((len(nothing), sum(part.shape[1] for part in parts.values())), dtype=np.float32)
-    by_modality, end, begins = {}, 0, {}
+    by_modality: dict[str, np.ndarray] = {}
+    begins: dict[str, int] = {}
+    end = 0
     for name, key in ordered:
         begin, end = end, end + parts[key].shape[1]
         weight = np.float32(weights.get(name, 1.0))

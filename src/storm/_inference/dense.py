@@ -102,14 +102,14 @@ def encode_dense(
         msg = f"local_um={local_um}, less than the field, goes with tiles side by side; give overlap=1 or no local_um"
         raise ValueError(msg)
     out = np.full((len(spots), encoder.dim), np.nan, dtype=np.float32)
-    rows = np.flatnonzero(spots.patches.inside(spots.centres))
+    rows = np.flatnonzero(spots.reader.inside(spots.centres))
     if not len(rows):
         return out
     device = compute.device
     if encoder.dense is not None and device.type == "mps":
         device = torch.device("cpu")
     network = encoder.build().to(device).eval()
-    tissue = _Tissue(spots.patches, spots.centres[rows], field_um=field_um, tile_px=tile_px)
+    tissue = _Tissue(spots.reader, spots.centres[rows], field_um=field_um, tile_px=tile_px)
     bar = tqdm(total=len(rows), desc="dense tiles", unit="spot", disable=settings.verbosity == 0)
     with torch.inference_mode(), bar:
         if encoder.dense is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from torch import Tensor
@@ -13,6 +13,7 @@ from storm.data.components import finite_rows
 from storm.data.journal import Journal
 from storm.data.windows import Windows
 from storm.model.batch import SharedBatch, StormOutput
+from storm.model.decoder import Decoder
 from storm.model.readout import window
 from storm.model.storm import Storm
 
@@ -51,7 +52,7 @@ def he_features(
         Float32, shape (n, f); NaN for a spot without an own tile.
     """
     network = network.to(compute.device).eval()
-    decoder = network.decoders["st"] if "st" in network.decoders else None  # noqa: SIM401 - ModuleDict has no get
+    decoder = cast("Decoder", network.decoders["st"]) if "st" in network.decoders else None
     width = network.config.he_dim + (network.config.width if decoder is None else network.config.decoder_width)
 
     def vectors(batch: SharedBatch, output: StormOutput) -> list[Tensor]:

@@ -129,7 +129,7 @@ def _embedded(selection: Selection, spots: Spots, config: PretrainConfig, tiles:
 def _pixels(spots: Spots, config: PretrainConfig, tiles: EncoderInfo) -> PatchStream:
     field_um = config.field_um or tiles.field_um
     px = input_size(tiles, config.tile_px, field_um=field_um)
-    return PatchStream(px, spots.patches.iter_patches(spots.centres, field_um=field_um, out_px=px))
+    return PatchStream(px, spots.reader.iter_patches(spots.centres, field_um=field_um, out_px=px))
 
 
 def _settings(config: PretrainConfig, tiles: EncoderInfo | None) -> dict[str, Any]:

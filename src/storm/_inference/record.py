@@ -97,7 +97,7 @@ def provenance(
     dict
         Text, numbers and lists of text.
     """
-    record = {
+    record: dict[str, Any] = {
         "storm_version": __version__,
         "model": model.name,
         "sha256": model.sha256,

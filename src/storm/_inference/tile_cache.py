@@ -120,8 +120,8 @@ def tile_embedding(
         "field_um": float(field_um),
         "field": field,
         "tile_px": tile_px,
-        "um_per_px": float(spots.patches.um_per_px),
-        "um_source": spots.scale.source,
+        "um_per_px": float(spots.reader.um_per_px),
+        "um_source": "" if spots.scale is None else spots.scale.source,
         "reader_version": READER_VERSION,
         "device": ",".join(map(str, compute.devices)),
         "precision": compute.precision,
@@ -166,7 +166,7 @@ def tile_embedding(
 
 def _hint(spots: Spots, encoder: EncoderInfo, *, field_um: float) -> None:
     """Tell those who wait for hours that the same is to be had in minutes."""
-    inside = spots.centres[spots.patches.inside(spots.centres)]
+    inside = spots.centres[spots.reader.inside(spots.centres)]
     if encoder.dense is None or len(inside) < _MANY:
         return
     # Each centre counts for the area of a field, against that of the squares of half a field that hold centres.
@@ -257,15 +257,15 @@ def input_size(encoder: EncoderInfo, tile_px: int | str | None, *, field_um: flo
 def fingerprint(spots: Spots, *, field_um: float, tile_px: int) -> str:
     """Checksum of all centres and of a few tiles, read as the encoder would get them."""
     digest = hashlib.sha256(np.ascontiguousarray(spots.centres, dtype="<f8").tobytes())
-    inside = np.flatnonzero(spots.patches.inside(spots.centres))
+    inside = np.flatnonzero(spots.reader.inside(spots.centres))
     if len(inside):
         rows = inside[np.unique(np.linspace(0, len(inside) - 1, _PROBES).astype(int))]
-        digest.update(spots.patches.read(spots.centres[rows], field_um=field_um, out_px=tile_px).tobytes())
+        digest.update(spots.reader.read(spots.centres[rows], field_um=field_um, out_px=tile_px).tobytes())
     return digest.hexdigest()
 
 
 def _check_finite(values: np.ndarray, spots: Spots, *, name: str, precision: str) -> None:
-    wrong = ~np.isfinite(values).all(axis=1) & spots.patches.inside(spots.centres)
+    wrong = ~np.isfinite(values).all(axis=1) & spots.reader.inside(spots.centres)
     if wrong.any():
         other = "bf16 or fp32" if precision == "fp16" else "another encoder or image"
         msg = (

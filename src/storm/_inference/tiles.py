@@ -57,7 +57,7 @@ def encode_tiles(
         If the encoder's output has not the shape that its description says.
     """
     rows = Rows((len(spots), encoder.dim)) if rows is None else rows
-    inside = spots.patches.inside(spots.centres)
+    inside = spots.reader.inside(spots.centres)
     if not (inside & ~rows.done).any():
         return rows.finish()
     devices = compute.devices
@@ -144,11 +144,11 @@ def tile_batches(
     tiles
         float32 in [0, 1], shape (b, 3, out_px, out_px), on the device.
     """
-    if device.type != "cpu" and spots.patches.boxes_suffice(field_um, out_px):
+    if device.type != "cpu" and spots.reader.boxes_suffice(field_um, out_px):
         cut = _cut(spots, centres, field_um=field_um, out_px=out_px, batch_size=batch_size, device=device)
         yield from _rebatched(cut, batch_size)
         return
-    for index, patches in spots.patches.iter_patches(centres, field_um=field_um, out_px=out_px, batch_size=batch_size):
+    for index, patches in spots.reader.iter_patches(centres, field_um=field_um, out_px=out_px, batch_size=batch_size):
         yield index, as_input(patches, device)
 
 
@@ -161,7 +161,7 @@ def _cut(
     spots: Spots, centres: np.ndarray, *, field_um: float, out_px: int, batch_size: int, device: torch.device
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
     """As many tiles at a time as lie on a canvas of the reader, cut on the device."""
-    canvases = spots.patches.iter_canvases(centres, field_um=field_um, out_px=out_px, batch_size=batch_size)
+    canvases = spots.reader.iter_canvases(centres, field_um=field_um, out_px=out_px, batch_size=batch_size)
     for canvas in canvases:
         pixels = torch.from_numpy(canvas.pixels)
         pixels = pixels.pin_memory() if device.type == "cuda" else pixels

@@ -34,7 +34,8 @@ def st_tokens(spots: Spots, model: StormModel) -> tuple[np.ndarray, GeneMatch]:
             "give um_per_px, µm per unit of theirs"
         )
         raise ValueError(msg)
-    raw = encoder.encode(spots.counts, spots.genes, centres=spots.centres)
+    counts, genes = spots.expression
+    raw = encoder.encode(counts, genes, centres=spots.centres)
     within = model.settings["standardise"] == "section"
     scaled = standardise(raw, model.statistic("st_mean"), model.statistic("st_std"), within=within, isotropic=True)
-    return scaled, encoder.match(spots.genes)
+    return scaled, encoder.match(genes)

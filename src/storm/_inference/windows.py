@@ -120,7 +120,7 @@ def _spots(array: np.ndarray, spots: np.ndarray) -> tuple[Tensor, Tensor]:
     """Values of some spots and a row of zeros behind them, cleared where there is no token; and which have one."""
     values = np.zeros((len(spots) + 1, array.shape[1]), dtype=array.dtype)
     np.take(array, spots, axis=0, out=values[:-1])
-    exists = np.isfinite(values).all(axis=1)
+    exists: np.ndarray = np.isfinite(values).all(axis=1)
     values[~exists] = 0
     exists[-1] = False
     return torch.from_numpy(values), torch.from_numpy(exists)
@@ -179,9 +179,9 @@ def run_windows(
     network = network.to(compute.device).eval()
     if readout == "reconstruction":
         return _reconstructions(network, tokens, windows, compute, seed)
-    names = [name for name in ("he", "st") if name in tokens]
+    names: list[str] = [name for name in ("he", "st") if name in tokens]
     width = network.config.width
-    with_input = {"window": names, "section": ["he"]}.get(readout, [])
+    with_input = names if readout == "window" else ["he"] if readout == "section" else []
     sizes: dict[str, int] = {}
     for name in names:
         sizes |= {name: width} | ({f"{name}_input": tokens[name].shape[1]} if name in with_input else {})

@@ -79,6 +79,19 @@ class Spots:
         return len(self.ids)
 
     @property
+    def reader(self) -> PatchReader:
+        """The reader of H&E patches, for code that runs only where there is an image."""
+        assert self.patches is not None
+        return self.patches
+
+    @property
+    def expression(self) -> tuple[csr_matrix, np.ndarray]:
+        """Raw counts (n, g) and gene names (g,), for code that runs only where there are counts."""
+        assert self.counts is not None
+        assert self.genes is not None
+        return self.counts, self.genes
+
+    @property
     def placed(self) -> np.ndarray:
         """Which rows have a geometry, shape (n,), bool."""
         return np.isfinite(self.centres).all(axis=1)

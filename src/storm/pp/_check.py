@@ -12,7 +12,6 @@ from storm._bridge.write import check_writable, write_results
 from storm._checks import check_positive
 from storm._inference.device import Compute
 from storm._loading import StormModel, load_model
-from storm.data.spots import Spots
 from storm.data.windows import Windows, make_windows
 from storm.pp._counts import bins_row, counts_rows, windows_row
 from storm.pp._estimate import estimate_rows
@@ -107,9 +106,9 @@ def check(
     )  # fmt: skip
     reading = read_section(data, keys, field_um=field_um)
     rows = list(reading.problems)
-    if reading.spots is not None and reading.spots.placed.any():
+    if reading.content is not None and reading.spots.placed.any():
         rows += _rows(reading, loaded, field_um=float(field_um), compute=compute if estimate else None)
-    elif reading.spots is not None:
+    elif reading.content is not None:
         rows.append(Row("places", f"none of {len(reading.spots):,} rows has a place", "fail", "nothing can be checked"))
     report = CheckReport(tuple(sorted(rows, key=lambda row: _ORDER.index(row.name))))
     if store:
@@ -118,7 +117,8 @@ def check(
 
 
 def _rows(reading: Reading, model: StormModel, *, field_um: float, compute: Compute | None) -> list[Row]:
-    spots, rows = reading.spots, []
+    spots = reading.spots
+    rows: list[Row] = []
     windows: Windows | None = None
     try:
         windows = make_windows(spots.centres)
@@ -140,13 +140,13 @@ def _rows(reading: Reading, model: StormModel, *, field_um: float, compute: Comp
 
 
 def _image(reading: Reading, model: StormModel, windows: Windows | None, *, field_um: float) -> list[Row]:
-    spots: Spots = reading.spots
+    spots = reading.spots
     tile_px = model.tile_px
     rows = image_rows(spots, windows, diameter_um=diameter_of(reading) or field_um)
     if windows is not None and not reading.tiled:
         rows += orientation_rows(spots, windows)
     placed = spots.centres[spots.placed]
-    inside = placed[spots.patches.inside(placed)]
-    rows.append(patch_row(spots.patches, field_um=field_um, tile_px=tile_px))
-    rows.append(chunks_row(spots.patches, inside, field_um=field_um, tile_px=tile_px, warned=list(reading.warned)))
+    inside = placed[spots.reader.inside(placed)]
+    rows.append(patch_row(spots.reader, field_um=field_um, tile_px=tile_px))
+    rows.append(chunks_row(spots.reader, inside, field_um=field_um, tile_px=tile_px, warned=list(reading.warned)))
     return rows

@@ -25,16 +25,17 @@ _MEMBERS = 0.5
 
 def counts_rows(spots: Spots, model: StormModel) -> list[Row]:
     """Rows about genes and counts."""
-    total = np.asarray(spots.counts.sum(axis=1)).ravel()
+    total = np.asarray(spots.expression[0].sum(axis=1)).ravel()
     return [_genes(spots, model, total), _counts(spots, total)]
 
 
 def _genes(spots: Spots, model: StormModel, total: np.ndarray) -> Row:
-    match = model.expression.match(spots.genes)
+    counts, genes = spots.expression
+    match = model.expression.match(genes)
     known = sum(map(len, (match.matched, match.aliased)))
-    facts = {**match.summary(), "n_genes": len(spots.genes)}
+    facts = {**match.summary(), "n_genes": len(genes)}
     value = (
-        f"{known:,} of the table's {len(spots.genes):,} are known to {model.name!r}: {len(match.matched):,} matched, "
+        f"{known:,} of the table's {len(genes):,} are known to {model.name!r}: {len(match.matched):,} matched, "
         f"{len(match.aliased):,} aliased; {len(match.ambiguous):,} ambiguous, {len(match.missing):,} missing"
     )
     vocabulary = getattr(model.expression, "vocabulary", None)
@@ -44,7 +45,7 @@ def _genes(spots: Spots, model: StormModel, total: np.ndarray) -> Row:
     some = np.flatnonzero(total > 0)[:8]
     if len(some) and not model.expression.needs_centres:
         try:
-            model.expression.encode(spots.counts[some], spots.genes, centres=spots.centres[some])
+            model.expression.encode(counts[some], genes, centres=spots.centres[some])
         except ValueError as error:
             return Row("genes", value, "fail", text_of(error), facts)
     if known == 0:
@@ -55,16 +56,16 @@ def _genes(spots: Spots, model: StormModel, total: np.ndarray) -> Row:
             f"the table measures {known / len(vocabulary):.0%} of the genes that the model reads; what it does not "
             "measure counts as not there. A targeted panel is like that, and H&E then carries more of the embedding"
         )
-        if known >= _SHARED * len(spots.genes):
+        if known >= _SHARED * len(genes):
             return Row("genes", value, "info", text, facts)
-        some = ", ".join(map(repr, match.missing[:5]))
-        return Row("genes", value, "warn", f"{text}; unknown are {some}, …", facts)
+        unknown = ", ".join(map(repr, match.missing[:5]))
+        return Row("genes", value, "warn", f"{text}; unknown are {unknown}, …", facts)
     return Row("genes", value, "ok", facts=facts)
 
 
 def _counts(spots: Spots, total: np.ndarray) -> Row:
     empty, median = int((total == 0).sum()), float(np.median(total))
-    genes = float(np.median(np.diff(spots.counts.indptr)))
+    genes = float(np.median(np.diff(spots.expression[0].indptr)))
     facts = {"median": median, "empty": empty, "median_genes": genes}
     value = f"whole numbers; median {median:,.0f} counts of {genes:,.0f} genes per spot; {empty:,} spots have none"
     if empty == len(total):

@@ -56,7 +56,7 @@ def estimate_rows(spots: Spots, windows: Windows, model: StormModel, compute: Co
     tokens: dict[str, int] = {}
     try:
         with torch.inference_mode():
-            if spots.patches is not None and spots.scale is not None and spots.patches.inside(spots.centres).any():
+            if spots.patches is not None and spots.scale is not None and spots.reader.inside(spots.centres).any():
                 tokens["he"] = model.tile_encoder.dim
                 seconds |= _tiles(spots, model, compute, field_um=field_um)
             if spots.counts is not None and spots.counts.nnz:
@@ -100,7 +100,7 @@ def _size(n: float) -> str:
 
 
 def _tiles(spots: Spots, model: StormModel, compute: Compute, *, field_um: float) -> dict[str, float]:
-    reader, encoder = spots.patches, model.tile_encoder
+    reader, encoder = spots.reader, model.tile_encoder
     centres = spots.centres[reader.inside(spots.centres)]
     level = reader.levels[reader.level_for(field_um, model.tile_px)]
     needed, _ = chunks_needed(level.source, reader, centres, field_um=field_um, tile_px=model.tile_px)
@@ -149,8 +149,9 @@ def _per_chunk(source: Source) -> float:
 def _expression(spots: Spots, windows: Windows, model: StormModel) -> float:
     rows = windows.rows()
     middle = rows[max(0, len(rows) // 2 - _ROWS // 2) :][:_ROWS]
-    counts, centres = spots.counts[middle], spots.centres[middle]
-    taken = _second_time(lambda: model.expression.encode(counts, spots.genes, centres=centres))
+    counts, genes = spots.expression
+    part, centres = counts[middle], spots.centres[middle]
+    taken = _second_time(lambda: model.expression.encode(part, genes, centres=centres))
     return taken * len(rows) / len(middle)
 
 
@@ -184,7 +185,7 @@ def _memory(spots: Spots, windows: Windows, model: StormModel, tokens: dict[str,
     size += windows.index.nbytes + windows.offsets.nbytes
     size += sum(p.numel() * p.element_size() for p in model.network.parameters())
     if "he" in tokens:
-        reader = spots.patches
+        reader = spots.reader
         source = reader.levels[reader.level_for(field_um, model.tile_px)].source
         if not source.in_memory:
             size += 6 * source.chunks_yx[0] * source.chunks_yx[1] * min(source.grid)

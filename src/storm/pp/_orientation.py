@@ -8,7 +8,7 @@ import numpy as np
 
 from storm.data.orientation import LEAST_FIT, MARGIN, TURNS, Placement, Section, is_better, is_shifted, turned
 from storm.data.tissue import section_maps
-from storm.pp._report import Row
+from storm.pp._report import Row, Verdict
 
 if TYPE_CHECKING:
     from storm.data.spots import Spots
@@ -29,7 +29,7 @@ _LOOKS = {
 def orientation_rows(spots: Spots, windows: Windows) -> list[Row]:
     """Rows about orientation and shift."""
     placed = spots.placed
-    maps = section_maps(spots.patches, nuclei=windows.kind == "knn")
+    maps = section_maps(spots.reader, nuclei=windows.kind == "knn")
     total = None if spots.counts is None else np.asarray(spots.counts.sum(axis=1)).ravel()[placed]
     section = Section(
         maps, maps.place(spots.centres[placed]), total=total, pitch_um=windows.pitch, cells=windows.kind == "knn"
@@ -41,11 +41,11 @@ def orientation_rows(spots: Spots, windows: Windows) -> list[Row]:
         text = "look at it: storm.pl.check"
         return [Row("orientation", "cannot be told: too few spots, or no counts", "info", text, facts)]
     if is_better(best, given):
-        px = maps.size_um[0] / spots.patches.levels[0].source.width
+        px = maps.size_um[0] / spots.reader.levels[0].source.width
         value = f"another one fits clearly better: {_scores(best)}; as given: {_scores(given)}"
         text = f"{_LOOKS[best.turn]}: {_fix(section, best, px=px)}. Look at it: storm.pl.check"
         # Twice the margin is beyond all doubt that real sections leave.
-        verdict = "fail" if best.score - given.score >= 2 * MARGIN else "warn"
+        verdict: Verdict = "fail" if best.score - given.score >= 2 * MARGIN else "warn"
         return [Row("orientation", value, verdict, text, facts)]
     shift = _shift(section, given)
     if given.fit < LEAST_FIT and shift.verdict == "warn":

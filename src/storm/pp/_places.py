@@ -12,7 +12,7 @@ from storm._bridge.select import annotated_regions, is_spatialdata
 from storm._bridge.view import read_outlines
 from storm._keys import READ
 from storm.data.tissue import tissue_share
-from storm.pp._report import Row
+from storm.pp._report import Row, Verdict
 
 if TYPE_CHECKING:
     from storm.data.patches import PatchReader
@@ -72,7 +72,7 @@ def _scale(spots: Spots) -> Row:
 
 def _placed(spots: Spots) -> Row:
     n, placed = len(spots), int(spots.placed.sum())
-    verdict = "ok" if placed == n else "warn" if placed >= 0.5 * n else "fail"
+    verdict: Verdict = "ok" if placed == n else "warn" if placed >= 0.5 * n else "fail"
     text = (
         "rows whose instance has no geometry in the element that is annotated stay NaN: compare the instance column of "
         "the table with the index of the element (barcodes with and without '-1'? numbers stored as text?)"
@@ -95,7 +95,7 @@ def _pitch(reading: Reading, windows: Windows, *, failed: bool) -> Row:
     name = {"hex": "hexagonal", "square": "square"}[kind]
     value = f"{name} lattice, {pitch:.4g} {unit}"
     fits = {um: who for um, who in PITCHES[kind].items() if expected is None or um == expected}
-    if not known:
+    if not known or spots.scale is None:
         guess = "; ".join(f"{um / pitch:.4g} if this is {who} ({um:g} µm)" for um, who in PITCHES[kind].items())
         text = f"µm per unit of the coordinates would be {guess}; give um_per_px= if you know that it is"
         return Row("pitch", value, "info", text if failed or guess else "", facts)
@@ -103,7 +103,7 @@ def _pitch(reading: Reading, windows: Windows, *, failed: bool) -> Row:
     if near:
         return Row("pitch", f"{value}, as {near[0]} has", "ok", facts=facts)
     number = spots.scale.um_per_unit if spots.scale.um_per_px is None else spots.scale.um_per_px
-    options = fits or ({expected: platform} if expected else PITCHES[kind])
+    options = fits or ({expected: platform} if expected and platform else PITCHES[kind])
     best = min(options, key=lambda um: abs(np.log(um / pitch)))
     text = (
         f"{options[best]} has {best:g} µm: then the scale is off by a factor of {best / pitch:.3g}, and um_per_px "
@@ -135,8 +135,8 @@ def _cells(reading: Reading, facts: dict[str, Any]) -> Row:
     spots, pitch = reading.spots, facts["pitch"]
     value = f"no lattice (cells), {pitch:.3g} {'µm' if spots.um_known else 'units'} to the nearest in the median"
     diameter = diameter_of(reading)
-    if not spots.um_known or diameter is None:
-        return Row("pitch", value, "info" if not spots.um_known else "ok", facts=facts)
+    if spots.scale is None or diameter is None:
+        return Row("pitch", value, "info" if spots.scale is None else "ok", facts=facts)
     facts["diameter"] = diameter
     value += f", {diameter:.3g} µm across"
     if _CELL_UM[0] <= diameter <= _CELL_UM[1]:
@@ -171,16 +171,16 @@ def _elements(reading: Reading) -> list[Row]:
 
 def _inside(spots: Spots) -> Row:
     placed = spots.placed
-    share = float(spots.patches.inside(spots.centres[placed]).mean()) if placed.any() else 0.0
+    share = float(spots.reader.inside(spots.centres[placed]).mean()) if placed.any() else 0.0
     facts = {"share": share}
     value = f"{share:.1%} of {int(placed.sum()):,} centres lie on the image"
     if share >= _INSIDE[0]:
         return Row("inside", value, "ok", facts=facts)
     low, high = spots.centres[placed].min(axis=0), spots.centres[placed].max(axis=0)
-    x0, y0, x1, y1 = spots.patches.extent_um
+    x0, y0, x1, y1 = spots.reader.extent_um
     text = (
         f"in µm the centres span x {low[0]:.0f} to {high[0]:.0f}, y {low[1]:.0f} to {high[1]:.0f}; the image x "
-        f"{x0:.0f} to {x1:.0f}, y {y0:.0f} to {y1:.0f}. {_why_outside(spots.patches, low, high)}"
+        f"{x0:.0f} to {x1:.0f}, y {y0:.0f} to {y1:.0f}. {_why_outside(spots.reader, low, high)}"
     )
     return Row("inside", value, "warn" if share >= _INSIDE[1] else "fail", text, facts)
 
@@ -206,12 +206,12 @@ def _why_outside(patches: PatchReader, low: np.ndarray, high: np.ndarray) -> str
 
 def _tissue(spots: Spots, *, area_um: float) -> Row:
     rows = np.flatnonzero(spots.placed)
-    rows = rows[spots.patches.inside(spots.centres[rows])]
+    rows = rows[spots.reader.inside(spots.centres[rows])]
     on = np.zeros(len(spots), dtype=bool)
     if len(rows) > 20_000:
         rows = np.sort(np.random.default_rng(0).choice(rows, 20_000, replace=False))
-    on[rows] = tissue_share(spots.patches, spots.centres[rows], field_um=area_um) >= _SHARE
-    share = float(on[rows].mean()) * float(spots.patches.inside(spots.centres[spots.placed]).mean())
+    on[rows] = tissue_share(spots.reader, spots.centres[rows], field_um=area_um) >= _SHARE
+    share = float(on[rows].mean()) * float(spots.reader.inside(spots.centres[spots.placed]).mean())
     facts, rich = {"share": share}, share
     value = f"{share:.0%} of the centres lie on tissue"
     if spots.counts is not None:

@@ -35,8 +35,8 @@ class Reading:
     selection
         The elements that were read, of the user's object or of a grid of tiles over an image that has no table; without
         the image where that cannot be read.
-    spots
-        Without counts, image or both where these cannot be read; ``None`` where not even the places can be.
+    content
+        Spots without counts, image or both where these cannot be read; ``None`` where not even the places can be.
     problems
         What could not be read.
     warned
@@ -46,10 +46,16 @@ class Reading:
     """
 
     selection: Selection
-    spots: Spots | None
+    content: Spots | None
     problems: tuple[Row, ...]
     warned: tuple[str, ...]
     tiled: bool
+
+    @property
+    def spots(self) -> Spots:
+        """What was read, for the rows that are made only where something was."""
+        assert self.content is not None
+        return self.content
 
 
 def read_section(data: SpatialData | AnnData, keys: Keys, *, field_um: float) -> Reading:
@@ -89,7 +95,7 @@ def read_section(data: SpatialData | AnnData, keys: Keys, *, field_um: float) ->
         else:
             selection, spots = _read(selection, problems)
     warned = tuple(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning)))
-    return Reading(selection=selection, spots=spots, problems=tuple(problems), warned=warned, tiled=tiled)
+    return Reading(selection=selection, content=spots, problems=tuple(problems), warned=warned, tiled=tiled)
 
 
 def text_of(error: BaseException) -> str:
@@ -126,11 +132,11 @@ def _read(selection: Selection, problems: list[Row]) -> tuple[Selection, Spots |
             continue
         # What still fails when the other thing is left out is to blame for itself.
         if not with_counts:
-            counts = errors.get((False, True), errors[True, True])
-            problems.append(Row("counts", "cannot be read", "fail", text_of(counts)))
+            uncounted = errors.get((False, True), errors[True, True])
+            problems.append(Row("counts", "cannot be read", "fail", text_of(uncounted)))
         if not with_image:
-            error = errors[True, False]
-            problems.append(Row(_name_of(error), "cannot be read", "fail", text_of(error)))
+            broken = errors[True, False]
+            problems.append(Row(_name_of(broken), "cannot be read", "fail", text_of(broken)))
         return part, spots
     texts = {text_of(error): None for error in reversed(errors.values())}
     problems.append(Row("places", "cannot be read", "fail", next(iter(texts))))

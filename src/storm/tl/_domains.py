@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -40,9 +40,9 @@ _AUTO_ROWS, _GMM_ROWS = 20_000, 100_000
 
 def domains(
     data: SpatialData | AnnData,
-    n_domains: int | str = "auto",
+    n_domains: int | Literal["auto"] = "auto",
     *,
-    method: str = "kmeans",
+    method: Literal["kmeans", "leiden", "gmm"] = "kmeans",
     use_rep: str = X_STORM,
     table_key: str | None = None,
     key_added: str = DOMAIN,
@@ -138,7 +138,7 @@ def domains(
     rank[order] = np.arange(number)
     codes = np.full(len(known), -1)
     codes[known] = rank[labels]
-    column = pd.Categorical.from_codes(codes, categories=[str(i) for i in range(number)])
+    column = pd.Categorical.from_codes(codes, categories=pd.Index([str(i) for i in range(number)]))
     facts |= {"storm_version": __version__, "use_rep": use_rep, "method": method, "n_domains": number, "seed": seed}
     work.write(obs={key_added: column}, uns={key_added: facts})
     return work.owner if copy else None
@@ -188,7 +188,8 @@ def cluster(
     if method == "gmm" and values.shape[1] > _GMM_DIM:
         values = PCA(min(_GMM_DIM, len(values) - 1), random_state=seed).fit_transform(values)
 
-    n, facts = len(values), {"n_init": n_init}
+    n = len(values)
+    facts: dict[str, Any] = {"n_init": n_init}
     rng = np.random.default_rng(seed)
 
     def fit(k: int, rows: np.ndarray) -> np.ndarray:
@@ -211,7 +212,7 @@ def cluster(
     scores = {
         k: _width(trial, labels, estimate=large, seed=seed) if labels.max() else -1.0 for k, labels in tried.items()
     }
-    best = max(scores, key=scores.get)
+    best = max(scores, key=lambda k: scores[k])
     facts["silhouette"] = {str(k): float(score) for k, score in scores.items()}
     if not large:
         return tried[best], facts

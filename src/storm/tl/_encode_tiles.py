@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -39,7 +39,7 @@ def encode_tiles(
     field_um: float | None = None,
     field: Field = "exact",
     stride_um: float | None = None,
-    tile_px: int | str | None = None,
+    tile_px: int | Literal["native"] | None = None,
     key_added: str | None = None,
     device: str | Sequence[str] = "auto",
     batch_size: int | None = None,

@@ -167,7 +167,8 @@ def _read(
     windows = section_windows(spots)
     tiles = model_tiles(selection.table, spots, model, compute, field_um=field_um, field=field)
     features = he_features(model.network, he_tokens(tiles.values, model), windows, compute)
-    return Sample(features, log_normalise(spots.counts), spots.genes, keep, spots.centres, _reach(windows))
+    counts, measured = spots.expression
+    return Sample(features, log_normalise(counts), measured, keep, spots.centres, _reach(windows))
 
 
 def _reach(windows: Windows) -> float:

@@ -210,4 +210,6 @@ def _write(
         return
     new = annotate_like(table, predicted, var=pd.DataFrame({RELIABILITY: reliability}, index=pd.Index(symbols)))
     new.uns[UNS] = {key_added: facts}
-    work.add_table(predicted_table(work.selection.table_key, key_added), new)
+    table_key = work.selection.table_key
+    assert table_key is not None  # an AnnData is refused at the door
+    work.add_table(predicted_table(table_key, key_added), new)

@@ -13,7 +13,7 @@ from storm.data.components import finite_rows
 from storm.data.journal import Journal
 from storm.data.windows import Windows
 from storm.model.batch import SharedBatch, StormOutput
-from storm.model.decoder import Decoder
+from storm.model.decoder import SpotDecoder
 from storm.model.readout import window
 from storm.model.storm import Storm
 
@@ -52,7 +52,7 @@ def he_features(
         Float32, shape (n, f); NaN for a spot without an own tile.
     """
     network = network.to(compute.device).eval()
-    decoder = cast("Decoder", network.decoders["st"]) if "st" in network.decoders else None
+    decoder = cast("SpotDecoder", network.decoders["st"]) if "st" in network.decoders else None
     width = network.config.he_dim + (network.config.width if decoder is None else network.config.decoder_width)
 
     def vectors(batch: SharedBatch, output: StormOutput) -> list[Tensor]:

@@ -120,7 +120,7 @@ def _spots(array: np.ndarray, spots: np.ndarray) -> tuple[Tensor, Tensor]:
     """Values of some spots and a row of zeros behind them, cleared where there is no token; and which have one."""
     values = np.zeros((len(spots) + 1, array.shape[1]), dtype=array.dtype)
     np.take(array, spots, axis=0, out=values[:-1])
-    exists: np.ndarray = np.isfinite(values).all(axis=1)
+    exists = np.asarray(np.isfinite(values).all(axis=1))
     values[~exists] = 0
     exists[-1] = False
     return torch.from_numpy(values), torch.from_numpy(exists)

@@ -62,9 +62,8 @@ def mob(section: str = "rep11", *, path: str | Path | None = None, image: bool =
     from spatialdata import SpatialData
     from spatialdata.models import ShapesModel, TableModel
 
-    from storm.io._picture import read_picture
+    from storm.io._open import open_image
     from storm.io._placing import fit_scale, in_pixels
-    from storm.io._pyramid import image_element, pyramid
 
     check_choice(section, ("rep11", "rep12"), name="section")
     files = PublicFiles.open("mob", marker=f"{section}.h5ad", path=path)
@@ -91,8 +90,7 @@ def mob(section: str = "rep11", *, path: str | Path | None = None, image: bool =
     )
     images = {}
     if image:
-        picture = read_picture(files.get(f"{section}.jpg"))
-        images["he"] = image_element(pyramid(picture), transformations=in_pixels(um_per_px))
+        images["he"] = open_image(files.get(f"{section}.jpg")).element(in_pixels(um_per_px))
     return SpatialData(
         images=images,
         shapes={"spots": ShapesModel.parse(circles, transformations=in_pixels(um_per_px))},

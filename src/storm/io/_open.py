@@ -7,21 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from storm._logging import logger
-from storm.io._lazy import Level, check_three, complete
+from storm.io._lazy import Level, complete
 from storm.io._omezarr import open_omezarr
 from storm.io._openslide import open_openslide
-from storm.io._picture import read_picture
+from storm.io._picture import PICTURES, open_picture
 from storm.io._pyramid import image_element, pyramid
 from storm.io._tiff import open_tiff
 
 if TYPE_CHECKING:
     from xarray import DataTree
-
-#: What Pillow reads and is no TIFF.
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".jp2")
 
 
 @dataclass(frozen=True)
@@ -79,7 +74,7 @@ def open_image(path: str | Path) -> Opened:
         levels, um_per_px, source = _tried(path, [("OME-Zarr", open_omezarr)])
         return Opened(path, levels, um_per_px, source)
     if path.suffix.casefold() in PICTURES:
-        levels, um_per_px, source = _tried(path, [("picture", _open_picture)])
+        levels, um_per_px, source = _tried(path, [("picture", open_picture)])
     else:
         levels, um_per_px, source = _tried(path, [("TIFF", open_tiff), ("OpenSlide", open_openslide)])
     if levels and isinstance(levels[0], Level):
@@ -121,23 +116,3 @@ def _tried(path: Path, readers: list[tuple[str, Any]]) -> tuple[list[Any], float
         raise ImportError(msg)
     msg = f"{msg}. Is it complete, and an image?"
     raise ValueError(msg)
-
-
-def _open_picture(path: Path) -> tuple[list[np.ndarray], None, str]:
-    """Levels of a picture in memory; pictures do not tell µm per pixel."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as picture:
-            mode, bands = picture.mode, len(picture.getbands())
-        if mode not in ("RGB", "RGBA", "P"):
-            check_three(bands, np.uint16 if mode.startswith("I") else np.uint8, str(path))
-        image = read_picture(path)
-    except Image.DecompressionBombError:
-        # Pillow refuses what a stranger could send; a slide of that size is usual
-        import imagecodecs
-
-        pixels = imagecodecs.imread(path)
-        check_three(pixels.shape[2] if pixels.ndim == 3 else 1, pixels.dtype, str(path))
-        image = np.ascontiguousarray(np.moveaxis(pixels[..., :3], 2, 0))
-    return pyramid(image), None, ""

@@ -11,9 +11,8 @@ import pandas as pd
 from storm._checks import check_positive
 from storm._keys import READ
 from storm._logging import logger
-from storm.io._picture import read_picture
+from storm.io._open import open_image
 from storm.io._placing import fit_scale, in_pixels
-from storm.io._pyramid import image_element, pyramid
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -42,7 +41,7 @@ def st(
         Tab-separated table with the columns ``x``, ``y`` (on the array) and ``pixel_x``, ``pixel_y`` (of the
         full-resolution image).
     image
-        H&E image that Pillow can read; without it the object holds no image.
+        The full-resolution H&E (see :func:`~storm.io.slide` for formats); without it the object holds no image.
     um_per_px
         µm per pixel. By default derived: the similarity that fits the array's known pitch to the spots' pixels best.
     pitch_um
@@ -122,7 +121,7 @@ def st(
     table = AnnData(matrix, obs=obs, var=pd.DataFrame(index=genes), obsm={"spatial": pixels}, uns={"st": facts})
     images = {}
     if image is not None:
-        images["he"] = image_element(pyramid(read_picture(image)), transformations=in_pixels(um_per_px))
+        images["he"] = open_image(image).element(in_pixels(um_per_px))
     return SpatialData(
         images=images,
         shapes={"spots": ShapesModel.parse(circles, transformations=transformations)},

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.spatial import cKDTree
 
+from storm.datasets._ground import Ground
 from storm.datasets._types import FAT, GLANDS, STROMA, TUMOUR
-
-if TYPE_CHECKING:
-    from storm.datasets._tissue import Section
 
 ACINUS, LUMEN, VESSEL = range(3)
 
@@ -41,12 +38,12 @@ class Adipocytes:
         return cls(np.zeros((0, 0, 2)), np.zeros((0, 0), dtype=bool))
 
     @classmethod
-    def draw(cls, seed: int, extent: tuple[float, float], section: Section) -> Adipocytes:
+    def draw(cls, seed: int, ground: Ground) -> Adipocytes:
         rng = np.random.default_rng([seed, 2])
-        nx, ny = (int(np.ceil(side / ADIPOCYTE_PITCH)) + 5 for side in extent)
+        nx, ny = (int(np.ceil(side / ADIPOCYTE_PITCH)) + 5 for side in ground.extent)
         lattice = np.stack(np.meshgrid(np.arange(nx), np.arange(ny)), axis=-1) - 2.0
         centres = (lattice + 0.5 + rng.uniform(-0.36, 0.36, lattice.shape)) * ADIPOCYTE_PITCH
-        alive = section.domain(centres.reshape(-1, 2)).reshape(ny, nx) == FAT
+        alive = ground.domain(centres.reshape(-1, 2)).reshape(ny, nx) == FAT
         return cls(centres, alive)
 
     def edges(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -118,9 +115,9 @@ class Structures:
         return Structures(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
 
     @classmethod
-    def draw(cls, seed: int, extent: tuple[float, float], section: Section) -> Structures:
+    def draw(cls, seed: int, ground: Ground) -> Structures:
         rng = np.random.default_rng([seed, 3])
-        parts = [_acini(rng, extent, section), _lumina(rng, extent, section), _vessels(rng, extent, section)]
+        parts = [_acini(rng, ground), _lumina(rng, ground), _vessels(rng, ground)]
         everything = cls(*(np.concatenate([getattr(p, name) for p in parts]) for name in cls.__dataclass_fields__))
         return everything.take(_apart(everything))
 
@@ -145,28 +142,28 @@ def _build(
     return Structures(xy, np.full(n, kind), inner, wall, amplitude, rng.uniform(0, 2 * np.pi, (n, 2)))
 
 
-def _acini(rng: np.random.Generator, extent: tuple[float, float], section: Section) -> Structures:
-    xy = jittered(rng, extent, 62.0, 0.22)
-    keep = rng.random(len(xy)) < np.where(section.weights(xy)[:, GLANDS] > 0.5, 0.97, 0.0)
+def _acini(rng: np.random.Generator, ground: Ground) -> Structures:
+    xy = jittered(rng, ground.extent, 62.0, 0.22)
+    keep = rng.random(len(xy)) < np.where(ground.weights(xy)[:, GLANDS] > 0.5, 0.97, 0.0)
     xy = xy[keep]
     inner = rng.gamma(6.0, 1.9, len(xy)).clip(4, 26)
     return _build(rng, xy, ACINUS, inner, np.full(len(xy), 14.0), 0.28)
 
 
-def _lumina(rng: np.random.Generator, extent: tuple[float, float], section: Section) -> Structures:
-    xy = jittered(rng, extent, 92.0, 0.35)
+def _lumina(rng: np.random.Generator, ground: Ground) -> Structures:
+    xy = jittered(rng, ground.extent, 92.0, 0.35)
     # well differentiated (low grade) tumour forms more glands
-    chance = 0.75 * (1 - section.local("grade", xy)) ** 1.5
-    keep = (section.weights(xy)[:, TUMOUR] > 0.7) & (section.nest(xy) > 0.8) & (rng.random(len(xy)) < chance)
+    chance = 0.75 * (1 - ground.local("grade", xy)) ** 1.5
+    keep = (ground.weights(xy)[:, TUMOUR] > 0.7) & (ground.nest(xy) > 0.8) & (rng.random(len(xy)) < chance)
     xy = xy[keep]
     return _build(rng, xy, LUMEN, rng.gamma(5.0, 2.4, len(xy)).clip(5, 28), np.full(len(xy), 13.0), 0.4)
 
 
-def _vessels(rng: np.random.Generator, extent: tuple[float, float], section: Section) -> Structures:
-    xy = jittered(rng, extent, 105.0, 0.45)
-    weights = section.weights(xy)
-    stroma = weights[:, STROMA] + weights[:, TUMOUR] * (1 - section.nest(xy)) + 0.25 * weights[:, FAT]
-    keep = rng.random(len(xy)) < stroma * (0.1 + 0.9 * section.local("vessels", xy) ** 2)
+def _vessels(rng: np.random.Generator, ground: Ground) -> Structures:
+    xy = jittered(rng, ground.extent, 105.0, 0.45)
+    weights = ground.weights(xy)
+    stroma = weights[:, STROMA] + weights[:, TUMOUR] * (1 - ground.nest(xy)) + 0.25 * weights[:, FAT]
+    keep = rng.random(len(xy)) < stroma * (0.1 + 0.9 * ground.local("vessels", xy) ** 2)
     xy = xy[keep]
     return _build(rng, xy, VESSEL, rng.gamma(3.0, 2.8, len(xy)).clip(5.5, 26), np.full(len(xy), 4.5), 0.35)
 

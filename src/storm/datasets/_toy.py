@@ -11,10 +11,11 @@ import pandas as pd
 
 from storm._checks import check_choice, check_positive
 from storm.datasets import _expression as expression
+from storm.datasets._ground import frame_side
 from storm.datasets._layouts import PLATFORMS, Layout, lattice, names, on_tissue, tissue_area
 from storm.datasets._nuclei import Nuclei, make_nuclei
 from storm.datasets._panel import all_genes, make_panel
-from storm.datasets._tissue import Section, frame_side, make_section
+from storm.datasets._tissue import Section, make_section
 from storm.datasets._types import CELLS, DOMAINS, ERYTHROCYTE
 
 if TYPE_CHECKING:

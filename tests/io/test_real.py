@@ -96,9 +96,8 @@ def test_visium_hd_2(hd_tree) -> None:
     with pytest.raises(ValueError, match="table of 10 observations × 10 genes holds no counts"):
         storm.io.visium_hd(outs, False, bin_size=2)
     matrix = outs / "binned_outputs" / "square_002um" / "filtered_feature_bc_matrix.h5"
-    from storm.io._vendor import read_barcodes
-
-    vendor.write_10x(matrix, vendor.counts(10), read_barcodes(matrix))
+    names = pd.read_parquet(matrix.parent / "spatial" / "tissue_positions.parquet")["barcode"]
+    vendor.write_10x(matrix, vendor.counts(10), names[:10])
     sdata = storm.io.visium_hd(outs, False, bin_size=2)
     assert sdata["bins"].area.to_numpy() * sdata.attrs["storm_io"]["um_per_px"] ** 2 == pytest.approx(4.0)
 

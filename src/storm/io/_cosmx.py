@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,18 +11,35 @@ import pandas as pd
 
 from storm._logging import logger
 from storm.io._aligned import aligned_image, find_alignment
+from storm.io._cosmx_scale import cosmx_scale
+from storm.io._cosmx_tables import (
+    AREA,
+    CENTRE,
+    LOCAL,
+    CellCounts,
+    cell_names,
+    key_columns,
+    read_cell_counts,
+    read_cells,
+)
+from storm.io._outlines import fit_outlines, trace
 from storm.io._placing import in_pixels
-from storm.io._scale import choose_scale, given_scale
-from storm.io._vendor import as_table, check_counts, facts, find_folder, need, vendor_call
+from storm.io._vendor import (
+    as_path,
+    as_table,
+    find_folder,
+    listed,
+    need_packed,
+    numbers,
+    read_facts,
+    read_table,
+    storable,
+)
 
 if TYPE_CHECKING:
-    from anndata import AnnData
     from geopandas import GeoDataFrame
     from spatialdata import SpatialData
 
-#: Pixel of the CosMx SMI instrument, by the read-me of the vendor's public data ("0.120280945 µm per pixel"). The very
-#: first data sets, of the prototype, have 0.18.
-COSMX_UM = 0.120280945
 _COUNTS = "_exprMat_file.csv"
 
 
@@ -37,33 +55,44 @@ def cosmx(
     Parameters
     ----------
     path
-        The folder with ``*_exprMat_file.csv``, ``*_metadata_file.csv``, ``*_fov_positions_file.csv``,
-        ``CellComposite/`` and ``CellLabels/``.
+        The folder with the flat files ``*_exprMat_file.csv``, ``*_metadata_file.csv``,
+        ``*_fov_positions_file.csv`` and, for outlines, ``*-polygons.csv``; each may be gzipped. No other file is
+        opened.
     image
         H&E of the same section (see :func:`~storm.io.slide` for formats). The composites of the folder are
-        fluorescence, and not read.
+        fluorescence, and are not read.
     alignment
         Where the H&E lies: the matrix from its pixels to the vendor's global pixels, 3 × 3 or 2 × 3, as an array or a
         csv; or a csv of key points (columns fixedX, fixedY in global pixels, alignmentX, alignmentY in the H&E).
     um_per_px
-        µm per global pixel. By default from the positions of the fields of view where they are given in pixels and in
-        mm, else 0.120280945, which the vendor states for the instrument.
+        µm per pixel of the vendor's global coordinates (not of the H&E). By default from the positions of the fields of
+        view where they are given in pixels and in mm, or from the areas of the cells in pixels and in µm²; else
+        0.120280945, which the vendor states for the instrument, if the fields of view are not wider than its own.
 
     Returns
     -------
     SpatialData
         ``images["he"]`` if there is one (multiscale, uint8), ``shapes["cells"]`` (the vendor's polygons, or circles of
-        the cells' areas if the folder has none), ``tables["table"]`` (raw counts, CSR float32). Coordinate systems
-        ``"global"`` (the vendor's global pixels) and ``"um"`` (µm). ``attrs["storm_io"]`` tells the µm per pixel and
-        where they come from.
+        the cells' areas if the folder has none), ``tables["table"]`` (raw counts of genes, cells × genes, CSR float32,
+        in the order of the table of cells). Coordinate systems ``"global"`` (the vendor's global pixels) and ``"um"``
+        (µm). A cell without a usable outline gets a disc of its area around the vendor's centre.
+        ``attrs["storm_io"]`` holds the µm per pixel, their source, and how many controls, columns, rows and outlines
+        were left out, replaced or repaired.
 
     Raises
     ------
     FileNotFoundError
         If the folder or one of its files is missing.
     ValueError
-        If a file cannot be read; there are no cells or no counts; the scale is contradictory; or the alignment is
-        missing or wrong (see :func:`~storm.io.xenium`).
+        If a file cannot be read; the files are of different runs; a cell occurs twice or its centre is NaN; there are
+        no cells or no counts; the scale is unknown, impossible or contradictory; or the alignment is missing or wrong
+        (see :func:`~storm.io.xenium`).
+
+    Warns
+    -----
+    UserWarning
+        If the tables do not hold the same cells, or cells have no usable outline, or lie elsewhere than their outline
+        and are left out.
 
     Examples
     --------
@@ -71,132 +100,135 @@ def cosmx(
     >>> sdata = storm.io.cosmx("run1")  # doctest: +SKIP
     >>> storm.tl.embed(sdata)  # doctest: +SKIP
     """
-    import spatialdata_io
+    from anndata import AnnData
     from spatialdata import SpatialData
+    from spatialdata.models import ShapesModel
 
-    folder = find_folder(path, platform="CosMx", signs=(f"*{_COUNTS}",))
-    found = sorted(folder.glob(f"*{_COUNTS}"))
-    if len(found) > 1:
-        msg = f"{folder} holds several runs, {[p.name for p in found]}; put each into a folder of its own"
-        raise ValueError(msg)
-    run = found[0].name.removesuffix(_COUNTS)
-    metadata = need(folder, f"{run}_metadata_file.csv", what="the table of cells")
-    positions = need(folder, f"{run}_fov_positions_file.csv", what="the positions of the fields of view")
-    _check_cells(found[0], metadata)
-    scale = choose_scale(
-        [given_scale(um_per_px), _from_positions(positions)], of=f"the global pixels of {folder.name}"
-    ) or (COSMX_UM, "the vendor's statement for the instrument")
+    folder = find_folder(path, platform="CosMx", signs=(f"*{_COUNTS}", f"*{_COUNTS}.gz"))
+    run = _run(folder)
+    counts_file = need_packed(folder, run + _COUNTS, what="the matrix of counts")
+    cells_file = need_packed(folder, f"{run}_metadata_file.csv", what="the table of cells")
+    cells = read_cells(cells_file)
+    scale, kept_positions = cosmx_scale(folder, run, cells, cells_file=cells_file, um_per_px=um_per_px)
+    counts = read_cell_counts(counts_file)
+    rows, columns, facts = _join(counts, cells, counts_file=counts_file, cells_file=cells_file)
 
-    with vendor_call(folder, platform="CosMx"):
-        raw = spatialdata_io.cosmx(folder, dataset_id=run, transcripts=False)
-    table = raw["table"]
-    check_counts(table, found[0])
-    table.obsm["local"] = table.obsm.pop("spatial")
-    table.obsm["spatial"] = np.asarray(table.obsm.pop("global"), dtype=np.float64)
+    cells = cells.iloc[rows]
+    table = AnnData(
+        counts.counts[columns],
+        obs=storable(cells.drop(columns=[*CENTRE, *LOCAL], errors="ignore"), taken=["region", "cell"]),
+        var=pd.DataFrame(index=pd.Index(counts.genes)),
+    )
     table.obs["cell"] = table.obs_names.to_numpy(dtype=str)  # cell_ID counts from 1 in every field of view
-    table.obs = table.obs.drop(columns="fov_labels")
-    shapes, kind = _shapes(table, folder, run, um_per_px=scale[0])
+    table.obsm["spatial"] = cells[CENTRE].to_numpy(dtype=np.float64)
+    if set(LOCAL) <= set(cells.columns):
+        table.obsm["local"] = numbers(cells, LOCAL, cells_file)
+    area = numbers(cells, [AREA], cells_file)[:, 0] if AREA in cells else np.full(len(cells), np.nan)
+    frame, kept, more = _shapes(
+        folder, run, table.obs_names, table.obsm["spatial"], area, um=scale[0], table=cells_file
+    )
+    table = table[kept].copy() if not kept.all() else table
+    if not table.X.sum():
+        msg = f"{counts_file}: the table of {table.n_obs} observations × {table.n_vars} genes holds no counts"
+        raise ValueError(msg)
+    facts |= {"fields_of_view": int(table.obs["fov"].nunique())} | kept_positions | more
 
     images: dict[str, Any] = {}
-    more: dict[str, Any] = {"fields_of_view": int(table.obs["fov"].nunique()), "shapes": kind}
-    if image:
+    if image is not None and image is not False:
+        he = as_path(image, name="image")
         images["he"], aligned = aligned_image(
-            Path(image),
-            find_alignment(Path(image), folder, alignment),
+            he,
+            find_alignment(he, folder, alignment),
             centres_um=table.obsm["spatial"] * scale[0],
             platform_um=scale[0],
             um_per_px=None,
         )
-        more |= aligned
+        facts |= aligned
     return SpatialData(
         images=images,
-        shapes={"cells": shapes},
+        shapes={"cells": ShapesModel.parse(frame, transformations=in_pixels(scale[0]))},
         tables={"table": as_table(table, region="cells", instance_key="cell")},
-        attrs=facts("cosmx", folder=folder, scale=scale, **more),
+        attrs=read_facts("cosmx", folder=folder, scale=scale, more=facts),
     )
 
 
-def _check_cells(counts: Path, metadata: Path) -> None:
-    """Raise if the two tables of cells have none in common."""
-    keys = ["fov", "cell_ID"]
-    try:
-        pairs = [pd.MultiIndex.from_frame(pd.read_csv(file, usecols=keys)) for file in (counts, metadata)]
-    except (ValueError, UnicodeDecodeError) as error:
-        msg = f"{counts.name} or {metadata.name} cannot be read as a table with the columns {keys}: {error}"
-        raise ValueError(msg) from error
-    if not len(pairs[0].intersection(pairs[1])):
+def _run(folder: Path) -> str:
+    """Name of the run, which all its files begin with."""
+    runs = {p.name.removesuffix(".gz").removesuffix(_COUNTS) for p in folder.glob(f"*{_COUNTS}*")}
+    if len(runs) > 1:
+        msg = f"{folder} holds several runs, {sorted(runs)}; put each into a folder of its own"
+        raise ValueError(msg)
+    return runs.pop()
+
+
+def _join(
+    counts: CellCounts, cells: pd.DataFrame, *, counts_file: Path, cells_file: Path
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """Rows of the table of cells and of the counts that belong to the same cell, in the order of the former.
+
+    Returns
+    -------
+    rows of the cells, rows of the counts, facts about what was left out
+    """
+    row = counts.names.get_indexer(cells.index)
+    common = row >= 0
+    if not common.any():
         msg = (
-            f"{counts.name} and {metadata.name} have no cell in common: (fov, cell_ID) are {pairs[0][:3].tolist()} "
-            f"against {pairs[1][:3].tolist()}"
+            f"{counts_file.name} and {cells_file.name} have no cell in common: their cells (number, field of view) are "
+            f"{counts.names[:3].tolist()} against {cells.index[:3].tolist()}"
         )
         raise ValueError(msg)
+    unmatched = {
+        "counts_without_cell": len(counts.names) - int(common.sum()),
+        "cells_without_counts": int((~common).sum()),
+    }
+    unmatched = {key: value for key, value in unmatched.items() if value}
+    if unmatched:
+        msg = f"{counts_file.name} and {cells_file.name} do not hold the same cells: {unmatched}; common ones are read"
+        warnings.warn(msg, UserWarning, stacklevel=3)
+    _check_text_names(counts.text.iloc[row[common]], cells[common], counts_file=counts_file, cells_file=cells_file)
+    facts = unmatched | counts.facts | {"counts": counts_file.name}
+    return np.flatnonzero(common), row[common], facts
 
 
-def _table(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_csv(path)
-    except (ValueError, OSError, EOFError) as error:  # pandas' own errors are ValueErrors; the others are gzip's
-        msg = f"{path} cannot be read as a table: {error}"
-        raise ValueError(msg) from error
+def _check_text_names(text: pd.DataFrame, cells: pd.DataFrame, *, counts_file: Path, cells_file: Path) -> None:
+    """Raise if a column of names that both tables have names the same cell in two ways."""
+    for column in text.columns.intersection(cells.columns):
+        one, other = text[column].astype(str).to_numpy(), cells[column].astype(str).to_numpy()
+        bad = np.flatnonzero(one != other)
+        if len(bad):
+            k = bad[0]
+            msg = (
+                f"{counts_file.name} and {cells_file.name} disagree about {len(bad)} cells: cell {cells.index[k]!r} "
+                f"(number, field of view) is {one[k]!r} in the column {column!r} of one and {other[k]!r} in the other"
+            )
+            raise ValueError(msg)
 
 
-def _from_positions(path: Path) -> tuple[float | None, str]:
-    """µm per pixel from positions of the fields of view in pixels and in mm, where both are there."""
-    frame = _table(path)
-    frame.columns = [str(c).casefold() for c in frame.columns]
-    wanted = [f"{axis}_global_{unit}" for unit in ("px", "mm") for axis in "xy"]
-    if not set(wanted) <= set(frame.columns) or len(frame) < 2:
-        return None, ""
-    values = frame[wanted].to_numpy(dtype=np.float64)
-    centred = values - values.mean(axis=0)
-    pixels, mm = (np.sqrt(np.square(part).sum()) for part in (centred[:, :2], centred[:, 2:]))
-    return (1e3 * mm / pixels, f"{path.name}, in pixels and in mm") if pixels > 0 and mm > 0 else (None, "")
-
-
-def _shapes(table: AnnData, folder: Path, run: str, *, um_per_px: float) -> tuple[GeoDataFrame, str]:
-    """Cells in global pixels: the vendor's polygons, or circles."""
+def _shapes(
+    folder: Path, run: str, ids: pd.Index, centres: np.ndarray, area: np.ndarray, *, um: float, table: Path
+) -> tuple[GeoDataFrame, np.ndarray, dict[str, Any]]:
+    """Cells in global pixels, the vendor's polygons or circles; which cells have a place; and facts about both."""
     import geopandas as gpd
     import shapely
-    from spatialdata.models import ShapesModel
 
-    file = next((p for p in (folder / f"{run}-polygons.csv", folder / f"{run}-polygons.csv.gz") if p.is_file()), None)
-    if file is None:
-        area = table.obs["Area"].to_numpy(dtype=np.float64)
-        frame = gpd.GeoDataFrame(
-            {"radius": np.sqrt(area / np.pi)}, geometry=shapely.points(table.obsm["spatial"]), index=table.obs_names
-        )
+    name = f"{run}-polygons.csv"
+    if not any((folder / file).is_file() for file in (name, name + ".gz")):
+        known = np.isfinite(area) & (area > 0)
+        if not known.any():
+            msg = (
+                f"cells have neither outlines nor areas: no {name} in {folder} ({listed(folder)}), no {AREA} in {table}"
+            )
+            raise ValueError(msg)
+        radius = np.sqrt(np.where(known, area, np.median(area[known])) / np.pi)
+        frame = gpd.GeoDataFrame({"radius": radius}, geometry=shapely.points(centres), index=ids)
         logger.info("%s has no file of polygons: cells are circles of their area", folder.name)
-        return ShapesModel.parse(frame, transformations=in_pixels(um_per_px)), "circles"
-    frame = _polygons(file, set(table.obs_names))
-    if len(frame) < table.n_obs:
-        logger.warning("%d of %d cells have no polygon (%s)", table.n_obs - len(frame), table.n_obs, file.name)
-    return ShapesModel.parse(frame, transformations=in_pixels(um_per_px)), "polygons"
-
-
-def _polygons(file: Path, wanted: set[str]) -> GeoDataFrame:
-    import geopandas as gpd
-    import shapely
-
-    corners = _table(file)
-    name = next((c for c in ("cellID", "cell_ID") if c in corners.columns), None)
-    columns = ["fov", "x_global_px", "y_global_px"]
-    if name is None or not set(columns) <= set(corners.columns):
-        msg = f"{file} has no columns {['cellID', *columns]}; it has {list(corners.columns)}"
-        raise ValueError(msg)
-    cell = corners[name].astype(str) + "_" + corners["fov"].astype(str)
-    corners, cell = corners[cell.isin(wanted)], cell[cell.isin(wanted)]
-    if corners.empty:
-        msg = f"{file} holds none of the cells of the table, e.g. {sorted(wanted)[:2]} (cell_ID, then fov)"
-        raise ValueError(msg)
-    codes, ids = pd.factorize(cell)
-    order = np.argsort(codes, kind="stable")
-    large = np.bincount(codes)[codes[order]] >= 3
-    order = order[large]
-    rings = shapely.linearrings(corners[["x_global_px", "y_global_px"]].to_numpy()[order], indices=_dense(codes[order]))
-    kept = np.unique(codes[order])
-    return gpd.GeoDataFrame(geometry=shapely.polygons(rings), index=pd.Index(np.asarray(ids)[kept]))
-
-
-def _dense(codes: np.ndarray) -> np.ndarray:
-    """Sorted codes as 0, 1, 2, … without gaps."""
-    return np.unique(codes, return_inverse=True)[1]
+        return frame, np.ones(len(ids), dtype=bool), {"shapes": "circles", "areas_unknown": int((~known).sum())}
+    file = need_packed(folder, name, what="the outlines of the cells")
+    corners = read_table(file)
+    cell, fov, _ = key_columns(corners, file)
+    xy = numbers(corners, ["x_global_px", "y_global_px"], file)
+    fitted = fit_outlines(
+        trace(cell_names(corners, cell, fov, file).to_numpy(), xy), ids, centres, area, um=um, table=table, file=file
+    )
+    return fitted.frame, fitted.keep, {"shapes": "polygons"} | fitted.facts

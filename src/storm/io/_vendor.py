@@ -1,39 +1,30 @@
-"""What the readers of vendors' folders share: finding files, calling spatialdata-io, checking and naming its tables."""
+"""What the readers of vendors' folders share: finding files, reading them, and the table and attributes they return."""
 
 from __future__ import annotations
 
+import gzip
 import json
+import re
 import warnings
+import zlib
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import contextmanager, redirect_stdout
-from io import StringIO
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from storm._bridge.scale import TOLERANCE
 from storm._keys import READ
 from storm._logging import logger
-from storm.io._placing import fit_scale
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-#: What spatialdata-io and spatialdata say about things that the readers here put right, or did not ask for.
-_EXPECTED = (
-    "The table is annotating",
-    "Converting `region_key",
-    "No full resolution image found",
-    "No image path found",
-    "File .* does not exist, skipping",
-    "Variable names are not unique",
-    "The dtype argument is deprecated",
-    "Call to deprecated class Scaler",
-    "The index of the",
-    "Transforming to str index",
-)
+#: µm per pixel of any picture of a section, from an electron microscope to a thumbnail.
+_POSSIBLE_UM = (0.001, 1000.0)
+#: Bytes compared at a time.
+_BLOCK = 1 << 20
 
 
 def find_folder(path: str | Path, *, platform: str, signs: Iterable[str]) -> Path:
@@ -44,7 +35,7 @@ def find_folder(path: str | Path, *, platform: str, signs: Iterable[str]) -> Pat
     path
         What the user gave.
     platform
-        Its name, for errors.
+        Name of the platform, for errors.
     signs
         Patterns of files, one of which such a folder holds.
 
@@ -66,7 +57,7 @@ def find_folder(path: str | Path, *, platform: str, signs: Iterable[str]) -> Pat
 
 
 def listed(folder: Path, n: int = 12) -> str:
-    """What a folder holds, in words."""
+    """Names of up to ``n`` files of a folder, for errors."""
     names = sorted(p.name + "/" * p.is_dir() for p in folder.iterdir()) if folder.is_dir() else []
     return (", ".join(names[:n]) + (", …" if len(names) > n else "")) or "nothing"
 
@@ -80,88 +71,180 @@ def need(folder: Path, *names: str, what: str) -> Path:
     raise FileNotFoundError(msg)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A json file; an error that names it if it is none."""
+def need_packed(folder: Path, name: str, *, what: str) -> Path:
+    """A file, plain or gzipped.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is there in neither form.
+    ValueError
+        If it is there in both, and their contents differ.
+    """
+    file = need(folder, name, name + ".gz", what=what)
+    packed = folder / (name + ".gz")
+    if file != packed and packed.is_file() and not _same_text(file, packed):
+        msg = f"{folder} holds {file.name} and {packed.name}, and they differ: remove the one that is not meant"
+        raise ValueError(msg)
+    return file
+
+
+def _same_text(plain: Path, packed: Path) -> bool:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        with plain.open("rb") as one, gzip.open(packed) as other:
+            while True:
+                left, right = one.read(_BLOCK), other.read(_BLOCK)
+                if left != right:
+                    return False
+                if not left:
+                    return True
+    except (OSError, EOFError, zlib.error):
+        return False
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a json file; an error that names the file if there is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
         msg = f"{path} is no json: {error}; copy it again"
         raise ValueError(msg) from error
+    if not isinstance(value, dict):
+        msg = f"{path} holds a {type(value).__name__}, not an object of names and values; copy it again"
+        raise ValueError(msg)
+    return value
 
 
-@contextmanager
-def vendor_call(path: Path, *, platform: str):
-    """Around a call of spatialdata-io: its expected warnings are silent, its errors name the folder."""
-    try:
-        # what it prints is for those who call it themselves
-        with warnings.catch_warnings(), redirect_stdout(StringIO()):
-            for message in _EXPECTED:
-                warnings.filterwarnings("ignore", message=message)
-            yield
-    except Exception as error:  # of any of the packages that it calls
-        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
-        msg = f"{path} cannot be read as a {platform} folder: {type(error).__name__}: {error}"
-        raise kind(msg) from error
-
-
-def read_barcodes(path: Path) -> np.ndarray:
-    """Barcodes of a 10x matrix (``.h5``, or a folder with ``barcodes.tsv.gz``)."""
-    import h5py
-
-    try:
-        if path.is_dir():
-            file = need(path, "barcodes.tsv.gz", "barcodes.tsv", what="the list of barcodes")
-            return pd.read_csv(file, header=None, sep="\t")[0].to_numpy(dtype=str)
-        with h5py.File(path) as file:
-            return file["matrix/barcodes"][:].astype(str)
-    except FileNotFoundError:
-        raise
-    except pd.errors.EmptyDataError:
-        return np.array([], dtype=str)
-    except (OSError, KeyError, ValueError) as error:
-        msg = f"{path} cannot be read as a matrix of 10x Genomics: {error}; is it complete?"
-        raise ValueError(msg) from error
-
-
-def check_barcodes(barcodes: np.ndarray, placed: Iterable[str], *, counts: Path, positions: Path) -> None:
-    """Raise if there are no barcodes, or some of them have no place.
+def read_table(path: Path, **options: Any) -> pd.DataFrame:
+    """A table in csv (also gzipped) or parquet; an error that names the file if it is damaged.
 
     Parameters
     ----------
-    barcodes
-        Of the table of counts.
-    placed
-        Those with a position.
-    counts, positions
-        The two files, for the error.
+    path
+        The file.
+    options
+        Of pandas' ``read_csv`` or ``read_parquet``.
     """
-    if not len(barcodes):
+    try:
+        return pd.read_parquet(path, **options) if path.suffix == ".parquet" else pd.read_csv(path, **options)
+    except (
+        ValueError, OSError, EOFError, KeyError, TypeError, OverflowError, MemoryError, RuntimeError, zlib.error
+    ) as error:  # fmt: skip
+        # pandas' and pyarrow's own errors are ValueErrors or OSErrors; the others are those of decompression
+        msg = f"{path} cannot be read as a table: {error}"
+        raise ValueError(msg) from error
+
+
+def need_columns(frame: pd.DataFrame, columns: Iterable[str], path: Path) -> None:
+    """Raise unless a table has all of the columns."""
+    missing = [c for c in columns if c not in frame.columns]
+    if missing:
+        msg = f"{path} has no columns {missing}; it has {list(frame.columns[:40])}"
+        raise ValueError(msg)
+
+
+def numbers(frame: pd.DataFrame, columns: list[str], path: Path) -> np.ndarray:
+    """Columns of a table as float64, shape (n, number of columns); an error that names a cell with text."""
+    need_columns(frame, columns, path)
+    out = np.empty((len(frame), len(columns)), dtype=np.float64)
+    for k, column in enumerate(columns):
+        values = pd.to_numeric(frame[column], errors="coerce")
+        text = frame[column][values.isna() & frame[column].notna()]
+        if len(text) or pd.api.types.is_bool_dtype(frame[column]) or np.iscomplexobj(values):
+            value = text.iloc[0] if len(text) else frame[column].iloc[0]
+            msg = f"{path}: column {column!r} holds {value!r} in place of a number"
+            raise ValueError(msg)
+        out[:, k] = values.to_numpy(dtype=np.float64, na_value=np.nan)
+    return out
+
+
+def places(frame: pd.DataFrame, columns: list[str], path: Path) -> np.ndarray:
+    """X and y of every row, float64 (n, 2); an error that names a row without a place.
+
+    Parameters
+    ----------
+    frame
+        Indexed by the names of the rows.
+    columns
+        Those of x and of y.
+    path
+        The file, for the error.
+    """
+    xy = numbers(frame, columns, path)
+    bad = ~np.isfinite(xy).all(axis=1)
+    if bad.any():
         msg = (
-            f"{counts} holds no barcodes: no spot of the capture area was called tissue. Check the tissue detection "
-            f"of Space Ranger, or read all spots with filtered=False"
+            f"{int(bad.sum())} of {len(bad)} positions in {path} are NaN or infinite ({', '.join(columns)}), e.g. of "
+            f"{str(frame.index[bad][0])!r}; copy the file again, or remove these rows from it and from the counts"
         )
         raise ValueError(msg)
-    placed = pd.Index(placed).astype(str)
-    there = pd.Index(barcodes).isin(placed)
-    if there.all():
-        return
-    lost = barcodes[~there]
-    if not len(placed):
-        msg = f"{positions} holds no positions"
-        raise ValueError(msg)
-    msg = (
-        f"{len(lost)} of {len(barcodes)} barcodes in {counts} have no position in {positions}, e.g. {str(lost[0])!r} "
-        f"(positions are like {str(placed[0])!r}); "
-        + ("the two files are of different samples" if not there.any() else "one of the files is incomplete")
-    )
-    raise ValueError(msg)
+    return xy
 
 
-def check_counts(table: AnnData, path: Path) -> None:
-    """Raise if a table has no observation, no gene, or no count at all."""
-    if not table.n_obs or not table.n_vars or not table.X.sum():
-        msg = f"{path}: the table of {table.n_obs} observations × {table.n_vars} genes holds no counts"
+def number(value: Any) -> float | None:
+    """A finite number above zero, or ``None`` for anything else, such as a word, zero or text with a decimal comma."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        value = float(value)
+    except OverflowError:
+        return None
+    return value if isfinite(value) and value > 0 else None
+
+
+def possible_scale(um_per_px: float) -> bool:
+    """Whether a number can be the µm per pixel of a picture of a section."""
+    return _POSSIBLE_UM[0] <= um_per_px <= _POSSIBLE_UM[1]
+
+
+def check_scale(scale: tuple[float, str]) -> None:
+    """Raise if a number, with its source, cannot be µm per pixel."""
+    if not possible_scale(scale[0]):
+        low, high = _POSSIBLE_UM
+        msg = f"{scale[0]:.4g} µm per pixel, from {scale[1]}, is impossible: give a number from {low:g} to {high:g}"
         raise ValueError(msg)
+
+
+def as_text(ids: pd.Series) -> pd.Series:
+    """Identifiers as text, however a file stores them: bytes, numbers or text."""
+    if pd.api.types.is_float_dtype(ids) and (ids.dropna() == ids.dropna().round()).all():
+        ids = ids.astype("Int64")
+    if len(ids) and isinstance(ids.iloc[0], bytes):
+        return ids.map(lambda value: value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value))
+    return ids.astype(str)
+
+
+def check_named_once(index: pd.Index, path: Path, *, what: str) -> None:
+    """Raise if a file names a row twice."""
+    if not index.is_unique:
+        twice = index[index.duplicated()].unique()
+        msg = f"{path} names {len(twice)} {what} twice, e.g. {twice[0]!r}: which row is theirs is unknown"
+        raise ValueError(msg)
+
+
+def storable(obs: pd.DataFrame, *, taken: Iterable[str] = ()) -> pd.DataFrame:
+    """Columns of a vendor's table under names and in types that SpatialData stores.
+
+    Parameters
+    ----------
+    obs
+        The table.
+    taken
+        Names of columns that will be added; a column of the vendor whose name differs from them, or from an earlier
+        one, in nothing but upper and lower case gets the prefix ``vendor_``.
+    """
+    seen = {name.casefold() for name in taken}
+    columns: dict[str, Any] = {}
+    for name in obs.columns:
+        new = re.sub(r"[^A-Za-z0-9_.-]", "_", str(name)).lstrip("_") or "column"
+        while new.casefold() in seen or new.casefold() == "_index":
+            new = f"vendor_{new}"
+        seen.add(new.casefold())
+        values = obs[name]
+        if values.dtype == object and not values.map(lambda v: isinstance(v, str)).all():
+            values = as_text(values.where(values.notna(), "")) if values.notna().any() else values.astype(float)
+        columns[new] = values
+    return pd.DataFrame(columns, index=obs.index)
 
 
 def as_table(table: AnnData, *, region: str, instance_key: str, uns: Mapping[str, Any] | None = None) -> AnnData:
@@ -170,7 +253,7 @@ def as_table(table: AnnData, *, region: str, instance_key: str, uns: Mapping[str
     Parameters
     ----------
     table
-        From spatialdata-io; changed.
+        Changed in place.
     region
         Name of the annotated shapes.
     instance_key
@@ -181,63 +264,33 @@ def as_table(table: AnnData, *, region: str, instance_key: str, uns: Mapping[str
     from scipy.sparse import csr_matrix
     from spatialdata.models import TableModel
 
-    table.uns.pop(TableModel.ATTRS_KEY, None)
     table.X = csr_matrix(table.X, dtype=np.float32)
     table.obs["region"] = pd.Categorical([region] * table.n_obs)
     table.uns.update(uns or {})
     return TableModel.parse(table, region=region, region_key="region", instance_key=instance_key)
 
 
-def facts(reader: str, *, folder: Path, scale: tuple[float, str], **more: Any) -> dict[str, Any]:
-    """``attrs`` of an object: the platform, and what was read with which scale."""
-    from spatialdata_io import __version__
-
-    um_per_px, source = scale
-    return {
-        "platform": reader,
-        "spatialdata_io_reader": reader,
-        "spatialdata_io_software_version": __version__,
-        READ: {
-            "reader": reader,
-            "folder": folder.name,
-            "um_per_px": float(um_per_px),
-            "um_per_px_source": source,
-            **{key: value for key, value in more.items() if value is not None},
-        },
-    }
-
-
-def pitch_scale(
-    array_um: np.ndarray, pixels: np.ndarray, *, scale: tuple[float, str] | None, path: Path
-) -> tuple[float, str] | None:
-    """µm per pixel by the array's pitch; a warning if the platform's files say something else.
+def read_facts(reader: str, *, folder: Path, scale: tuple[float, str], more: Mapping[str, Any]) -> dict[str, Any]:
+    """``attrs`` of an object: the platform, and what was read with which scale.
 
     Parameters
     ----------
-    array_um
-        Places on the array in µm, (n, 2).
-    pixels
-        The same in pixels of the full-resolution image.
+    reader
+        Name of the reader.
+    folder
+        The vendor's folder.
     scale
-        What the files say.
-    path
-        The folder, for the warning.
+        µm per pixel and its source.
+    more
+        Further facts; those that are ``None``, zero or empty are left out.
     """
-    try:
-        by_pitch, _ = fit_scale(array_um, pixels)
-    except ValueError:  # fewer than three spots, or all on a line
-        return None
-    if scale is not None and not 1 / TOLERANCE < by_pitch / scale[0] < TOLERANCE:
-        msg = (
-            f"{path}: the pitch of the array implies {by_pitch:.4g} µm per pixel, but {scale[1]} says {scale[0]:.4g}, "
-            f"which is used: positions and scale factors seem to be of different runs"
-        )
-        warnings.warn(msg, UserWarning, stacklevel=4)
-    return by_pitch, "the pitch of the array"
+    um_per_px, source = scale
+    facts = {"reader": reader, "folder": folder.name, "um_per_px": float(um_per_px), "um_per_px_source": source}
+    return {"platform": reader, READ: facts | {key: value for key, value in more.items() if value not in (None, 0, {})}}
 
 
 def choose_image(
-    image: Any, *, found: Callable[[], Path | None], reduced: Mapping[str, Path], missing: str
+    image: Any, *, in_folder: Callable[[], Path | None], reduced: Mapping[str, Path], missing: str
 ) -> tuple[Path | None, str | None]:
     """Which picture is meant by ``image=``: its path, and ``"hires"`` or ``"lowres"`` for a reduced one.
 
@@ -245,12 +298,12 @@ def choose_image(
     ----------
     image
         A path, ``"hires"``, ``"lowres"``, ``None`` for the image that lies in the folder, ``False`` for none.
-    found
+    in_folder
         Looks for that image.
     reduced
-        The reduced pictures that there are, by name.
+        The reduced pictures of the folder, by name.
     missing
-        Said in a warning if there is no image and none was given.
+        Begin of the warning if there is no image and none was given.
     """
     if image is False:
         return None, None
@@ -260,8 +313,8 @@ def choose_image(
             raise FileNotFoundError(msg)
         return reduced[image], image
     if image is not None:
-        return Path(image), None
-    path = found()
+        return as_path(image, name="image"), None
+    path = in_folder()
     if path is None:
         hint = f", or image={sorted(reduced)[0]!r} for the reduced picture" if reduced else ""
         warnings.warn(
@@ -275,25 +328,9 @@ def choose_image(
     return path, None
 
 
-def reduced_pictures(folder: Path) -> dict[str, Path]:
-    """Reduced pictures of Space Ranger in a folder ``spatial``, by name."""
-    names = {key: folder / f"tissue_{key}_image.png" for key in ("hires", "lowres")}
-    return {key: path for key, path in names.items() if path.is_file()}
-
-
-def reduced_sizes(pictures: Mapping[str, Path], factors: Mapping[str, Any]) -> dict[str, tuple[tuple[int, int], float]]:
-    """Sizes (width, height) and scales of the reduced pictures, by file name."""
-    from PIL import Image, UnidentifiedImageError
-
-    sizes = {}
-    for key, path in pictures.items():
-        scale = factors.get(f"tissue_{key}_scalef")
-        if not scale:
-            continue
-        try:
-            with Image.open(path) as picture:
-                sizes[path.name] = (picture.size, float(scale))
-        except UnidentifiedImageError as error:
-            msg = f"{path} cannot be read as an image: {error}"
-            raise ValueError(msg) from error
-    return sizes
+def as_path(value: Any, *, name: str) -> Path:
+    """A path; an error for anything else."""
+    if not isinstance(value, str | Path):
+        msg = f"{name} is the path of a file, not {value!r}"
+        raise TypeError(msg)
+    return Path(value)

@@ -6,35 +6,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from storm._bridge.scale import VISIUM_PITCH_UM, VISIUM_SPOT_UM
-from storm._logging import logger
-from storm.io._open import open_image
+from storm.io._matrix import read_matrix
 from storm.io._placing import in_pixels
-from storm.io._scale import check_full_resolution, choose_scale, given_scale, note_image_scale
-from storm.io._vendor import (
-    as_table,
-    check_barcodes,
-    check_counts,
-    choose_image,
-    facts,
-    find_folder,
-    need,
+from storm.io._scale import choose_scale, given_scale
+from storm.io._space_ranger import (
+    join_positions,
     pitch_scale,
-    read_barcodes,
-    read_json,
+    read_factors,
+    read_positions,
     reduced_pictures,
-    reduced_sizes,
-    vendor_call,
+    space_ranger_image,
+    under_tissue,
 )
+from storm.io._vendor import as_table, check_scale, choose_image, find_folder, need, read_facts
 
 if TYPE_CHECKING:
-    from anndata import AnnData
-    from geopandas import GeoDataFrame
     from spatialdata import SpatialData
-
-_COLUMNS = ["barcode", "in_tissue", "array_row", "array_col", "pxl_row_in_fullres", "pxl_col_in_fullres"]
 
 
 def visium(
@@ -53,18 +42,20 @@ def visium(
     image
         The full-resolution H&E (see :func:`~storm.io.slide` for formats); Space Ranger does not copy it into its
         folder. ``"hires"`` or ``"lowres"`` takes a reduced picture of the folder, in which cells cannot be seen;
-        ``False`` reads no image. With ``None``, the default, there is no image either, and a warning says so.
+        ``False`` reads no image. With ``None``, the default, no image is read either, and a warning is given.
     um_per_px
-        µm per pixel of the full-resolution image. By default from the folder's scale factors.
+        µm per pixel of the full-resolution image. By default from the folder's scale factors, or, where these hold
+        none, from the pitch of the array.
     filtered
-        Read spots under tissue only.
+        Whether to read only the spots that Space Ranger called tissue, instead of all spots of the capture area.
 
     Returns
     -------
     SpatialData
         ``images["he"]`` (multiscale, uint8, lazy where the format allows), ``shapes["spots"]`` (circles),
-        ``tables["table"]`` (raw counts, CSR float32). Coordinate systems ``"global"`` (pixels of the full-resolution
-        image) and ``"um"`` (µm). ``attrs["storm_io"]`` tells the µm per pixel and where they come from;
+        ``tables["table"]`` (raw counts of genes, spots × genes, CSR float32). Coordinate systems ``"global"`` (pixels
+        of the full-resolution image) and ``"um"`` (µm). ``attrs["storm_io"]`` holds the µm per pixel, their source, the
+        names of the files that were read, and how many features and rows were left out;
         ``uns["spatial"]["spots"]`` of the table holds the scale factors.
 
     Raises
@@ -72,13 +63,15 @@ def visium(
     FileNotFoundError
         If the folder or one of its files is missing.
     ValueError
-        If a file cannot be read; barcodes have no position; there are no spots or no counts; the image is not the one
-        that Space Ranger was run on (e.g. a reduced copy); or the scale is unknown or contradictory.
+        If a file cannot be read; two tables of positions differ; barcodes occur twice or have no position; positions
+        are NaN; there are no spots or no counts; the image is not the one that Space Ranger was run on (e.g. a reduced
+        copy); or the scale is unknown, impossible or contradictory.
 
     Warns
     -----
     UserWarning
-        If there is no image, or the array's pitch contradicts the scale factors.
+        If there is no image; the array's pitch contradicts the scale; another matrix beside the one that is read
+        differs from it; or features that are not genes (e.g. antibodies) are left out.
 
     Examples
     --------
@@ -86,52 +79,58 @@ def visium(
     >>> sdata = storm.io.visium("outs", "HE_slide.tif")  # doctest: +SKIP
     >>> storm.tl.embed(sdata)  # doctest: +SKIP
     """
-    import spatialdata_io
+    import geopandas as gpd
+    import shapely
     from spatialdata import SpatialData
+    from spatialdata.models import ShapesModel
 
+    given = given_scale(um_per_px)
     kind = "filtered" if filtered else "raw"
     folder = find_folder(path, platform="Visium", signs=("spatial", f"*{kind}_feature_bc_matrix*"))
     spatial = need(folder, "spatial", what="the folder with the positions of the spots")
     factors_file = need(spatial, "scalefactors_json.json", what="the file of scale factors")
-    factors = read_json(factors_file)
-    positions_file = need(
-        spatial, "tissue_positions_list.csv", "tissue_positions.csv", what="the table of positions of the spots"
-    )
-    counts_file, dataset = _counts(folder, f"{kind}_feature_bc_matrix")
-    counts_path = folder / counts_file
-    positions = read_positions(positions_file)
-    barcodes = read_barcodes(counts_path.parent if counts_file.endswith(".mtx.gz") else counts_path)
-    check_barcodes(barcodes, positions["barcode"], counts=counts_path, positions=positions_file)
+    factors = read_factors(factors_file)
+    positions_file, positions = read_positions(spatial, "tissue_positions.csv", "tissue_positions_list.csv")
+    table, facts = read_matrix(folder, f"{kind}_feature_bc_matrix")
+    facts["positions"] = positions_file.name
+    facts |= join_positions(table, positions, counts=folder / facts["counts"], path=positions_file)
 
-    with vendor_call(folder, platform="Visium"):
-        raw = spatialdata_io.visium(folder, dataset_id=dataset, counts_file=counts_file)
-    table, spots = raw["table"], raw[dataset]
-    check_counts(table, counts_path)
-
-    centres = np.column_stack([spots.geometry.x, spots.geometry.y])
+    centres = table.obsm["spatial"]
     array = table.obs[["array_col", "array_row"]].to_numpy(dtype=np.float64)
-    said = _from_factors(factors, factors_file.name)
+    scale = choose_scale([given, _from_factors(factors, factors_file.name)], of=str(folder))
     by_pitch = pitch_scale(
-        array * [VISIUM_PITCH_UM / 2, VISIUM_PITCH_UM * np.sqrt(3) / 2], centres, scale=said, path=folder
+        array * [VISIUM_PITCH_UM / 2, VISIUM_PITCH_UM * np.sqrt(3) / 2], centres, scale=scale, path=folder
     )
-    scale = choose_scale([given_scale(um_per_px), said or (None, "")], of=str(folder)) or by_pitch
+    scale = scale or by_pitch
     if scale is None:
-        msg = f"{factors_file} tells no spot_diameter_fullres; pass um_per_px= (µm per full-resolution pixel)"
+        msg = f"{factors_file} holds no usable spot_diameter_fullres; pass um_per_px= (µm per full-resolution pixel)"
         raise ValueError(msg)
+    check_scale(scale)
+    facts["um_per_px_of_pitch"] = by_pitch and by_pitch[0]
 
     pictures = reduced_pictures(spatial)
+    picture, reduced_name = choose_image(
+        image, in_folder=lambda: None, reduced=pictures, missing=f"{folder} has no full-resolution image"
+    )
     images = space_ranger_image(
-        *choose_image(image, found=lambda: None, reduced=pictures, missing=f"{folder} has no full-resolution image"),
+        picture,
+        reduced_name,
         centres=centres[under_tissue(table)],
         factors=factors,
-        reduced=reduced_sizes(pictures, factors),
+        pictures=pictures,
         um_per_px=scale[0],
     )
-    attrs = facts("visium", folder=folder, scale=scale, um_per_px_of_pitch=by_pitch and by_pitch[0])
-    metadata = dict(table.uns.pop("spatial", {}).get(dataset, {}).get("metadata", {}))
+    diameter = factors.get("spot_diameter_fullres", VISIUM_SPOT_UM / scale[0])
+    metadata = table.uns.pop("metadata")
+    table.obs["spot_id"] = np.arange(table.n_obs)
+    circles = gpd.GeoDataFrame(
+        {"radius": np.full(table.n_obs, float(diameter) / 2)},
+        geometry=shapely.points(centres),
+        index=table.obs["spot_id"].to_numpy(),
+    )
     return SpatialData(
         images=images,
-        shapes={"spots": in_both_systems(spots, scale[0])},
+        shapes={"spots": ShapesModel.parse(circles, transformations=in_pixels(scale[0]))},
         tables={
             "table": as_table(
                 table,
@@ -140,98 +139,15 @@ def visium(
                 uns={"spatial": {"spots": {"scalefactors": factors, "metadata": metadata}}},
             )
         },
-        attrs=attrs,
+        attrs=read_facts("visium", folder=folder, scale=scale, more=facts),
     )
 
 
-def under_tissue(table: AnnData) -> np.ndarray:
-    """Which spots or bins Space Ranger saw under tissue, bool (n,); all where it does not say."""
-    seen = table.obs["in_tissue"].to_numpy() == 1 if "in_tissue" in table.obs else np.ones(table.n_obs, dtype=bool)
-    return seen if seen.any() else ~seen
-
-
-def _counts(folder: Path, name: str) -> tuple[str, str]:
-    """Name of the file with the counts as spatialdata-io takes it, and of the data set."""
-    if (folder / f"{name}.h5").is_file():
-        return f"{name}.h5", "visium"
-    if (folder / name / "matrix.mtx.gz").is_file():
-        return f"{name}/matrix.mtx.gz", "visium"
-    prefixed = sorted(folder.glob(f"*_{name}.h5"))
-    if len(prefixed) == 1:
-        return f"{name}.h5", prefixed[0].name.removesuffix(f"_{name}.h5")
-    need(folder, f"{name}.h5", f"{name}/matrix.mtx.gz", what="the matrix of counts")
-    raise AssertionError
-
-
-def read_positions(path: Path) -> pd.DataFrame:
-    """Positions of the spots of any version of Space Ranger (1: no header)."""
-    try:
-        first = pd.read_csv(path, header=None, nrows=1)
-        frame = pd.read_csv(path, header=0 if "in_tissue" in first.iloc[0].tolist() else None)
-    except (ValueError, UnicodeDecodeError) as error:
-        msg = f"{path} cannot be read as a table of positions: {error}"
-        raise ValueError(msg) from error
-    if frame.shape[1] != len(_COLUMNS):
-        msg = f"{path} has {frame.shape[1]} columns; Space Ranger writes {_COLUMNS}"
-        raise ValueError(msg)
-    frame.columns = _COLUMNS
-    return frame
-
-
-def _from_factors(factors: dict[str, Any], name: str) -> tuple[float, str] | None:
-    if factors.get("microns_per_pixel"):
+def _from_factors(factors: dict[str, Any], name: str) -> tuple[float | None, str]:
+    """µm per pixel from Space Ranger's scale factors, and the factor that it comes from."""
+    if "microns_per_pixel" in factors:
         return float(factors["microns_per_pixel"]), f"microns_per_pixel in {name}"
-    if factors.get("spot_diameter_fullres"):
+    if "spot_diameter_fullres" in factors:
         um = VISIUM_SPOT_UM / float(factors["spot_diameter_fullres"])
         return um, f"spot_diameter_fullres in {name} (65 µm on Visium)"
-    return None
-
-
-def space_ranger_image(
-    path: Path | None,
-    reduced_name: str | None,
-    *,
-    centres: np.ndarray,
-    factors: dict[str, Any],
-    reduced: dict[str, tuple[tuple[int, int], float]],
-    um_per_px: float,
-) -> dict[str, Any]:
-    """The H&E as ``{"he": element}``, or nothing.
-
-    Parameters
-    ----------
-    path, reduced_name
-        The picture, and its name if it is a reduced one.
-    centres
-        x and y of spots or bins in pixels of the full-resolution image, (n, 2).
-    factors
-        Space Ranger's scale factors.
-    reduced
-        Sizes and scales of the reduced pictures.
-    um_per_px
-        µm per pixel of the full-resolution image.
-    """
-    from spatialdata.transformations import Scale
-
-    if path is None:
-        return {}
-    opened = open_image(path)
-    if reduced_name is None:
-        check_full_resolution(opened, centres, reduced=reduced)
-        note_image_scale(opened, um_per_px)
-        return {"he": opened.element(in_pixels(um_per_px))}
-    scale = float(factors[f"tissue_{reduced_name}_scalef"])
-    logger.warning(
-        "images['he'] is the reduced picture %s with %.3g µm per pixel; give the microscope's image if you have it",
-        opened.path.name, um_per_px / scale,
-    )  # fmt: skip
-    steps = {"global": 1 / scale, "um": um_per_px / scale}
-    return {"he": opened.element({system: Scale([step, step], axes=("x", "y")) for system, step in steps.items()})}
-
-
-def in_both_systems(shapes: GeoDataFrame, um_per_px: float) -> GeoDataFrame:
-    """Shapes in pixels of the full-resolution image, placed in ``"global"`` and ``"um"``."""
-    from spatialdata.transformations import set_transformation
-
-    set_transformation(shapes, in_pixels(um_per_px), set_all=True)
-    return shapes
+    return None, ""

@@ -275,9 +275,14 @@ CASES: dict[str, tuple[Callable, dict, type[Exception], list[str]]] = {
     "text as coordinates": (lambda: coordinates(np.full((N, 2), "a")), {}, ValueError, ["not numbers"]),
     # counts
     "negative": (lambda: section(table=counts(-2)), {}, ValueError, ["negative values, down to -2", "layer="]),
-    "logarithms": (lambda: section(table=counts(0.693)), {}, ValueError, ["no counts, e.g. 0.693", "layer="]),
-    "logarithms in CSC": (lambda: section(table=counts(0.693, sparse.csc_matrix)), {}, ValueError, ["no counts"]),
-    "logarithms in dask": (lambda: section(table=counts(0.693, da.from_array)), {}, ValueError, ["no counts"]),
+    "logarithms": (
+        lambda: section(table=counts(0.693)),
+        {},
+        ValueError,
+        ["non-count values (for example 0.693)", "layer="],
+    ),
+    "logarithms in CSC": (lambda: section(table=counts(0.693, sparse.csc_matrix)), {}, ValueError, ["non-count"]),
+    "logarithms in dask": (lambda: section(table=counts(0.693, da.from_array)), {}, ValueError, ["non-count"]),
     "NaN": (lambda: section(table=counts(np.nan)), {}, ValueError, ["NaN or infinite values (1 of them)"]),
     "infinity": (lambda: section(table=counts(np.inf, sparse.csr_matrix)), {}, ValueError, ["NaN or infinite"]),
     "genes twice": (

@@ -9,7 +9,7 @@ from anndata import AnnData
 from scipy.sparse import csr_matrix
 
 from storm.data._aliases import ALIASES
-from storm.data.genes import Vocabulary, match_genes, require_shared
+from storm.data.genes import Vocabulary, best_names, is_gene, match_genes, require_shared, species_of
 from storm.data.normalise import log_normalise, standardise
 
 VOCABULARY = Vocabulary(("EPCAM", "ACTB", "Penk", "KRT8"), ("ENSG00000119888", "ENSG00000075624", "", ""))
@@ -30,6 +30,68 @@ def test_the_closest_name_wins_whatever_the_order():
         assert match.matched == ("ACTB",)
         assert set(match.ambiguous) == {"actb", "ENSG00000075624"}
         assert (match.index >= 0).sum() == 1
+
+
+def test_of_equally_good_columns_the_first_is_read():
+    for names in (["Actb", "actb"], ["actb", "Actb"]):
+        match = match_genes(names, VOCABULARY)
+        assert match.index.tolist() == [1, -1]
+        assert match.aliased == {names[0]: "ACTB"}
+        assert match.ambiguous == (names[1],)
+
+
+def test_a_repeated_name_is_named_as_such():
+    match = match_genes(["ACTB", "ACTB", "NOPE", "NOPE", "actb"], VOCABULARY)
+    assert match.repeated == ("ACTB",)
+    assert match.ambiguous == ("actb",)
+    assert match.missing == ("NOPE", "NOPE")
+    assert match.index.tolist() == [1, -1, -1, -1, -1]
+    assert match.summary() == {"matched": 1, "aliased": 0, "ambiguous": 2, "missing": 2}
+
+
+def test_ensembl_ids_match_on_either_side():
+    """A head that was trained on a table of ids has them in the place of symbols, with the table's versions."""
+    head = Vocabulary(("ENSG00000141736.8", "ensmusg00000062312", "KRT8"), ("", "", "ENSG00000170421.3"))
+    names = ["ENSG00000141736", "ENSMUSG00000062312.11", "ENSG00000170421.14", "ENSG00000141736.8_PAR_Y"]
+    match = match_genes(names, head)
+    assert match.index.tolist() == [0, 1, 2, -1]
+    assert match.aliased == dict(zip(names, ("ENSG00000141736.8", "ensmusg00000062312", "KRT8"), strict=False))
+    assert match.ambiguous == (names[3],)
+    assert match_genes(["ENST00000141736", "ENSG0000014173"], head).n_shared == 0
+
+
+def test_the_column_of_names_that_matches_is_chosen():
+    ids, symbols = ["ENSG1", "ENSG2", "ENSG3", "ENSG4", "ENSG5"], ["EPCAM", "ACTB", None, "KRT8", "ACTB"]
+    column, names = best_names({"var_names": ids, "symbol": symbols}, VOCABULARY)
+    assert column == "symbol"
+    assert names.tolist() == ["EPCAM", "ACTB", "ENSG3", "KRT8", "ENSG5"], "names stay unique, and none is empty"
+    # The first column stays where it does half as well.
+    half = ["EPCAM", "ACTB", "x", "y"]
+    assert best_names({"var_names": half, "symbol": ["EPCAM", "ACTB", "Penk", "KRT8"]}, VOCABULARY)[0] == "var_names"
+    assert best_names({"var_names": half, "symbol": ["EPCAM"] * 4}, VOCABULARY)[0] == "var_names"
+    assert best_names({"var_names": ids, "gene_ids": ids}, VOCABULARY)[0] == "var_names"
+    assert best_names({"var_names": ["EPCAM", "x", "y", "z", "w"], "a": symbols}, VOCABULARY)[0] == "a"
+
+
+def test_what_is_a_gene():
+    names = ["ACTB", "CD3E.1", "sgRNA", "MT-CO1", "BLANK_0069", "Negative3", "NEGR1", "antisense_PROKR2"]
+    assert is_gene(names).tolist() == [True, True, True, True, False, False, True, False]
+    kinds = ["Gene Expression", "Antibody Capture", "CRISPR Guide Capture", np.nan, "Gene Expression", None, "", "x"]
+    assert is_gene(names, kinds).tolist() == [True, False, False, True, False, False, True, False]
+    biotypes = ["protein_coding", "Peaks", "custom", "lncRNA"]
+    assert is_gene(names[:4], biotypes).tolist() == [True, False, False, True]
+
+
+def test_species_are_told_by_ids_and_by_case():
+    human, mouse = [f"KRT{k}" for k in range(20)], [f"Krt{k}" for k in range(20)]
+    assert species_of(human) == "human"
+    assert species_of(mouse) == "mouse"
+    assert species_of([f"ENSG{k:011d}.2" for k in range(20)]) == "human"
+    assert species_of([f"ENSMUSG{k:011d}" for k in range(20)]) == "mouse"
+    assert species_of(human + mouse) is None
+    assert species_of([*human, *mouse[:2]]) == "human"
+    assert species_of(human[:9]) is None
+    assert species_of([str(k) for k in range(50)]) is None
 
 
 def test_renamed_genes_are_found_either_way_round():

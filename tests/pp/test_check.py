@@ -290,7 +290,7 @@ def test_counts_that_are_no_counts_are_told(toy, check) -> None:
     toy["table"].X = toy["table"].X.log1p()
     report = check(toy)
     assert report["counts"].verdict == "fail"
-    assert "values that are no counts" in report["counts"].explanation
+    assert "non-count values" in report["counts"].explanation
     assert "'raw'" in report["counts"].explanation
     assert report["tissue"].verdict == "ok"
     assert check(toy, layer="raw").ok

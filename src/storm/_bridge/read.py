@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from storm._types import Wanted
+    from storm.data.genes import Vocabulary
 
 
 def read_spots(
@@ -62,7 +63,9 @@ def read_spots(
     return spots_of(select(data, keys, image=image, table=table), counts=table, overlap=overlap)
 
 
-def spots_of(selection: Selection, *, counts: Wanted = "auto", overlap: bool = True) -> Spots:
+def spots_of(
+    selection: Selection, *, counts: Wanted = "auto", vocabulary: Vocabulary | None = None, overlap: bool = True
+) -> Spots:
     """Read spots, bins, cells or tiles: centres in µm, counts, and a reader for the H&E around them.
 
     Rows follow the table, and its order; rows whose instance has no geometry (or belongs to another element than
@@ -74,6 +77,9 @@ def spots_of(selection: Selection, *, counts: Wanted = "auto", overlap: bool = T
         What to read.
     counts
         ``True``: they are needed; ``False``: they are not read; ``"auto"``: they are read if the table has genes.
+    vocabulary
+        Genes of the model that will read the counts. If ``var_names`` hardly match them, another column of ``var`` may
+        give the names, see :func:`~storm._bridge.counts.read_counts`.
     overlap
         Whether it is an error that not a single centre lies on the image.
 
@@ -94,7 +100,7 @@ def spots_of(selection: Selection, *, counts: Wanted = "auto", overlap: bool = T
         raise ValueError(msg)
     # Tables of tiles have no genes.
     if table is not None and (counts is True or (counts == "auto" and table.n_vars > 0)):
-        matrix, genes = read_counts(table, selection.keys.layer)
+        matrix, genes = read_counts(table, selection.keys.layer, vocabulary=vocabulary)
     else:
         matrix, genes = None, None
     ids, centres, sources = read_places(selection)

@@ -6,6 +6,7 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from storm._bridge.counts import layer_names
 from storm._bridge.geometry import systems_of
 from storm._bridge.keys import Keys
 from storm._bridge.read import spots_of
@@ -116,7 +117,7 @@ def _check_call(selection: Selection) -> None:
         if keys.coordinate_system is not None:
             check_key(keys.coordinate_system, sorted(systems), name="coordinate_system", where="the object")
     if keys.layer is not None and selection.table is not None:
-        check_key(keys.layer, list(selection.table.layers), name="layer", where="layers of the table")
+        check_key(keys.layer, layer_names(selection.table), name="layer", where="layers of the table")
 
 
 def _read(selection: Selection, problems: list[Row]) -> tuple[Selection, Spots | None]:

@@ -156,7 +156,8 @@ def embed(
         stride_um=stride_um,
         copy=copy,
     )
-    spots = spots_of(work.selection, counts=wanted_counts(modality))
+    vocabulary = getattr(loaded.expression, "vocabulary", None)
+    spots = spots_of(work.selection, counts=wanted_counts(modality), vocabulary=vocabulary)
     windows = section_windows(spots, kind=window, radius_um=radius_um)
     tokens: dict[str, np.ndarray] = {}
     tiles, match = None, None

@@ -173,6 +173,9 @@ def _head(model: StormModel, head: ExpressionHead | None, genes) -> tuple[Expres
         return head, np.arange(len(head.genes))
     genes = [genes] if isinstance(genes, str) else list(genes)
     match = match_genes(genes, Vocabulary(head.genes))
+    if match.repeated:
+        msg = f"genes= holds {list(match.repeated)[:10]} more than once; give each gene once"
+        raise ValueError(msg)
     if match.missing or match.ambiguous or not genes:
         unknown = [*match.missing, *match.ambiguous]
         msg = (

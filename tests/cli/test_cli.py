@@ -227,7 +227,7 @@ def test_models(model, capsys, monkeypatch):
     assert main(["models"]) == 0
     said = capsys.readouterr().out
     assert said.startswith("tiny\n")
-    assert "predicts 4 from H&E" in said
+    assert "predicts 4 genes from H&E" in said
     assert storm.load_model("tiny").sha256 in said
     for name in storm.encoders.list_encoders():
         assert f"\n{name} " in said
@@ -256,8 +256,8 @@ def test_help_needs_no_heavy_package():
 def test_errors_are_one_line(store, model, tmp_path, capsys):
     assert error(capsys, "embed", tmp_path / "no.zarr") == f"storm embed: error: {tmp_path / 'no.zarr'} does not exist"
     (tmp_path / "text.zarr").write_text("no zarr")
-    assert "is no zarr store" in error(capsys, "embed", tmp_path / "text.zarr")
-    assert "not of a SpatialData" in error(capsys, "embed", store / "tables" / "table")
+    assert "is not a zarr store" in error(capsys, "embed", tmp_path / "text.zarr")
+    assert "not of a SpatialData object" in error(capsys, "embed", store / "tables" / "table")
     assert "neither a packaged model" in error(capsys, "embed", store, "--model", "nope")
     said = error(capsys, "embed", store, "--model", model, "--image-key", "nope")
     assert "image_key='nope' is not in sdata.images" in said

@@ -145,7 +145,7 @@ def test_interrupting_busy_workers_that_have_a_gpu_each(here, model, monkeypatch
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     gpus(monkeypatch, 2, "5,GPU-7")
     monkeypatch.setattr(_cluster, "run_section_on_worker", begin)
-    monkeypatch.setattr(_many, "_tell", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(_many, "_report", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
     before = set(psutil.Process().children(recursive=True))
     # A shell that starts the tests in the background has them ignore Ctrl-C.
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -186,7 +186,7 @@ def test_a_worker_killed_in_mid_section(here, model, cluster, one_by_one, tmp_pa
     assert killed.exists()
     assert rows("s.json")["a.zarr"]["tries"] == 2
     np.testing.assert_array_equal(embedding(here / "a.zarr"), one_by_one["a"])
-    assert capfd.readouterr().err.splitlines()[0] == "storm: warning: a.zarr: its worker died; begun again"
+    assert capfd.readouterr().err.splitlines()[0] == "storm: warning: a.zarr: its worker died; started again"
 
 
 def test_a_section_that_kills_its_workers(here, cluster, tmp_path, monkeypatch, capfd):
@@ -214,7 +214,7 @@ def test_what_a_worker_can_find_wrong(here, cluster):
         assert "same path on every worker" in outcome.error
         assert "the worker at tcp://" in outcome.error
         other = client.submit(run_section_on_worker, replace(job, version="0.0.0")).result(timeout=60)
-        assert f"has STORM {storm.__version__}, this command is of 0.0.0" in other.error
+        assert f"has STORM {storm.__version__}, but the command runs 0.0.0" in other.error
 
 
 def test_no_scheduler(here, model, monkeypatch, capfd):
@@ -269,7 +269,7 @@ def test_interrupted(here, model, monkeypatch, capsys):
 
 
 def test_what_is_wrong_before_anything_runs(here, model, monkeypatch, capsys):
-    monkeypatch.setattr(_many, "_everywhere", None)
+    monkeypatch.setattr(_many, "_run_all", None)
     (here / "link.zarr").symlink_to(here / "a.zarr")
     shutil.copytree("a.zarr", "other/a.zarr")
     (here / "out" / "b.zarr").mkdir(parents=True)
@@ -283,7 +283,7 @@ def test_what_is_wrong_before_anything_runs(here, model, monkeypatch, capsys):
     assert said("domains", "no.zarr", "a.zarr", "nope.zarr").endswith("error: no.zarr, nope.zarr do not exist")
     clash = said("domains", "a.zarr", "other/a.zarr", "--out", "new")
     assert "a.zarr and other/a.zarr would both be written to" in clash
-    assert "b.zarr exists; give another folder" in said("domains", "a.zarr", "b.zarr", "--out", "out")
+    assert "b.zarr exists; give another name" in said("domains", "a.zarr", "b.zarr", "--out", "out")
     assert "'nope' is neither a packaged model" in said("embed", "a.zarr", "b.zarr", "--model", "nope")
     assert "'nobody' is unknown" in said("encode", "a.zarr", "b.zarr", "--encoder", "nobody")
     assert said("predict", "a.zarr", "b.zarr", "--head", "nope").endswith("--head nope does not exist")

@@ -1,4 +1,4 @@
-"""The command line, thin over the same functions: ``storm demo | check | encode | embed | domains | predict | …``."""
+"""The command line, a thin layer over the public functions: ``storm demo | check | encode | embed | domains | …``."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     argv
-        Arguments without the program's name; ``None`` takes those of the process.
+        Arguments without the program's name; ``None`` for those of the process.
 
     Returns
     -------
-    Exit status: 0, or 2 after an error, which is one line on stderr; of several sections, if any of them failed; 1 if
-    ``storm check`` finds what must be mended first.
+    int
+        Exit status: 0; 1 if ``storm check`` finds something that must be fixed first; 2 after an error, which is
+        printed as one line on stderr, also if only some of several sections failed; 130 after Ctrl-C.
 
     Raises
     ------
     SystemExit
-        For ``--help``, ``--version``, and arguments that cannot be read.
+        For ``--help``, ``--version`` and invalid arguments.
     """
     arguments = make_parser().parse_args(argv)
     with quiet_neighbours():
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             print("storm: interrupted", file=sys.stderr)
             return 130
-        except Exception as error:  # the user's boundary: every error becomes one line
+        except Exception as error:  # the outermost layer: every error becomes one line for the user
             if arguments.debug:
                 raise
             print(f"storm {arguments.command}: error: {one_line(error)}", file=sys.stderr)
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    """Call the command's function with its own arguments; what it needs is imported only now."""
+    """Call the command's function with its arguments; only now is imported what it needs."""
     from storm._settings import settings
 
     options = vars(arguments).copy()
@@ -71,7 +72,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
         pretrain(**options)
     elif command == "models":
-        from storm.cli._commands import models
+        from storm.cli._models import models
 
         models()
     else:

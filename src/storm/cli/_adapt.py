@@ -1,17 +1,39 @@
-"""``storm adapt``: one model fitted on all sections that are given, jointly."""
+"""``storm adapt``: one model fitted jointly on all given sections."""
 
 from __future__ import annotations
 
-import shutil
+import os
 from pathlib import Path
 from typing import Any
 
 import storm
-from storm.cli._commands import read_store
+from storm._files import replacing
+from storm.cli._stores import check_new_path, read_store
 
 
 def adapt(
-    *, paths: list[Path], out: Path, model: str, tile_encoder: Path | None, from_scratch: bool, **options: Any
+    *,
+    paths: list[Path],
+    out: Path,
+    model: str,
+    tile_encoder: Path | None,
+    from_scratch: bool,
+    expression: Any,
+    modality: Any,
+    batch: Any,
+    epochs: int | None,
+    patience: int,
+    held_out: float,
+    readout: Any,
+    image_key: str | None,
+    table_key: str | None,
+    shapes_key: str | None,
+    coordinate_system: str | None,
+    um_per_px: float | None,
+    layer: str | None,
+    field_um: float | None,
+    device: str,
+    seed: int,
 ) -> None:
     """``storm adapt``.
 
@@ -20,29 +42,46 @@ def adapt(
     FileExistsError
         If ``out`` exists.
     ValueError
-        If a model is named that is not to be started from, and whatever :func:`storm.tl.adapt` raises.
+        If ``--tile-encoder`` is given together with ``--from-scratch``, and whatever :func:`storm.tl.adapt` raises.
     """
-    if out.exists():
-        msg = f"--out {out} exists; give another name, or remove it"
-        raise FileExistsError(msg)
+    check_new_path(out)
     if from_scratch and tile_encoder is not None:
-        msg = "--from-scratch takes the packaged tile encoder, which has no weights; leave --tile-encoder out"
+        msg = "--from-scratch uses the packaged tile encoder, which has no weights; leave --tile-encoder out"
         raise ValueError(msg)
     start = None if from_scratch else storm.load_model(model, tile_encoder=tile_encoder)
-    options["patience"] = options["patience"] or None
-    adapted = storm.tl.adapt([read_store(path) for path in paths], model=start, **options)
-    # A folder that is there is whole.
-    scratch = out.with_name(out.name + ".part")
-    shutil.rmtree(scratch, ignore_errors=True)
-    adapted.save(scratch)
-    scratch.rename(out)
-    print(f"{_said(adapted.card)}: {out}")
+    adapted = storm.tl.adapt(
+        [read_store(path) for path in paths],
+        model=start,
+        expression=expression,
+        modality=modality,
+        batch=batch,
+        epochs=epochs,
+        patience=patience or None,
+        held_out=held_out,
+        readout=readout,
+        image_key=image_key,
+        table_key=table_key,
+        shapes_key=shapes_key,
+        coordinate_system=coordinate_system,
+        um_per_px=um_per_px,
+        layer=layer,
+        field_um=field_um,
+        device=device,
+        seed=seed,
+    )
+    target = Path(os.path.abspath(out))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(target) as scratch:
+        adapted.save(scratch)
+        check_new_path(out)
+    print(f"{_summary(adapted.card)}: {out}")
 
 
-def _said(card: dict[str, Any]) -> str:
-    """What was fitted, and how well it rebuilds what it was not trained on."""
-    said = f"{card['summary']}, {card['epochs']} epochs in {card['seconds']:g} s"
+def _summary(card: dict[str, Any]) -> str:
+    """What was fitted, and how well it reconstructs the spots that it was not trained on."""
+    text = f"{card['summary']}, {card['epochs']} epochs in {card['seconds']:g} s"
     for name, loss in card.get("held_out_loss", {}).items():
-        what = {"he": "H&E", "st": "expression"}[name]
-        said += f"; held-out loss of {what} {loss:.3g} (of the mean {card['held_out_loss_of_the_mean'][name]:.3g})"
-    return said
+        modality = {"he": "H&E", "st": "expression"}[name]
+        mean = card["held_out_loss_of_the_mean"][name]
+        text += f"; held-out loss for {modality}: {loss:.3g} (predicting the mean: {mean:.3g})"
+    return text

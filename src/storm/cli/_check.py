@@ -1,48 +1,90 @@
-"""``storm check``: look at sections before anything long is computed."""
+"""``storm check``: check sections before anything long is computed."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import storm
-from storm.cli._commands import read_store
 from storm.cli._say import one_line
+from storm.cli._stores import check_parent, read_store
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def check(
-    *, paths: list[Path], model: str, tile_encoder: Path | None, figures: Path | None, strict: bool, **options: Any
+    *,
+    paths: list[Path],
+    model: str,
+    tile_encoder: Path | None,
+    figures: Path | None,
+    strict: bool,
+    estimate: bool,
+    image_key: str | None,
+    table_key: str | None,
+    shapes_key: str | None,
+    coordinate_system: str | None,
+    um_per_px: float | None,
+    layer: str | None,
+    field_um: float | None,
+    device: str,
 ) -> int:
     """Check stored sections and print a report for each.
 
     Returns
     -------
-    Exit status: 0; 1 if a check fails (``strict``: or warns); 2 if a section cannot be opened or a key does not exist.
+    int
+        Exit status: 0; 1 if a check fails (with ``strict``: or warns); 2 if a section cannot be opened or a key does
+        not exist.
 
     Raises
     ------
     ValueError
         If two sections would be drawn into one file.
     """
-    drawn = {path: None if figures is None else figures / f"{path.resolve().stem}.png" for path in paths}
-    for path, target in drawn.items():
-        if twice := [str(p) for p in paths if target is not None and drawn[p] == target and p != path]:
-            msg = f"{path} and {', '.join(twice)} would both be drawn to {target}; check them apart, or rename one"
-            raise ValueError(msg)
+    drawings = {} if figures is None else _drawings(paths, figures)
     loaded = storm.load_model(model, tile_encoder=tile_encoder)
-    field_um = options.pop("field_um") or loaded.tile_encoder.field_um
-    keys = {name: value for name, value in options.items() if name not in ("device", "estimate")}
+    field_um = field_um or loaded.tile_encoder.field_um
     status = 0
     for path in paths:
         try:
             sdata = read_store(path)
-            report = storm.pp.check(sdata, model=loaded, field_um=field_um, **options)
+            report = storm.pp.check(
+                sdata,
+                model=loaded,
+                image_key=image_key,
+                table_key=table_key,
+                shapes_key=shapes_key,
+                coordinate_system=coordinate_system,
+                um_per_px=um_per_px,
+                layer=layer,
+                field_um=field_um,
+                device=device,
+                estimate=estimate,
+            )
             print(f"{path}: {report}")
             status = max(status, int(not report.ok or (strict and report.verdict == "warn")))
-            if drawn[path] is not None:
-                _draw(sdata, drawn[path], field_um=field_um, **keys)
-        except (ValueError, KeyError, TypeError, OSError) as error:
+            if drawing := drawings.get(path):
+                _use_no_screen()
+                try:
+                    axes = storm.pl.check(
+                        sdata,
+                        field_um=field_um,
+                        table_key=table_key,
+                        image_key=image_key,
+                        shapes_key=shapes_key,
+                        coordinate_system=coordinate_system,
+                        um_per_px=um_per_px,
+                        layer=layer,
+                    )
+                except ValueError as error:
+                    # The report above gives the reason in full.
+                    print(f"storm check: no figure {drawing}: {one_line(error)}", file=sys.stderr)
+                else:
+                    _save(axes[0].figure, drawing)
+        except Exception as error:
             if len(paths) == 1:
                 raise
             print(f"storm check: {path}: error: {one_line(error)}", file=sys.stderr)
@@ -50,18 +92,26 @@ def check(
     return status
 
 
-def _draw(sdata: Any, path: Path, **how: Any) -> None:
+def _drawings(paths: list[Path], folder: Path) -> dict[Path, Path]:
+    """File that each section is drawn to."""
+    files = {path: folder / f"{path.resolve().stem}.png" for path in paths}
+    for path, file in files.items():
+        if others := [str(other) for other in paths if files[other] == file and other != path]:
+            msg = f"{path} and {', '.join(others)} would both be drawn to {file}; check them apart, or rename one"
+            raise ValueError(msg)
+        check_parent(file, option="--figures", shown=folder)
+    return files
+
+
+def _use_no_screen() -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
+
+
+def _save(figure: Figure, path: Path) -> None:
     import matplotlib.pyplot as plt
 
-    try:
-        figure = storm.pl.check(sdata, **how)[0].figure
-    except ValueError as error:
-        # The report has said what is wrong.
-        print(f"storm check: no figure {path}: {one_line(error)}", file=sys.stderr)
-        return
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     plt.close(figure)

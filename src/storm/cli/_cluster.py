@@ -1,8 +1,7 @@
-"""Sections on a dask cluster: one of our own on this machine, or any by its address.
+"""Sections on a dask cluster: one started for the command on this machine, or any other by its address.
 
-The sections are handed out here, one per worker at a time and to that very worker, rather than left to the scheduler:
-it would give a worker with eight threads eight sections, and count a worker's death against every section that waits
-there.
+The sections are distributed here, one at a time to each worker, and not by dask's scheduler: it would give a worker
+with eight threads eight sections, and would count a worker's death against every section that waits for that worker.
 """
 
 from __future__ import annotations
@@ -29,16 +28,16 @@ from storm.cli._machine import threads_of_each, visible_gpus
 from storm.cli._say import one_line
 from storm.cli._section import Job, Outcome, run_section_on_worker
 
-#: Seconds between two looks at which workers there are.
+#: Seconds between two checks of the list of workers.
 _LOOK = 1.0
-#: Seconds after which a scheduler that does not answer is given up.
+#: Seconds to wait for an answer of the scheduler.
 _PATIENCE = 15
 
 
 @contextmanager
 def start(workers: int, device: str | None) -> Iterator[Client]:
-    """A cluster on this machine: processes of their own, started afresh (never forked), each with its GPU if any."""
-    # What the user's environment says goes first, for all three: torch listens to MKL's as well.
+    """Start a cluster on this machine: spawned (never forked) processes, each with its own GPU if there are any."""
+    # The user's OMP_NUM_THREADS wins, for all three variables: torch also obeys MKL's.
     threads = os.environ.get("OMP_NUM_THREADS") or str(threads_of_each(workers))
     limits = {f"{name}_NUM_THREADS": threads for name in ("OMP", "MKL", "OPENBLAS")}
     config = {
@@ -47,7 +46,7 @@ def start(workers: int, device: str | None) -> Iterator[Client]:
     }
     scheduler = {
         "cls": Scheduler,
-        # A section whose worker died is begun again from here.
+        # work() starts a section again whose worker died; the scheduler must not.
         "options": {"host": "127.0.0.1", "port": 0, "dashboard": False, "allowed_failures": 0},
     }
     nannies = specifications(workers, device)
@@ -61,42 +60,49 @@ def start(workers: int, device: str | None) -> Iterator[Client]:
         ):
             yield client
     finally:
-        # dask sets the variables for its workers here as well
+        # dask also sets the workers' variables in this process.
         for name in set(os.environ) - set(environment):
             del os.environ[name]
 
 
 def specifications(workers: int, device: str | None) -> dict[int, dict[str, Any]]:
-    """What each worker of our own cluster is started with."""
+    """Options of each worker of a cluster on this machine."""
     options = {
         "nthreads": 1,
         "host": "127.0.0.1",
-        # A section needs what it needs: a limit would kill it, and the next try too.
+        # A limit would kill the worker of a large section, and that of the next try too.
         "memory_limit": None,
         "dashboard": False,
         "silence_logs": logging.CRITICAL,
-        # It makes the worker ignore Ctrl-C.
+        # Its dask_setup makes the worker ignore Ctrl-C.
         "preload": [_section.__name__],
     }
     gpus = visible_gpus(device)
-    # set in the worker's process before it imports torch
-    seen = [{"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {} for i in range(workers)]
-    return {i: {"cls": Nanny, "options": {**options, "env": env}} for i, env in enumerate(seen)}
+    # Set in the worker's process before it imports torch.
+    environments: list[dict[str, str]] = [
+        {"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {} for i in range(workers)
+    ]
+    return {i: {"cls": Nanny, "options": {**options, "env": env}} for i, env in enumerate(environments)}
 
 
 @contextmanager
 def connect(address: str) -> Iterator[Client]:
-    """A cluster that is there already, by its scheduler's address or file; its workers forget our model at the end.
+    """Connect to a running cluster by its scheduler's address or file; its workers drop the loaded model at the end.
 
     Raises
     ------
     ConnectionError
         If no scheduler answers.
     """
-    where = {"scheduler_file": address} if Path(address).is_file() else {"address": address}
+    is_file = Path(address).is_file()
     with silence_logging_cmgr(logging.CRITICAL):
         try:
-            client = Client(**where, set_as_default=False, timeout=_PATIENCE)
+            client = Client(
+                address=None if is_file else address,
+                scheduler_file=address if is_file else None,
+                set_as_default=False,
+                timeout=_PATIENCE,
+            )
         except (OSError, ValueError) as error:
             msg = f"no scheduler answers at --scheduler {address} ({one_line(error)}); give tcp://HOST:PORT or its file"
             raise ConnectionError(msg) from error
@@ -114,22 +120,22 @@ def work(client: Client, jobs: list[Job], finished: Callable[[Outcome], None], *
     Parameters
     ----------
     client
-        The cluster; workers may come and go.
+        The cluster; workers may join and leave.
     jobs
         One per section.
     finished
-        Called in this thread with each outcome as it comes.
+        Called in this thread with each outcome as soon as it is known.
     retries
-        How often a section is begun again after its worker died.
+        How often a section is started again after its worker died.
     """
     waiting = deque((job, 1) for job in jobs)
     running: dict[Future, tuple[Job, int, str]] = {}
     idle = _Idle()
     try:
         while waiting or running:
-            there = _workers(client)
-            idle.look(there)
-            for worker in sorted(there - {worker for _, _, worker in running.values()}):
+            available = _workers(client)
+            idle.update(available)
+            for worker in sorted(available - {worker for _, _, worker in running.values()}):
                 if waiting:
                     job, tries = waiting.popleft()
                     future = client.submit(
@@ -137,22 +143,22 @@ def work(client: Client, jobs: list[Job], finished: Callable[[Outcome], None], *
                     )
                     running[future] = (job, tries, worker)
             _wait_for_one(client, running)
-            there = _workers(client)
+            available = _workers(client)
             for future, (job, tries, worker) in list(running.items()):
-                if future.status == "pending" and worker in there:
+                if future.status == "pending" and worker in available:
                     continue
                 del running[future]
                 outcome = _outcome(future, job)
                 if outcome is not None:
                     finished(replace(outcome, tries=tries))
                 elif tries <= retries:
-                    print(f"storm: warning: {job.shown}: its worker died; begun again", file=sys.stderr)
+                    print(f"storm: warning: {job.shown}: its worker died; started again", file=sys.stderr)
                     waiting.append((job, tries + 1))
                 else:
-                    msg = "its worker died (of too little memory? Fewer workers at a time leave more for each)"
+                    msg = "its worker died (if for lack of memory, give fewer --workers, which leaves more for each)"
                     finished(Outcome(job.shown, error=msg, tries=tries))
     except _LostError as error:
-        # What was being done is not known, and the rest will not be begun.
+        # The state of running sections is unknown, and the waiting ones are not started.
         for job, tries in [*((job, tries) for job, tries, _ in running.values()), *((j, n - 1) for j, n in waiting)]:
             finished(Outcome(job.shown, error=str(error), tries=tries))
         running.clear()
@@ -163,11 +169,11 @@ def work(client: Client, jobs: list[Job], finished: Callable[[Outcome], None], *
 
 
 class _LostError(ConnectionError):
-    """The scheduler is gone, and with it all that was going on."""
+    """The scheduler is gone, and with it the results of running sections."""
 
 
 def _workers(client: Client) -> set[str]:
-    """Addresses of the workers that there are now."""
+    """Addresses of the present workers."""
     try:
         return set(client.nthreads())
     except OSError as error:
@@ -176,7 +182,7 @@ def _workers(client: Client) -> set[str]:
 
 
 def _wait_for_one(client: Client, running: dict[Future, tuple[Job, int, str]]) -> None:
-    """Wait until a section is done, but not for long: a worker may come or go."""
+    """Wait until a section is done, but not for long, because workers may join or leave."""
     if not running:
         time.sleep(_LOOK)
     else:
@@ -185,31 +191,31 @@ def _wait_for_one(client: Client, running: dict[Future, tuple[Job, int, str]]) -
 
 
 def _outcome(future: Future, job: Job) -> Outcome | None:
-    """What came of a job; ``None`` if its worker is gone, and the answer with it."""
+    """Outcome of a job; ``None`` if its worker is gone."""
     if future.status == "finished":
         with suppress(TimeoutError, CancelledError):
             return future.result(timeout=_PATIENCE)
     elif future.status == "error":
         error = future.exception()
         if not isinstance(error, KilledWorker):
-            msg = f"a worker could not begin ({type(error).__name__}: {one_line(error)}); is STORM installed there?"
+            msg = f"a worker could not start ({type(error).__name__}: {one_line(error)}); is STORM installed there?"
             return Outcome(job.shown, error=msg)
     future.cancel()
     return None
 
 
 class _Idle:
-    """Say once that there is nobody to work."""
+    """Warn once if the cluster has no worker for a while."""
 
     def __init__(self) -> None:
         self.since: float | None = None
-        self.said = False
+        self.warned = False
 
-    def look(self, there: set[str]) -> None:
-        if there:
+    def update(self, available: set[str]) -> None:
+        if available:
             self.since = None
             return
         self.since = self.since or time.monotonic()
-        if not self.said and time.monotonic() - self.since > _PATIENCE:
-            self.said = True
+        if not self.warned and time.monotonic() - self.since > _PATIENCE:
+            self.warned = True
             print("storm: warning: the cluster has no worker; waiting for one (Ctrl-C gives up)", file=sys.stderr)

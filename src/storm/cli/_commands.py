@@ -11,12 +11,11 @@ import numpy as np
 
 import storm
 from storm import _keys
-from storm._bridge import persist, select_table
+from storm._bridge import select_table
+from storm.cli._stores import open_section, store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from spatialdata import SpatialData
 
     from storm import ExpressionHead, StormModel
     from storm.encoders import EncoderInfo
@@ -29,61 +28,138 @@ class Done:
     Attributes
     ----------
     n
-        Rows of the table that holds the result.
-    said
-        One line that says what there is now, and where.
+        Number of rows of the table that holds the result.
+    message
+        One line: the result, and where it is.
     """
 
     n: int
-    said: str
+    message: str
 
 
 def encode(
-    *, path: Path, out: Path | None, key_added: str | None, encoder: str, weights: Path | None, **options: Any
+    *,
+    path: Path,
+    out: Path | None,
+    encoder: str,
+    weights: Path | None,
+    image_key: str | None,
+    table_key: str | None,
+    shapes_key: str | None,
+    coordinate_system: str | None,
+    um_per_px: float | None,
+    field_um: float | None,
+    field: Any,
+    tile_px: Any,
+    precision: Any,
+    batch_size: int | None,
+    device: str,
+    recompute: bool,
+    key_added: str | None,
 ) -> Done:
     """``storm encode``."""
-    _check_out(out)
+    section = open_section(path, out, table_key=table_key)
     loaded = _load_encoder(encoder, weights)
     key_added = key_added or _keys.tiles_key(loaded.name)
-    sdata = read_store(path)
-    before = _elements(sdata)
-    storm.tl.encode_tiles(sdata, loaded, key_added=key_added, **options)
-    where = store(sdata, out, before, table_key=options["table_key"], obsm=[key_added], uns=[key_added])
-    key, table = select_table(sdata, options["table_key"])
-    values = table.obsm[key_added]
-    known = int(np.isfinite(values).all(axis=1).sum())
-    said = f"{known} of {table.n_obs} tiles encoded in {values.shape[1]} dimensions: {where}, {key}.obsm[{key_added!r}]"
-    return Done(table.n_obs, said)
+    storm.tl.encode_tiles(
+        section.sdata,
+        loaded,
+        image_key=image_key,
+        table_key=table_key,
+        shapes_key=shapes_key,
+        coordinate_system=coordinate_system,
+        um_per_px=um_per_px,
+        field_um=field_um,
+        field=field,
+        tile_px=tile_px,
+        precision=precision,
+        batch_size=batch_size,
+        device=device,
+        recompute=recompute,
+        key_added=key_added,
+    )
+    written = store(section, table_key=table_key, obsm=[key_added], uns=[key_added])
+    key, table = select_table(section.sdata, table_key)
+    known, dim = _known_rows(table.obsm[key_added])
+    message = f"{known} of {table.n_obs} tiles encoded in {dim} dimensions: {written}, {key}.obsm[{key_added!r}]"
+    return Done(table.n_obs, message)
 
 
 def embed(
-    *, path: Path, out: Path | None, key_added: str, model: str, tile_encoder: Path | None, **options: Any
+    *,
+    path: Path,
+    out: Path | None,
+    model: str,
+    tile_encoder: Path | None,
+    modality: Any,
+    image_key: str | None,
+    table_key: str | None,
+    shapes_key: str | None,
+    coordinate_system: str | None,
+    um_per_px: float | None,
+    layer: str | None,
+    field_um: float | None,
+    field: Any,
+    readout: Any,
+    batch_size: int | None,
+    device: str,
+    seed: int,
+    key_added: str,
 ) -> Done:
     """``storm embed``."""
-    _check_out(out)
-    loaded = _load_model(model, tile_encoder)
-    sdata = read_store(path)
-    before = _elements(sdata)
-    storm.tl.embed(sdata, model=loaded, key_added=key_added, **options)
-    where = store(sdata, out, before, table_key=options["table_key"], obsm=[key_added], uns=[key_added])
-    key, table = select_table(sdata, options["table_key"])
-    values = table.obsm[key_added]
-    known = int(np.isfinite(values).all(axis=1).sum())
-    said = f"{known} of {table.n_obs} rows embedded in {values.shape[1]} dimensions: {where}, {key}.obsm[{key_added!r}]"
-    return Done(table.n_obs, said)
+    section = open_section(path, out, table_key=table_key)
+    storm.tl.embed(
+        section.sdata,
+        model=_load_model(model, tile_encoder),
+        modality=modality,
+        image_key=image_key,
+        table_key=table_key,
+        shapes_key=shapes_key,
+        coordinate_system=coordinate_system,
+        um_per_px=um_per_px,
+        layer=layer,
+        field_um=field_um,
+        field=field,
+        readout=readout,
+        batch_size=batch_size,
+        device=device,
+        seed=seed,
+        key_added=key_added,
+    )
+    written = store(section, table_key=table_key, obsm=[key_added], uns=[key_added])
+    key, table = select_table(section.sdata, table_key)
+    known, dim = _known_rows(table.obsm[key_added])
+    message = f"{known} of {table.n_obs} rows embedded in {dim} dimensions: {written}, {key}.obsm[{key_added!r}]"
+    return Done(table.n_obs, message)
 
 
-def domains(*, path: Path, out: Path | None, n_domains: int | str, key_added: str, **options: Any) -> Done:
+def domains(
+    *,
+    path: Path,
+    out: Path | None,
+    n_domains: Any,
+    method: Any,
+    use_rep: str,
+    table_key: str | None,
+    seed: int,
+    key_added: str,
+) -> Done:
     """``storm domains``."""
-    _check_out(out)
-    sdata = read_store(path)
-    before = _elements(sdata)
-    storm.tl.domains(sdata, n_domains, key_added=key_added, **options)
-    where = store(sdata, out, before, table_key=options["table_key"], obs=[key_added], uns=[key_added])
-    key, table = select_table(sdata, options["table_key"])
+    section = open_section(path, out, table_key=table_key)
+    storm.tl.domains(
+        section.sdata,
+        n_domains,
+        method=method,
+        use_rep=use_rep,
+        table_key=table_key,
+        key_added=key_added,
+        seed=seed,
+    )
+    written = store(section, table_key=table_key, obs=[key_added], uns=[key_added])
+    key, table = select_table(section.sdata, table_key)
     sizes = table.obs[key_added].value_counts(sort=False)
-    said = ", ".join(f"{name}: {count}" for name, count in sizes.items())
-    return Done(table.n_obs, f"{len(sizes)} domains ({said}): {where}, {key}.obs[{key_added!r}]")
+    listed = ", ".join(f"{name}: {count}" for name, count in sizes.items())
+    return Done(table.n_obs, f"{len(sizes)} domains ({listed}): {written}, {key}.obs[{key_added!r}]")
 
 
 def predict(
@@ -92,31 +168,61 @@ def predict(
     out: Path | None,
     genes: Sequence[str] | None,
     head: Path | None,
-    key_added: str,
     model: str,
     tile_encoder: Path | None,
-    **options: Any,
+    image_key: str | None,
+    table_key: str | None,
+    shapes_key: str | None,
+    coordinate_system: str | None,
+    um_per_px: float | None,
+    field: Any,
+    batch_size: int | None,
+    device: str,
+    key_added: str,
 ) -> Done:
     """``storm predict``."""
-    _check_out(out)
-    loaded = _load_model(model, tile_encoder)
-    names = None if genes is None else [name for item in genes for name in item.split(",") if name]
-    fitted = None if head is None else _load_head(head)
-    sdata = read_store(path)
-    before = _elements(sdata)
-    storm.tl.predict_expression(sdata, names, model=loaded, head=fitted, key_added=key_added, **options)
-    made = [name for name, table in sdata.tables.items() if before["tables"].get(name) is not table]
-    slots = {} if made else {"layers": [key_added], "var": [_keys.RELIABILITY], "uns": [key_added]}
-    where = store(sdata, out, before, table_key=options["table_key"], **slots)
-    if made:
-        table = sdata.tables[made[-1]]
-        return Done(table.n_obs, f"{table.n_vars} genes predicted: {where}, table {made[-1]!r}")
-    key, table = select_table(sdata, options["table_key"])
+    section = open_section(path, out, table_key=table_key)
+    storm.tl.predict_expression(
+        section.sdata,
+        None if genes is None else _gene_names(genes),
+        model=_load_model(model, tile_encoder),
+        head=None if head is None else _load_head(head),
+        image_key=image_key,
+        table_key=table_key,
+        shapes_key=shapes_key,
+        coordinate_system=coordinate_system,
+        um_per_px=um_per_px,
+        field=field,
+        batch_size=batch_size,
+        device=device,
+        key_added=key_added,
+    )
+    if made := section.new_tables():
+        written = store(section, table_key=table_key)
+        table = section.sdata.tables[made[-1]]
+        return Done(table.n_obs, f"{table.n_vars} genes predicted: {written}, table {made[-1]!r}")
+    written = store(section, table_key=table_key, layers=[key_added], var=[_keys.RELIABILITY], uns=[key_added])
+    key, table = select_table(section.sdata, table_key)
     known = int(np.isfinite(table.layers[key_added]).any(axis=0).sum())
-    return Done(table.n_obs, f"{known} of {table.n_vars} genes predicted: {where}, {key}.layers[{key_added!r}]")
+    message = f"{known} of {table.n_vars} genes predicted: {written}, {key}.layers[{key_added!r}]"
+    return Done(table.n_obs, message)
 
 
-# One of each is held, so that a process that does many sections loads it once.
+def _known_rows(values: Any) -> tuple[int, int]:
+    """Number of rows without NaN of a matrix (n, d), and d."""
+    return int(np.isfinite(values).all(axis=1).sum()), int(values.shape[1])
+
+
+def _gene_names(items: Sequence[str]) -> list[str]:
+    """Genes as they may be given: several words, or one with commas."""
+    names = [name.strip() for item in items for name in item.split(",") if name.strip()]
+    if not names:
+        msg = "--genes names no gene; give for example --genes EPCAM,COL1A1"
+        raise ValueError(msg)
+    return names
+
+
+# One of each is kept, so that a process that works on many sections loads it once.
 
 
 @lru_cache(maxsize=1)
@@ -135,122 +241,6 @@ def _load_head(head: Path) -> ExpressionHead:
 
 
 def forget() -> None:
-    """Let go of what is held: another run may find other weights under the same name."""
-    for held in (_load_model, _load_encoder, _load_head):
-        held.cache_clear()
-
-
-def models() -> None:
-    """``storm models``."""
-    from storm._loading import list_models
-
-    names = list_models()
-    if not names:
-        msg = "no model is packaged with this installation; install storm-spatial again"
-        raise FileNotFoundError(msg)
-    for name in names:
-        model = storm.load_model(name)
-        parameters = sum(p.numel() for p in model.network.parameters()) / 1e6
-        virtual = 0 if model.head is None else len(model.head.genes)
-        print(name)
-        print(
-            f"  network      {parameters:.1f} M parameters, {model.config.depth} blocks of width {model.config.width}"
-        )
-        print(f"  H&E          {model.tile_encoder.name}, fields of {model.tile_encoder.field_um:g} µm")
-        print(
-            f"  expression   {model.expression.name}, reads {len(model.expression.vocabulary)} genes; "
-            f"predicts {virtual} from H&E"
-        )
-        print(f"  sha256       {model.sha256}")
-        for key, value in model.card.items():
-            if isinstance(value, str | int | float):
-                print(f"  {key:<12} {value}")
-    _print_encoders()
-
-
-def _print_encoders() -> None:
-    """The tile encoders in as many columns as a terminal has."""
-    table = storm.encoders.list()
-    told = table[["dim", "tile_px", "field_um", "native_um_per_px", "pooling", "gflop", "licence"]].copy()
-    told.insert(5, "parameters", [f"{n / 1e6:.1f} M" if known else "" for n, known in _known(table["n_parameters"])])
-    told[""] = ["gated" if gated else "" for gated in table["gated"]]
-    told.index.name = None
-    print("\ntile encoders; any model of timm besides, as timm:<model> (storm brings the weights of none but its own)")
-    print(told.rename(columns={"native_um_per_px": "µm/px"}).to_string(na_rep="", float_format="{:g}".format))
-
-
-def _known(values: Any) -> Any:
-    return zip(values, values.notna(), strict=True)
-
-
-def read_store(path: Path) -> SpatialData:
-    """Open a SpatialData store.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is nothing at ``path``.
-    ValueError
-        If it is no SpatialData store.
-    """
-    import spatialdata
-    import zarr
-
-    if not path.exists():
-        msg = f"{path} does not exist"
-        raise FileNotFoundError(msg)
-    try:
-        attributes = dict(zarr.open_group(path, mode="r").attrs)
-    except (OSError, ValueError, zarr.errors.BaseZarrError) as error:
-        msg = f"{path} is no zarr store ({type(error).__name__})"
-        raise ValueError(msg) from error
-    if "spatialdata_attrs" not in attributes:
-        msg = f"{path} is a zarr store, but not of a SpatialData; write one with sdata.write(path)"
-        raise ValueError(msg)
-    return spatialdata.read_zarr(path)
-
-
-def store(
-    sdata: SpatialData,
-    out: Path | None,
-    before: dict[str, dict[str, Any]],
-    *,
-    table_key: str | None,
-    **slots: list[str],
-) -> Path:
-    """Store what is new: into the object's own store, or all of it into a new one."""
-    if out is not None:
-        write_store(sdata, out)
-        return out
-    after = _elements(sdata)
-    new = {
-        kind: [name for name, element in after[kind].items() if before[kind].get(name) is not element] for kind in after
-    }
-    # What was written into a table that is new itself is stored with it.
-    in_place = {} if new["tables"] else slots
-    return persist(sdata, table_key if in_place else None, **in_place, **new)
-
-
-def write_store(sdata: SpatialData, out: Path) -> None:
-    """Write a whole store under a name of its own, and give it its name when it is complete."""
-    import shutil
-
-    scratch = out.with_name(out.name + ".part")
-    shutil.rmtree(scratch, ignore_errors=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        sdata.write(scratch)
-        scratch.rename(out)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
-
-
-def _check_out(out: Path | None) -> None:
-    if out is not None and out.exists():
-        msg = f"--out {out} exists; give another name, or remove it"
-        raise FileExistsError(msg)
-
-
-def _elements(sdata: SpatialData) -> dict[str, dict[str, Any]]:
-    return {"tables": dict(sdata.tables), "shapes": dict(sdata.shapes)}
+    """Drop the loaded model, encoder and head: another run may find other weights under the same name."""
+    for cache in (_load_model, _load_encoder, _load_head):
+        cache.cache_clear()

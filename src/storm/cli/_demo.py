@@ -1,21 +1,20 @@
-"""``storm demo``: the whole way on one section, with scores where a truth is known."""
+"""``storm demo``: every step on one section, with scores where the truth is known."""
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 import storm
 from storm import _keys, metrics
 from storm._bridge import read_spots, select_table
-from storm.cli._commands import write_store
+from storm.cli._stores import check_parent, write_store
 from storm.data.normalise import log_normalise
 from storm.data.windows import make_windows
 from storm.pl._draw import palette
@@ -25,15 +24,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from spatialdata import SpatialData
 
-#: Columns of obs that hold a truth, in this order.
+    from storm import StormModel
+
+#: Columns of obs that may hold annotated domains; the first one that exists is used.
 _TRUTH = ("domain", "label")
-#: Labels of a truth that mean that there is none.
+#: Labels that mean that a spot was not annotated.
 _UNLABELLED = ("undetermined",)
 
 
 @dataclass
 class Report:
-    """Rows of the table that is printed at the end."""
+    """Contents of the table that is printed at the end."""
 
     stages: dict[str, float] = field(default_factory=dict)
     domains: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -41,7 +42,7 @@ class Report:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time one stage."""
+        """Measure the time of one stage in seconds."""
         start = time.perf_counter()
         yield
         self.stages[name] = time.perf_counter() - start
@@ -61,9 +62,7 @@ def demo(
 ) -> None:
     """``storm demo``."""
     written = out / "section.zarr"
-    if written.exists() and not overwrite:
-        msg = f"{written} exists; give another --out, or --overwrite"
-        raise FileExistsError(msg)
+    _check_out(written, out=out, overwrite=overwrite)
     report = Report()
     with report.stage("load the model"):
         loaded = storm.load_model(model, tile_encoder=tile_encoder)
@@ -72,47 +71,57 @@ def demo(
     _, table = select_table(sdata)
     truth = next((name for name in _TRUTH if name in table.obs), None)
     number = _n_domains(table, truth)
-    how = {"model": loaded, "device": device}
 
     if sdata.images:
-        # Once for all that follows, which would else encode the same tiles again.
+        # Encoded once for all that follows.
         with report.stage("encode the tiles"):
             storm.tl.encode_tiles(sdata, loaded.tile_encoder, tile_px=loaded.tile_px, device=device)
     with report.stage("embed"):
-        storm.tl.embed(sdata, seed=seed, **how)
+        storm.tl.embed(sdata, model=loaded, device=device, seed=seed)
     with report.stage("domains"):
         storm.tl.domains(sdata, number, seed=seed)
     used = table.uns[_keys.UNS][_keys.X_STORM]["modality"]
     report.domains[_NAMES[used]] = _score(sdata, table, truth)
     if each_modality and used == "both":
         with report.stage("embed and domains, each modality alone"):
-            for one in ("he", "st"):
-                alone = storm.tl.embed(sdata, modality=one, seed=seed, copy=True, **how)
+            for modality in _ALONE:
+                alone = storm.tl.embed(sdata, model=loaded, modality=modality, device=device, seed=seed, copy=True)
                 storm.tl.domains(alone, number, seed=seed)
-                report.domains[_NAMES[one]] = _score(alone, select_table(alone)[1], truth)
+                report.domains[_NAMES[modality]] = _score(alone, select_table(alone)[1], truth)
 
     shown: list[str] = []
     if sdata.images and table.n_vars:
-        shown = _virtual_genes(sdata, table, report, **how)
+        shown = _virtual_genes(sdata, table, report, model=loaded, device=device)
     with report.stage("figures and files"):
         out.mkdir(parents=True, exist_ok=True)
         files = _figures(sdata, out, truth=truth, genes=shown, gap=report.expression.get("gap"))
-        if written.exists():
-            shutil.rmtree(written)
-        write_store(sdata, written)
+        write_store(sdata, written, overwrite=overwrite)
     _print(report, sdata, table, dataset=dataset, files=[written, *files])
 
 
 _NAMES = {"both": "H&E + ST", "he": "H&E", "st": "ST"}
+_ALONE: tuple[Literal["he"], Literal["st"]] = ("he", "st")
+
+
+def _check_out(written: Path, *, out: Path, overwrite: bool) -> None:
+    """Raise unless the demo's files can be written."""
+    if written.exists() and not overwrite:
+        msg = f"{written} exists; give another --out, or --overwrite"
+        raise FileExistsError(msg)
+    if written.exists() and not (written / "zarr.json").is_file():
+        msg = f"{written} is not a zarr store, so --overwrite does not replace it; give another --out"
+        raise FileExistsError(msg)
+    check_parent(written, option="--out", shown=out)
 
 
 def _section(dataset: str, *, n: int | None, seed: int) -> SpatialData:
-    """The toy, or a section of a public data set."""
+    """The toy section, or one of a public data set."""
     name, _, which = dataset.partition(":")
     if name == "toy":
-        return storm.datasets.toy(which or "visium", n=n, seed=seed)
+        platform: Any = which or "visium"
+        return storm.datasets.toy(platform, n=n, seed=seed)
     if n is not None:
-        msg = f"--n={n} is for the toy; {dataset!r} is a real section, and as large as it is"
+        msg = f"--n={n} is for the toy; {dataset!r} is a real section of a fixed size"
         raise ValueError(msg)
     if name == "her2st":
         return storm.datasets.her2st(which or "C2")
@@ -135,18 +144,18 @@ def _score(sdata: SpatialData, table: AnnData, truth: str | None) -> dict[str, A
     return metrics.score_domains(labels, table.obs[_keys.DOMAIN], _centres(sdata), unlabelled=_UNLABELLED)
 
 
-def _virtual_genes(sdata: SpatialData, table: AnnData, report: Report, **how: Any) -> list[str]:
-    """Fit a head on the left half, predict everywhere, score on the right half; return two genes worth a look."""
-    field_um = how["model"].tile_encoder.field_um
+def _virtual_genes(sdata: SpatialData, table: AnnData, report: Report, *, model: StormModel, device: str) -> list[str]:
+    """Fit a head on the left half, predict everywhere, score on the right half; return two genes to draw."""
+    field_um = model.tile_encoder.field_um
     train, test, gap = _halves(_centres(sdata), field_um=field_um)
     with report.stage("fit the expression head on one half"):
-        head = storm.tl.fit_expression(sdata, train=train, **how)
+        head = storm.tl.fit_expression(sdata, model=model, train=train, device=device)
     with report.stage("predict expression"):
-        storm.tl.predict_expression(sdata, head=head, to="layer", **how)
+        storm.tl.predict_expression(sdata, model=model, head=head, to="layer", device=device)
     measured = log_normalise(table.X)
     predicted = np.asarray(table.layers[_keys.EXPRESSION])
     scores = metrics.score_expression(measured[test], predicted[test])
-    # What the head itself measured includes the spots of the gap: the stricter number stays.
+    # The head's own reliability was measured on spots that include the gap; this number is stricter.
     table.var[_keys.RELIABILITY] = scores["r"].astype(np.float32)
     scores.update(n_train=int(train.sum()), n_test=int(test.sum()), gap=gap)
     fitted = np.isfinite(predicted[test]).any(axis=0)
@@ -156,9 +165,16 @@ def _virtual_genes(sdata: SpatialData, table: AnnData, report: Report, **how: An
 
 
 def _halves(centres: np.ndarray, *, field_um: float) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
-    """Left and right half, bool (n,) each, and from where to where along x is the gap that belongs to neither.
+    """Split a section into its left and right half, with a gap between them that belongs to neither.
 
-    The gap is so wide that no pixel is seen from both sides: a spot sees the H&E fields of its whole window.
+    No pixel contributes to both halves: the gap is as wide as two windows reach, H&E fields included.
+
+    Returns
+    -------
+    left, right
+        Masks of the spots, bool, shape (n,) each.
+    gap
+        Lowest and highest x of the gap in µm.
     """
     windows = make_windows(centres)
     reach = float(np.abs(windows.offsets[..., 0]).max()) * windows.pitch + field_um / 2
@@ -169,22 +185,25 @@ def _halves(centres: np.ndarray, *, field_um: float) -> tuple[np.ndarray, np.nda
 
 
 def _two_genes(r: np.ndarray, predicted: np.ndarray, names: list[str]) -> list[str]:
-    """The best gene, and of the thirty best the one that is least like it."""
+    """Return the best gene, and among the thirty best the one whose prediction correlates with it least."""
     best = [i for i in np.argsort(-np.nan_to_num(r, nan=-2.0))[:30] if np.isfinite(r[i])]
     if len(best) < 2:
         return [names[i] for i in best]
     known = np.isfinite(predicted[:, best]).all(axis=1)
-    likeness = np.corrcoef(predicted[known][:, best].T)[0]
-    return [names[best[0]], names[best[int(np.nanargmin(likeness))]]]
+    correlations = np.corrcoef(predicted[known][:, best].T)[0]
+    return [names[best[0]], names[best[int(np.nanargmin(correlations))]]]
 
 
-def _figures(sdata: SpatialData, out: Path, **what: Any) -> list[Path]:
+def _figures(
+    sdata: SpatialData, out: Path, *, truth: str | None, genes: list[str], gap: tuple[float, float] | None
+) -> list[Path]:
+    """Draw the figures to files, without a screen, and return the files."""
     import matplotlib as mpl
 
     backend = mpl.get_backend()
-    mpl.use("Agg")  # files only, also where there is no screen
+    mpl.use("Agg")
     try:
-        return _draw(sdata, out, **what)
+        return _draw(sdata, out, truth=truth, genes=genes, gap=gap)
     finally:
         mpl.use(backend)
 
@@ -194,7 +213,7 @@ def _draw(
 ) -> list[Path]:
     import matplotlib.pyplot as plt
 
-    files = []
+    files: list[Path] = []
 
     def save(figure: Any, name: str) -> None:
         figure.savefig(out / name, dpi=200)
@@ -204,9 +223,8 @@ def _draw(
     if sdata.images:
         save(storm.pl.he(sdata).figure, "he.png")
     _, table = select_table(sdata)
-    panels = {_keys.DOMAIN: _matched_palette(table, truth)}
-    if truth:
-        panels = {truth: None, **panels}
+    panels: dict[str, dict[str, str] | None] = {} if truth is None else {truth: None}
+    panels[_keys.DOMAIN] = _matched_palette(table, truth)
     figure, axes = plt.subplots(1, len(panels), figsize=(5.6 * len(panels), 4.4), squeeze=False, layout="constrained")
     for ax, (key, colours) in zip(axes[0], panels.items(), strict=True):
         title = "annotated" if key == truth else "STORM domains"
@@ -214,36 +232,36 @@ def _draw(
     save(figure, "domains.png")
     if genes:
         axes = storm.pl.expression(sdata, genes)
-        for ax in axes[:, -1] if gap else ():
-            _mark_halves(ax, gap)
+        if gap is not None:
+            for ax in axes[:, -1]:
+                _mark_halves(ax, gap)
         save(axes[0, 0].figure, "expression.png")
     return files
 
 
 def _matched_palette(table: AnnData, truth: str | None) -> dict[str, str] | None:
-    """Colours of the domains: each has that of the annotated one with which it shares most, one to one."""
+    """Colours of the domains: each gets that of the annotated domain that it overlaps most, matched one to one."""
     if truth is None:
         return None
     import pandas as pd
     from scipy.optimize import linear_sum_assignment
 
-    shared = pd.crosstab(table.obs[_keys.DOMAIN], table.obs[truth], dropna=False)
     names = list(table.obs[_keys.DOMAIN].cat.categories)
-    wanted = list(table.obs[truth].astype("category").cat.categories)
-    shared = shared.reindex(index=names, columns=wanted, fill_value=0).to_numpy()
-    colours = palette(len(wanted) + len(names))
-    rows, columns = linear_sum_assignment(-shared)
-    free = iter(colours[len(wanted) :])
+    annotated = list(table.obs[truth].astype("category").cat.categories)
+    counts = pd.crosstab(table.obs[_keys.DOMAIN], table.obs[truth], dropna=False)
+    overlap = counts.reindex(index=names, columns=annotated, fill_value=0).to_numpy()
+    colours = palette(len(annotated) + len(names))
+    rows, columns = linear_sum_assignment(-overlap)
+    free = iter(colours[len(annotated) :])
     matched = {names[row]: colours[column] for row, column in zip(rows, columns, strict=True)}
     return {name: matched.get(name) or next(free) for name in names}
 
 
 def _mark_halves(ax: Axes, gap: tuple[float, float]) -> None:
-    """Say on a prediction which side the head was fitted on."""
-    ax.axvspan(*gap, color="0.5", alpha=0.25, linewidth=0, zorder=1)
-    where = {"transform": ax.get_xaxis_transform(), "va": "top", "fontsize": 7, "color": "0.25"}
-    ax.text(gap[0], -0.01, "fitted ←", ha="right", **where)
-    ax.text(gap[1], -0.01, "→ held out", ha="left", **where)
+    """Mark on a prediction which side the head was fitted on."""
+    ax.axvspan(gap[0], gap[1], color="0.5", alpha=0.25, linewidth=0, zorder=1)
+    for x, text, side in ((gap[0], "fitted ←", "right"), (gap[1], "→ held out", "left")):
+        ax.text(x, -0.01, text, ha=side, va="top", fontsize=7, color="0.25", transform=ax.get_xaxis_transform())
 
 
 def _print(report: Report, sdata: SpatialData, table: AnnData, *, dataset: str, files: list[Path]) -> None:

@@ -1,31 +1,31 @@
-"""What this machine has for several sections at once: GPUs, else cores and memory."""
+"""How many sections this machine can work on at once: by its GPUs, otherwise by its cores and memory."""
 
 from __future__ import annotations
 
 import os
 
-#: Memory that a section on the CPU is reckoned to need; more processes than that are started on request only.
+#: Memory in GiB that a section on the CPU is assumed to need; more processes than fit are started only on request.
 _GIB_PER_SECTION = 4
 
 
 def workers_for(n: int, device: str | None, *, wanted: int | None) -> int:
-    """Number of processes for ``n`` sections: one per GPU where they run on GPUs, else one per core.
+    """Return the number of processes for ``n`` sections: one per GPU where they run on GPUs, else one per core.
 
     Parameters
     ----------
     n
         Number of sections.
     device
-        ``--device``; ``None`` for a command that knows none and runs on the CPU.
+        ``--device``; ``None`` for a command without that option, which runs on the CPU.
     wanted
-        What the user asks for.
+        ``--workers``, or ``None`` if the user has not given it.
     """
     if wanted is not None:
         return min(n, wanted)
     if on_gpus := visible_gpus(device):
         return min(n, len(on_gpus))
     if device not in (None, "cpu") and (device != "auto" or _has_mps()):
-        return 1  # one device, by its name
+        return 1  # a single device, given by name
     from dask.system import CPU_COUNT
     from distributed.system import MEMORY_LIMIT
 
@@ -33,7 +33,7 @@ def workers_for(n: int, device: str | None, *, wanted: int | None) -> int:
 
 
 def visible_gpus(device: str | None) -> list[str]:
-    """Names, as ``CUDA_VISIBLE_DEVICES`` takes them, of the GPUs that sections may be spread over."""
+    """Names of the GPUs that sections may be distributed over, in the format of ``CUDA_VISIBLE_DEVICES``."""
     if device not in ("auto", "cuda"):
         return []
     import torch
@@ -44,7 +44,7 @@ def visible_gpus(device: str | None) -> list[str]:
 
 
 def threads_of_each(workers: int) -> int:
-    """Threads that each of so many processes computes with."""
+    """Number of threads that each of ``workers`` processes computes with."""
     from dask.system import CPU_COUNT
 
     return max(1, CPU_COUNT // workers)

@@ -1,18 +1,20 @@
-"""Sections given to a command: one as ever, several one after another or on a cluster, with a summary."""
+"""Sections given to a command: a single one, or several, one after another or on a cluster, with a summary."""
 
 from __future__ import annotations
 
 import csv
 import json
-import shutil
+import os
 import sys
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from storm._files import replacing
 from storm.cli._section import Job, Outcome, release, run_section
+from storm.cli._stores import check_new_path, check_parent
 
 _COLUMNS = ("section", "status", "n", "seconds", "peak_gib", "tries", "result")
 
@@ -22,32 +24,37 @@ def run(command: str, options: dict[str, Any], *, debug: bool, quiet: bool) -> i
 
     Returns
     -------
-    Exit status: 0 if all succeeded, 2 if any failed, 130 after Ctrl-C.
+    int
+        Exit status: 0 if all succeeded, 2 if any failed, 130 after Ctrl-C.
 
     Raises
     ------
     FileNotFoundError, FileExistsError, ValueError
-        If something is wrong before anything runs; of a single section, whatever its command raises.
+        If something is wrong before anything runs; for a single section, whatever its command raises.
     """
     paths: list[Path] = options.pop("paths")
-    how = {name: options.pop(name) for name in ("workers", "scheduler", "retries")}
+    workers: int | None = options.pop("workers")
+    scheduler: str | None = options.pop("scheduler")
+    retries: int = options.pop("retries")
     summary: Path | None = options.pop("summary")
-    if len(paths) == 1 and how["scheduler"] is None and summary is None:
+    if len(paths) == 1 and scheduler is None and summary is None:
         from storm.cli import _commands
 
         release()
-        print(getattr(_commands, command)(path=paths[0], **options).said)
+        print(getattr(_commands, command)(path=paths[0], **options).message)
         return 0
+    if summary is not None:
+        check_summary(summary)
     jobs = plan(command, paths, options)
     outcomes: dict[str, Outcome] = {}
 
     def finished(outcome: Outcome) -> None:
         outcomes[outcome.section] = outcome
-        _tell(outcome, command, number=f"{len(outcomes)}/{len(jobs)}", debug=debug, quiet=quiet)
+        _report(outcome, command, number=f"{len(outcomes)}/{len(jobs)}", debug=debug, quiet=quiet)
 
     interrupted = False
     try:
-        _everywhere(jobs, finished, **how)
+        _run_all(jobs, finished, workers=workers, scheduler=scheduler, retries=retries)
     except KeyboardInterrupt:
         interrupted = True
     finally:
@@ -65,8 +72,22 @@ def run(command: str, options: dict[str, Any], *, debug: bool, quiet: bool) -> i
     return 2 if failed else 0
 
 
+def check_summary(path: Path) -> None:
+    """Raise unless the summary can be written.
+
+    Raises
+    ------
+    IsADirectoryError, NotADirectoryError, PermissionError
+        If it cannot.
+    """
+    if path.is_dir():
+        msg = f"--summary {path} is a folder; give the name of a file, for example {path / 'summary.csv'}"
+        raise IsADirectoryError(msg)
+    check_parent(path, option="--summary", shown=path)
+
+
 def plan(command: str, paths: list[Path], options: dict[str, Any]) -> list[Job]:
-    """One job per section, after everything that can be seen to be wrong beforehand.
+    """Check what can be checked before anything runs, and return one job per section.
 
     Raises
     ------
@@ -88,20 +109,28 @@ def plan(command: str, paths: list[Path], options: dict[str, Any]) -> list[Job]:
     if missing := [str(path) for path in paths if not path.exists()]:
         msg = f"{', '.join(missing)} {'does' if len(missing) == 1 else 'do'} not exist"
         raise FileNotFoundError(msg)
+    options = dict(options)
+    targets = _targets(paths, options.pop("out"))
     options = _absolute(options)
-    out = options.pop("out")
     run = uuid.uuid4().hex
     return [
-        Job(command, {**options, "path": path.absolute(), "out": target}, str(path), run, __version__)
-        for path, target in zip(paths, _targets(paths, out), strict=True)
+        Job(
+            command,
+            {**options, "path": path.absolute(), "out": target and target.absolute()},
+            str(path),
+            run,
+            __version__,
+        )
+        for path, target in zip(paths, targets, strict=True)
     ]
 
 
-def _targets(paths: list[Path], out: Path | None) -> Iterable[Path | None]:
-    """Where each section is written: one at ``out``, several into it."""
+def _targets(paths: list[Path], out: Path | None) -> Sequence[Path | None]:
+    """Store that each section is written to: a single one is ``out`` itself, several lie in the folder ``out``."""
     if out is None:
         return [None] * len(paths)
     if len(paths) == 1:
+        check_new_path(out, inside=paths[0])
         return [out]
     targets: dict[Path, Path] = {}
     for path in paths:
@@ -109,27 +138,25 @@ def _targets(paths: list[Path], out: Path | None) -> Iterable[Path | None]:
         if target in targets:
             msg = f"{targets[target]} and {path} would both be written to {target}; rename one, or run them apart"
             raise ValueError(msg)
-        if target.exists():
-            msg = f"--out: {target} exists; give another folder, or remove it"
-            raise FileExistsError(msg)
+        check_new_path(target, inside=path)
         targets[target] = path
-    return targets
+    return list(targets)
 
 
 def _absolute(options: dict[str, Any]) -> dict[str, Any]:
-    """The options for a process whose working folder is another one; what they name is there."""
+    """Make the options' paths absolute, for processes with another working folder, after checking that they exist."""
     options = dict(options)
     for name, value in options.items():
         if isinstance(value, Path):
             options[name] = value.expanduser().absolute()
-            if name != "out" and not value.expanduser().exists():
+            if not value.expanduser().exists():
                 msg = f"--{name.replace('_', '-')} {value} does not exist"
                 raise FileNotFoundError(msg)
     if "model" in options:
         from storm._loading.fetch import find_model
 
         folder = find_model(options["model"], download=False, revision=None, token=None)
-        # A folder of the user's; a name means the same everywhere, but its folder may be elsewhere.
+        # A folder of the user's. A packaged or hub model keeps its name, because its folder differs between machines.
         if folder == Path(options["model"]).expanduser():
             options["model"] = str(folder.absolute())
     if "encoder" in options:
@@ -139,7 +166,7 @@ def _absolute(options: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
-def _everywhere(
+def _run_all(
     jobs: list[Job],
     finished: Callable[[Outcome], None],
     *,
@@ -147,7 +174,7 @@ def _everywhere(
     scheduler: str | None,
     retries: int,
 ) -> None:
-    """Do all jobs: in this process if one worker is enough, else on a cluster."""
+    """Run all jobs: in this process if one worker is enough, otherwise on a cluster."""
     if scheduler is None and (workers == 1 or len(jobs) == 1):
         count = 1
     elif scheduler is None:
@@ -168,8 +195,8 @@ def _everywhere(
         _cluster.work(client, jobs, finished, retries=retries)
 
 
-def _tell(outcome: Outcome, command: str, *, number: str, debug: bool, quiet: bool) -> None:
-    """Say at once what came of a section."""
+def _report(outcome: Outcome, command: str, *, number: str, debug: bool, quiet: bool) -> None:
+    """Print the outcome of a section as soon as it is known."""
     for text in outcome.warnings:
         print(f"storm: warning: {outcome.section}: {text}", file=sys.stderr)
     if outcome.error is not None:
@@ -188,7 +215,7 @@ def _record(row: Outcome) -> dict[str, Any]:
 
 
 def _table(rows: list[Outcome]) -> str:
-    """The summary as lines of text; what is long stands last."""
+    """The summary as lines of text; the column of long texts stands last."""
     cells = [["section", "status", "n", "seconds", "GiB", "tries", "result or error"]]
     for row in map(_record, rows):
         cells.append(
@@ -214,13 +241,12 @@ def _table(rows: list[Outcome]) -> str:
 def write_summary(path: Path, rows: list[Outcome]) -> None:
     """Write the summary as CSV or JSON, by the file's ending; an older one is replaced when the new one is complete."""
     records = [_record(row) for row in rows]
+    path = Path(os.path.abspath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(path.name + ".part")
-    with scratch.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
         if path.suffix == ".json":
             json.dump(records, file, indent=1, ensure_ascii=False)
         else:
             table = csv.DictWriter(file, _COLUMNS)
             table.writeheader()
             table.writerows(records)
-    shutil.move(scratch, path)

@@ -1,4 +1,4 @@
-"""``storm pretrain``: sections are packed, the run is prepared, and trained from wherever it was."""
+"""``storm pretrain``: pack the sections, prepare the run, and train from its last checkpoint."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from storm._inference.pack import pack_section, packed_section
-from storm.cli._commands import read_store
+from storm.cli._stores import read_store
 from storm.pretraining.config import PretrainConfig
 from storm.pretraining.prepare import is_prepared, prepare, prepared_sections
 from storm.pretraining.start import tile_encoder_of
@@ -21,9 +21,9 @@ def pretrain(*, config: Path, seed: int | None, prepare_only: bool) -> None:
     Raises
     ------
     FileNotFoundError
-        If the configuration, a section or weights are not there.
+        If the configuration, a section or weights do not exist.
     ValueError
-        If something does not fit; see :class:`storm.pretraining.config.PretrainConfig`.
+        If the configuration is invalid; see :class:`storm.pretraining.config.PretrainConfig`.
     """
     run = PretrainConfig.read(config)
     if seed is not None:
@@ -31,7 +31,7 @@ def pretrain(*, config: Path, seed: int | None, prepare_only: bool) -> None:
     if _first():
         _make_ready(run)
     while not is_prepared(run):
-        # Whoever starts the processes (torchrun, SLURM) ends those that wait if the first one fails.
+        # The launcher (torchrun, SLURM) ends the waiting processes if the first one fails.
         time.sleep(1)
     if prepare_only:
         if _first():
@@ -43,18 +43,18 @@ def pretrain(*, config: Path, seed: int | None, prepare_only: bool) -> None:
 
 
 def _first() -> bool:
-    """Whether this is the first process of the run, or the only one."""
+    """Whether this is the first process of the run, or its only one."""
     ranks = [os.environ[name] for name in ("RANK", "SLURM_PROCID") if name in os.environ]
     return int(ranks[0] if ranks else os.environ.get("LOCAL_RANK", 0)) == 0
 
 
 def _make_ready(run: PretrainConfig) -> None:
     if is_prepared(run):
-        # The sections may be gone by now, but there must be no others.
-        there = [path for path in map(Path, run.sections) if path.exists()]
-        names = {store.stem for path in there for store in _stores(path)}
+        # The prepared sections may have been removed since, but no new ones may have been added.
+        present = [path for path in map(Path, run.sections) if path.exists()]
+        names = {store.stem for path in present for store in _stores(path)}
         if new := sorted(names - set(prepared_sections(run))):
-            msg = f"{run.out} holds a run without the sections {new}; give another out, or remove the folder"
+            msg = f"{run.out} holds a run without the sections {new}; set another out, or remove the folder"
             raise ValueError(msg)
         return
     stores = find_sections(run)
@@ -72,30 +72,30 @@ def _stores(path: Path) -> list[Path]:
 
 
 def find_sections(run: PretrainConfig) -> dict[str, Path]:
-    """The stores that a run names, by the names of its sections, in order.
+    """Return the stores of a run by the names of its sections, in the order of the configuration.
 
     Raises
     ------
     FileNotFoundError
-        If a path, or a store in a folder, is not there.
+        If a path does not exist, or a folder holds no store.
     ValueError
-        If no section is named, or two have one name.
+        If the configuration names no section, or two have the same name.
     """
     if not run.sections:
         msg = "the configuration names no sections; give sections = ['folder/with/stores', 'another.zarr']"
         raise ValueError(msg)
-    found: dict[str, Path] = {}
+    sections: dict[str, Path] = {}
     for path in map(Path, run.sections):
         if not path.exists():
             msg = f"section {path} does not exist"
             raise FileNotFoundError(msg)
         stores = _stores(path)
         if not stores:
-            msg = f"there is no *.zarr in {path}"
+            msg = f"{path} holds no *.zarr; give a folder with stores, or a store"
             raise FileNotFoundError(msg)
         for store in stores:
-            if store.stem in found:
-                msg = f"{found[store.stem]} and {store} are both called {store.stem!r}; rename one of them"
+            if store.stem in sections:
+                msg = f"{sections[store.stem]} and {store} are both called {store.stem!r}; rename one of them"
                 raise ValueError(msg)
-            found[store.stem] = store
-    return found
+            sections[store.stem] = store
+    return sections

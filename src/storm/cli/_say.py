@@ -1,9 +1,10 @@
-"""How the command line talks: errors and warnings are a line each, and other packages are quiet."""
+"""How the command line reports: an error or a warning is one line, and messages of other packages are hidden."""
 
 from __future__ import annotations
 
 import logging
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,32 +13,47 @@ from storm._logging import logger
 
 
 def one_line(thing: BaseException | Warning | str) -> str:
-    """An error or a warning as one line of text."""
+    """An error or a warning as one line of text.
+
+    The text of an error that another package raised begins with its type, because it may mean little by itself: the
+    text of ``KeyError('x')`` is ``x``.
+    """
     # A KeyError's str() is the repr of its text.
     text = str(thing.args[0]) if isinstance(thing, KeyError) and thing.args else str(thing)
-    return " ".join(text.split()) or type(thing).__name__
+    text = " ".join(text.split())
+    if not text:
+        return type(thing).__name__
+    if isinstance(thing, BaseException) and not _is_ours(thing):
+        return f"{type(thing).__name__}: {text}"
+    return text
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether STORM itself raised an error, or nobody has."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return not frames or str(frames[-1].f_globals.get("__name__")).partition(".")[0] == "storm"
 
 
 def print_warning(text: str) -> None:
-    """Show a warning of ours."""
+    """Print one of STORM's warnings to stderr."""
     print(f"storm: warning: {text}", file=sys.stderr)
 
 
-class _Say(logging.Handler):
-    def __init__(self, say: Callable[[str], None]) -> None:
+class _Handler(logging.Handler):
+    def __init__(self, report: Callable[[str], None]) -> None:
         super().__init__(logging.WARNING)
-        self.say = say
+        self.report = report
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.say(one_line(record.getMessage()))
+        self.report(one_line(record.getMessage()))
 
 
 @contextmanager
-def quiet_neighbours(say: Callable[[str], None] = print_warning) -> Iterator[None]:
-    """Hand what STORM warns of to ``say``, a line each, and show nothing of what other packages tell developers."""
+def quiet_neighbours(report: Callable[[str], None] = print_warning) -> Iterator[None]:
+    """Pass each of STORM's warnings to ``report`` as one line, and hide the warnings of other packages."""
 
     def show(message: Warning | str, *_: object, **__: object) -> None:
-        say(one_line(message))
+        report(one_line(message))
 
     neighbour = logging.getLogger("spatialdata")
     level, handlers = neighbour.level, logger.handlers
@@ -46,7 +62,7 @@ def quiet_neighbours(say: Callable[[str], None] = print_warning) -> Iterator[Non
         warnings.filterwarnings("default", category=UserWarning, module=r"storm(\.|$)")
         warnings.showwarning = show
         neighbour.setLevel(logging.ERROR)
-        logger.handlers = [_Say(say)]
+        logger.handlers = [_Handler(report)]
         try:
             yield
         finally:

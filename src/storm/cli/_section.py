@@ -1,4 +1,4 @@
-"""One section of several: its job, and what came of it. This runs in the command's own process or in a worker's."""
+"""One section of several: its job and its outcome. This runs in the command's own process or in a worker's."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from typing import Any
 
 from storm.cli._say import one_line, quiet_neighbours
 
-#: A worker of somebody's cluster may have several threads; the model held and Python's warnings are the process's.
+#: A worker of a user's cluster may have several threads, but the loaded model and Python's warning filters belong to
+#: the process.
 _ONE_AT_A_TIME = Lock()
 _STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One section to do.
+    """The work on one section.
 
     Attributes
     ----------
@@ -32,9 +33,9 @@ class Job:
     shown
         The section's path as the user gave it.
     run
-        Identifies the command that was given: a model is held no longer than that.
+        Identifies the call of the command; a loaded model is dropped when the next one begins.
     version
-        Version of STORM that the command runs with.
+        STORM version that the command runs with.
     """
 
     command: str
@@ -46,26 +47,26 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a job.
+    """The outcome of a job.
 
     Attributes
     ----------
     section
         The section's path as the user gave it.
     n
-        Rows of the table that holds the result.
+        Number of rows of the table that holds the result.
     result, error
-        One line; one of the two is there.
+        One line each; exactly one of the two is given.
     seconds
-        Of the last try.
+        Duration of the last try.
     peak_gib
-        Largest resident memory of the process meanwhile, where the system tells it (Linux).
+        Largest resident memory of the process during the job in GiB, where the system reports it (Linux).
     tries
-        How often it was begun.
+        How often the job was started.
     warnings
-        STORM's own, a line each.
+        STORM's warnings, a line each.
     traceback
-        Of the error.
+        Traceback of the error.
     """
 
     section: str
@@ -80,50 +81,50 @@ class Outcome:
 
 
 def run_section(job: Job) -> Outcome:
-    """Do one section. An error of the data is an outcome too, it is not raised."""
+    """Run the job of one section. An error is returned as an outcome, not raised."""
     from storm.cli import _commands
 
-    said: list[str] = []
-    outcome = Outcome(job.shown, warnings=said)
+    messages: list[str] = []
+    outcome = Outcome(job.shown, warnings=messages)
     start = time.perf_counter()
-    measured = _forget_peak()
-    with quiet_neighbours(said.append):
+    measured = _reset_peak()
+    with quiet_neighbours(messages.append):
         try:
             _hold_for(job.run)
             done = getattr(_commands, job.command)(**job.options)
-            outcome = replace(outcome, n=done.n, result=done.said)
-        except Exception as error:  # noqa: BLE001  it becomes a row of the summary, and the others go on
+            outcome = replace(outcome, n=done.n, result=done.message)
+        except Exception as error:  # noqa: BLE001  it becomes a row of the summary, and the other sections are done
             outcome = replace(outcome, error=one_line(error), traceback=traceback.format_exc())
     return replace(outcome, seconds=time.perf_counter() - start, peak_gib=_peak_gib() if measured else None)
 
 
 def run_section_on_worker(job: Job) -> Outcome:
-    """The same in a worker of a cluster, which may be another machine with another installation."""
+    """Run the job in a worker of a cluster, which may be another machine with another installation."""
     import dask
     from distributed import get_worker
 
     import storm
     from storm._settings import settings
 
-    at = f"the worker at {get_worker().address}"
+    worker = f"the worker at {get_worker().address}"
     path: Path = job.options["path"]
     if storm.__version__ != job.version:
-        msg = f"{at} has STORM {storm.__version__}, this command is of {job.version}; install the same on both"
+        msg = f"{worker} has STORM {storm.__version__}, but the command runs {job.version}; install the same on both"
         return Outcome(job.shown, error=msg)
     if not path.exists():
         msg = (
-            f"{at} does not find {path}; a store must be at the same path on every worker (a file system that they "
-            "share)"
+            f"{worker} does not find {path}; a store must have the same path on every worker (on a file system that "
+            "they share)"
         )
         return Outcome(job.shown, error=msg)
-    # What is lazy in a section is computed right here; by default dask would hand it to the cluster as further tasks.
+    # Lazy parts of a section are computed in this worker; by default dask would submit them to the cluster as tasks.
     with _ONE_AT_A_TIME, dask.config.set(scheduler="threads"):
         settings.verbosity = 0
         return run_section(job)
 
 
 def dask_setup(worker: Any) -> None:
-    """Called by dask in a worker that loads this module: Ctrl-C is for the command, which then ends its workers."""
+    """Ignore Ctrl-C in a worker: the command handles it and ends its workers. dask calls this when a worker starts."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -131,7 +132,7 @@ _run = ""
 
 
 def _hold_for(run: str) -> None:
-    """Drop the model of another command."""
+    """Drop the model of an earlier command."""
     global _run
     if run != _run:
         release()
@@ -144,8 +145,8 @@ def release() -> None:
         commands.forget()
 
 
-def _forget_peak() -> bool:
-    """Let the system count the largest memory from now on; false where it cannot."""
+def _reset_peak() -> bool:
+    """Start to measure the largest memory from now on; false where the system cannot."""
     if sys.platform != "linux":
         return False
     with suppress(OSError):

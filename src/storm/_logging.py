@@ -1,7 +1,7 @@
 """The package's logger.
 
-It has no handler of its own, neither here nor on the root logger: an application's logging stays as it is, and where
-there is none, Python writes warnings, and nothing less, to stderr.
+STORM adds no handler to it or to the root logger, so an application's logging stays as it is. Without any handler,
+Python writes warnings and errors to stderr.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
-"""User settings, validated on assignment."""
+"""User settings, validated when they are assigned."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 from typing import Any
+
+from storm._checks import check_whole
 
 _DEFAULTS: dict[str, Any] = {"verbosity": 1, "data_dir": None, "cache_dir": None, "n_threads": None}
 
@@ -15,15 +17,15 @@ class Settings:
     Attributes
     ----------
     verbosity
-        0 silences progress bars, 1 shows them.
+        0 hides progress bars, 1 shows them.
     data_dir
-        Folder of a mirror of the public data sets; initial value from the environment variable ``STORM_DATA_DIR``.
+        Folder with a mirror of the public data sets; initially the environment variable ``STORM_DATA_DIR``.
     cache_dir
-        Folder for downloads; initial value from ``STORM_CACHE_DIR``, else the user's cache folder.
+        Folder for downloads; initially the environment variable ``STORM_CACHE_DIR``. ``None`` is the user's cache
+        folder.
     n_threads
-        Threads that a network runs with on the CPU. It is handed to ``torch.set_num_threads``, which holds for the
-        whole process, whenever a function of :mod:`storm.tl` starts to run one; ``None`` leaves torch's number as it
-        is.
+        Number of threads for networks on the CPU. Every function that runs a network passes it to
+        ``torch.set_num_threads``, which applies to the whole process; ``None`` leaves torch's own number unchanged.
     """
 
     verbosity: int
@@ -35,24 +37,27 @@ class Settings:
         self.reset()
 
     def reset(self) -> None:
-        """Restore the defaults (and read the environment again)."""
+        """Restore the defaults, and read the environment variables again."""
         for name, value in _DEFAULTS.items():
             setattr(self, name, value)
-        self.data_dir = os.environ.get("STORM_DATA_DIR") or None
-        self.cache_dir = os.environ.get("STORM_CACHE_DIR") or None
+        for name in ("data_dir", "cache_dir"):
+            setattr(self, name, os.environ.get(f"STORM_{name.upper()}") or None)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in _DEFAULTS:
-            msg = f"unknown setting {name!r}; there are {sorted(_DEFAULTS)}"
+            msg = f"unknown setting {name!r}; the settings are {', '.join(sorted(_DEFAULTS))}"
             raise AttributeError(msg)
-        if name == "verbosity" and value not in (0, 1):
-            msg = f"verbosity is 0 or 1, not {value!r}"
-            raise ValueError(msg)
-        counts = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-        if name == "n_threads" and value is not None and not counts:
-            msg = f"n_threads is a positive integer or None, not {value!r}"
-            raise ValueError(msg)
-        if name in ("data_dir", "cache_dir") and value is not None:
+        if name == "verbosity":
+            if value not in (0, 1):
+                msg = f"verbosity is 0 or 1, not {value!r}"
+                raise ValueError(msg)
+            value = int(value)
+        elif value is not None and name == "n_threads":
+            value = check_whole(value, name=name)
+        elif value is not None:
+            if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+                msg = f"{name} is the path of a folder, or None, not {value!r}"
+                raise TypeError(msg)
             value = Path(value).expanduser()
         object.__setattr__(self, name, value)
 

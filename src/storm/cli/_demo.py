@@ -129,7 +129,7 @@ def _section(dataset: str, *, n: int | None, seed: int) -> SpatialData:
     raise ValueError(msg)
 
 
-def _n_domains(table: AnnData, truth: str | None) -> int | str:
+def _n_domains(table: AnnData, truth: str | None) -> int | Literal["auto"]:
     if truth is None:
         return "auto"
     return table.obs[truth].astype(object).replace(list(_UNLABELLED), np.nan).nunique()

@@ -13,7 +13,7 @@ from torch import nn
 import storm
 from storm.encoders import get_encoder, list_encoders, load_encoder, wrap_encoder
 from storm.encoders.loading import build_with, find_weights, read_state
-from storm.encoders.registry import EncoderInfo, register
+from storm.encoders import EncoderInfo, register
 from storm.encoders.vit import PooledViT, from_transformers, vit
 
 #: Millions of parameters as published, and GFLOP of one 224 px tile as counted by others.

@@ -11,8 +11,7 @@ from torch import nn
 
 from planted_shards import GENES, planted_config
 from storm.data.windows import make_windows
-from storm.encoders import get_encoder, register, wrap_encoder
-from storm.encoders.registry import EncoderInfo
+from storm.encoders import EncoderInfo, get_encoder, register, wrap_encoder
 from storm.pretraining.config import PretrainConfig
 from storm.pretraining.shards import Shard, write_shard
 from storm.pretraining.start import tile_encoder_of

@@ -18,7 +18,8 @@ from math import isqrt
 import torch
 from torch import Tensor, nn
 
-from storm.encoders.registry import EncoderInfo, get_encoder, list_encoders
+from storm.encoders.info import EncoderInfo
+from storm.encoders.registry import get_encoder, list_encoders
 
 #: Cosine between the pooled tokens and the encoder's own output, below which it does something else with its tokens.
 _SAME = 0.999

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from storm._logging import logger
-from storm.encoders.registry import EncoderInfo
+from storm.encoders.info import EncoderInfo
 
 #: Names under which weights are published, safetensors first.
 NAMES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.safetensors", "pytorch_model.bin")

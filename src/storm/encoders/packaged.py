@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from storm.encoders.registry import EncoderInfo, register
+from storm.encoders.info import EncoderInfo
+from storm.encoders.registry import register
 from storm.encoders.stain import StainTexture
 from storm.encoders.stain_dense import DenseStain
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+from storm.encoders.info import EncoderInfo
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
 #: What :func:`encoder_table` shows, in this order, beside the name.
@@ -19,153 +16,13 @@ _COLUMNS = (
     "n_parameters", "gflop", "licence", "gated", "mean", "std", "hub_id", "page", "needs", "citation",
 )  # fmt: skip
 
-#: Models of timm by name, ``"timm:vit_small_patch16_224"``, are described when they are asked for.
-TIMM = "timm:"
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncoderInfo:
-    """What must be known of a tile encoder to feed it.
-
-    Attributes
-    ----------
-    name
-        Name in the registry.
-    dim
-        Size of the embedding.
-    tile_px
-        Side of its input, in pixels.
-    field_um
-        Side of the tissue field that its input shows, in µm.
-    mean, std
-        Normalisation of the channels, applied to values in [0, 1]; ``None`` for an encoder that takes them as they are.
-    licence
-        Licence of the weights.
-    gated
-        Whether the weights need an agreement with their maker.
-    build
-        Makes the module, with its weights: tensors (B, 3, tile_px, tile_px) in, (B, dim) out.
-    maker
-        Who made it.
-    pooling
-        How tokens become one vector: ``"cls"`` (class token), ``"cls+mean"`` (class token beside the mean of the patch
-        tokens), ``"attention"``, or ``"own"`` (the network does it itself).
-    patch_px
-        Side of a token's patch, in pixels; ``None`` where there are no tokens.
-    prefix_tokens
-        Tokens before the patch tokens: the class token, then registers.
-    any_size
-        Whether other input sizes are possible (multiples of ``patch_px`` for a transformer).
-    native_um_per_px
-        µm per pixel that it was trained at; ``None`` if it has none.
-    n_parameters
-        Number of parameters of what is run.
-    gflop
-        Cost of one tile of ``tile_px``, in 10⁹ floating-point operations (a multiply-add is two).
-    hub_id
-        Repository on the Hugging Face hub, ``None`` if the weights are elsewhere or there are none.
-    page
-        Where licence and terms are read and accepted.
-    citation
-        The work to cite.
-    needs
-        Optional package without which it cannot run.
-    architecture
-        Makes the module without its weights, ``None`` where there is no such thing.
-    convert
-        Turns a published state into the architecture's.
-    sha256
-        Checksum of the weights, once they are loaded.
-    modified
-        Whether the weights are not the published ones: fine-tuned, or random.
-    dense
-        Makes, of the module and the side of its tiles in pixels, a function that embeds many overlapping fields of one
-        block of tissue at once: values in [0, 1] (3, H, W) and upper left corners x, y (b, 2) in, (b, dim) out.
-        ``None`` where there is none; a transformer's patch tokens then do, see :mod:`storm.encoders.dense`.
-    """
-
-    name: str
-    dim: int
-    tile_px: int
-    field_um: float
-    mean: tuple[float, float, float] | None
-    std: tuple[float, float, float] | None
-    licence: str
-    gated: bool
-    build: Callable[[], nn.Module]
-    maker: str = ""
-    pooling: str = "own"
-    patch_px: int | None = None
-    prefix_tokens: int | None = None
-    any_size: bool = False
-    native_um_per_px: float | None = None
-    n_parameters: int | None = None
-    gflop: float | None = None
-    hub_id: str | None = None
-    page: str | None = None
-    citation: str | None = None
-    needs: str | None = None
-    architecture: Callable[[], nn.Module] | None = None
-    convert: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
-    sha256: str | None = None
-    modified: bool = False
-    dense: Callable[[nn.Module, int], Callable[[Tensor, np.ndarray], Tensor]] | None = None
-
-    @property
-    def um_per_px(self) -> float:
-        """µm per pixel of the input."""
-        return self.field_um / self.tile_px
-
-    def normalise(self, x: Tensor) -> Tensor:
-        """Normalise the channels of tiles as the network expects it.
-
-        Parameters
-        ----------
-        x
-            Values in [0, 1], shape (…, 3, H, W), on any device.
-
-        Returns
-        -------
-        Tensor
-            ``(x - mean) / std`` per channel, of the same shape, dtype and device.
-        """
-        if self.mean is not None:
-            x = x - torch.tensor(self.mean, dtype=x.dtype, device=x.device).view(3, 1, 1)
-        if self.std is not None:
-            x = x / torch.tensor(self.std, dtype=x.dtype, device=x.device).view(3, 1, 1)
-        return x
-
-    def native_px(self, field_um: float) -> int:
-        """Input size that shows a field at the µm per pixel of the encoder's training.
-
-        Parameters
-        ----------
-        field_um
-            Side of the field, in µm.
-
-        Returns
-        -------
-        int
-            In pixels: the multiple of ``patch_px`` nearest to ``field_um / native_um_per_px``.
-
-        Raises
-        ------
-        ValueError
-            If the encoder has no scale of its own, or only one input size.
-        """
-        if self.native_um_per_px is None or not self.any_size:
-            why = "was not trained at one scale" if self.native_um_per_px is None else "takes one input size only"
-            msg = f"tile encoder {self.name!r} {why}; use its own {self.tile_px} px, or give tile_px as a number"
-            raise ValueError(msg)
-        step = self.patch_px or 1
-        return max(step, step * round(field_um / self.native_um_per_px / step))
-
-
 _REGISTRY: dict[str, EncoderInfo] = {}
+#: Families of encoders, too many to be registered one by one: the prefix of their names, and who describes a member.
+_FAMILIES: dict[str, Callable[[str], EncoderInfo]] = {}
 
 
 def register(info: EncoderInfo) -> EncoderInfo:
-    """Add a tile encoder under its name.
+    """Register a tile encoder under its name.
 
     Parameters
     ----------
@@ -175,27 +32,71 @@ def register(info: EncoderInfo) -> EncoderInfo:
     Returns
     -------
     EncoderInfo
-        The same, so that it can be assigned.
+        ``info`` itself, so that it can be assigned.
 
     Raises
     ------
+    TypeError
+        If ``info`` is not an :class:`EncoderInfo`.
     ValueError
         If the name is taken.
     """
-    if info.name in _REGISTRY or info.name.startswith(TIMM):
+    if not isinstance(info, EncoderInfo):
+        msg = f"info is a {type(info).__name__}; register takes a storm.encoders.EncoderInfo"
+        raise TypeError(msg)
+    if info.name in _REGISTRY or _family(info.name) is not None:
         msg = f"a tile encoder named {info.name!r} is registered already"
         raise ValueError(msg)
     _REGISTRY[info.name] = info
     return info
 
 
+def register_family(prefix: str, describe: Callable[[str], EncoderInfo]) -> None:
+    """Register a family of tile encoders whose members are described only when they are asked for.
+
+    Parameters
+    ----------
+    prefix
+        Beginning of the members' names, for example ``"timm:"``.
+    describe
+        Maps a whole name, prefix included, to the description of that encoder.
+
+    Raises
+    ------
+    ValueError
+        If the prefix is empty or registered already.
+    """
+    if not prefix or prefix in _FAMILIES:
+        msg = f"prefix={prefix!r} is empty or taken; families are registered for {sorted(_FAMILIES)}"
+        raise ValueError(msg)
+    _FAMILIES[prefix] = describe
+
+
+def check_own_name(name: Any) -> None:
+    """Raise unless ``name`` can be the name of a user's own encoder: text, not empty, outside all families.
+
+    Raises
+    ------
+    TypeError
+        If it is not text.
+    ValueError
+        If it is empty or has the prefix of a family.
+    """
+    if not isinstance(name, str):
+        msg = f"name={name!r} is a {type(name).__name__}; give the encoder's name as text"
+        raise TypeError(msg)
+    if not name or _family(name) is not None:
+        msg = f"name={name!r} cannot be used: it is empty or begins with one of {sorted(_FAMILIES)}; choose another"
+        raise ValueError(msg)
+
+
 def get_encoder(name: str) -> EncoderInfo:
-    """The tile encoder of a name.
+    """Tile encoder registered under a name.
 
     Parameters
     ----------
     name
-        Name in the registry (:func:`list_encoders` lists them), in any case of letters; or ``"timm:<model>"`` for a
+        Name in the registry (:func:`list_encoders` lists them), in upper or lower case; or ``"timm:<model>"`` for a
         model of timm.
 
     Returns
@@ -204,13 +105,16 @@ def get_encoder(name: str) -> EncoderInfo:
 
     Raises
     ------
+    TypeError
+        If ``name`` is not text.
     ValueError
-        If there is none.
+        If no encoder has that name.
     """
-    if name.startswith(TIMM):
-        from storm.encoders.timm import describe
-
-        return describe(name)
+    if not isinstance(name, str):
+        msg = f"a tile encoder is given by its name, one of {sorted(_REGISTRY)} or 'timm:<model>', not by {name!r}"
+        raise TypeError(msg)
+    if (family := _family(name)) is not None:
+        return _FAMILIES[family](name)
     for key in (name, name.lower()):
         if key in _REGISTRY:
             return _REGISTRY[key]
@@ -218,8 +122,25 @@ def get_encoder(name: str) -> EncoderInfo:
     raise ValueError(msg)
 
 
+def as_info(encoder: str | EncoderInfo) -> EncoderInfo:
+    """Description of an encoder that was given by name or by its description.
+
+    Raises
+    ------
+    TypeError
+        If it is neither.
+    ValueError
+        As :func:`get_encoder`.
+    """
+    return encoder if isinstance(encoder, EncoderInfo) else get_encoder(encoder)
+
+
+def _family(name: str) -> str | None:
+    return next((prefix for prefix in _FAMILIES if name.startswith(prefix)), None)
+
+
 def list_encoders() -> list[str]:
-    """Names of the registered tile encoders; :func:`storm.encoders.list` tells more of them.
+    """Names of the registered tile encoders; :func:`storm.encoders.list` describes them.
 
     Returns
     -------
@@ -229,14 +150,14 @@ def list_encoders() -> list[str]:
 
 
 def encoder_table() -> pd.DataFrame:
-    """The registered tile encoders with all that is known of them.
+    """Table of the registered tile encoders.
 
     Returns
     -------
     DataFrame
-        One row per encoder, under its name: maker, size of the embedding, input size and field, µm per pixel, tokens
-        and pooling, parameters, GFLOP, licence and where to accept it, mean and std, and what to cite. Any model of
-        timm can be used besides, as ``"timm:<model>"``.
+        One row per encoder, indexed by name: maker, length of the embedding, input size and field, µm per pixel,
+        tokens and pooling, number of parameters, GFLOP, licence and where to accept it, mean and standard deviation of
+        the channels, and citation. Any model of timm can be used as well, as ``"timm:<model>"``.
     """
     import pandas as pd
 

@@ -1,15 +1,18 @@
-"""A user's own tile encoder: a module or a callable, wrapped with what must be known of it."""
+"""A user's own tile encoder: a module or a callable, wrapped with its description."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
-from storm._checks import check_positive
+from storm._checks import check_positive, check_whole
 from storm.encoders.digest import state_digest
-from storm.encoders.registry import TIMM, EncoderInfo
+from storm.encoders.info import Channels, LoadedEncoder
+from storm.encoders.registry import check_own_name
 
 
 class _Called(nn.Module):
@@ -30,74 +33,73 @@ def wrap_encoder(
     dim: int,
     tile_px: int,
     field_um: float,
-    mean: tuple[float, float, float] | None = None,
-    std: tuple[float, float, float] | None = None,
+    mean: Channels | None = None,
+    std: Channels | None = None,
     licence: str = "the user's own",
     patch_px: int | None = None,
     any_size: bool = False,
     native_um_per_px: float | None = None,
     citation: str | None = None,
-) -> EncoderInfo:
-    """Make a tile encoder of one's own module or callable.
+) -> LoadedEncoder:
+    """Make a tile encoder from your own module or callable.
 
     Parameters
     ----------
     module
-        Takes tiles (B, 3, tile_px, tile_px), float32, normalised with ``mean`` and ``std``; returns (B, dim).
+        Maps tiles (B, 3, tile_px, tile_px), float32, normalised with ``mean`` and ``std``, to embeddings (B, dim).
     name
-        Its name, used in keys: ``obsm["X_<name>"]``.
+        Name of the encoder, used in keys: ``obsm["X_<name>"]``.
     dim
-        Size of the embedding.
+        Length of the embedding.
     tile_px
-        Side of its input, in pixels.
+        Side of the input tile, in pixels.
     field_um
-        Side of the tissue field that the input shows, in µm.
+        Side of the tissue field that the input tile shows, in µm.
     mean, std
-        Normalisation of the channels, in [0, 1]; ``None`` if the module takes values in [0, 1] as they are.
+        Mean and standard deviation per channel for values in [0, 1]; ``None`` if the module takes values in [0, 1] as
+        they are.
     licence
-        Licence of its weights.
+        Licence of the weights.
     patch_px
-        Side of a token's patch, for a transformer.
+        Side of a token's patch in pixels, for a transformer.
     any_size
-        Whether it takes other input sizes.
+        Whether the module accepts other input sizes.
     native_um_per_px
-        µm per pixel that it was trained at.
+        µm per pixel of the training images.
     citation
-        What to cite.
+        Publication to cite.
 
     Returns
     -------
-    EncoderInfo
-        :func:`storm.tl.encode_tiles` takes it; :func:`register` makes it known by name. The checksum is that of the
-        module as it is now: wrap it again after training it. A callable has none that outlives the session.
+    LoadedEncoder
+        For :func:`storm.tl.encode_tiles`; :func:`register` makes it available by name. The checksum is that of the
+        module as it is now: wrap it again after training it. The checksum of a callable is valid for this session only.
 
     Raises
     ------
     TypeError
-        If ``module`` cannot be called.
+        If ``module`` is not callable, ``name`` is not text, or ``mean`` or ``std`` is not three numbers.
     ValueError
         If a number is not positive, or only one of ``mean`` and ``std`` is given.
     """
     if not callable(module):
-        msg = f"module is a torch module or a callable, not {type(module).__name__}"
+        msg = f"module must be a torch module or a callable, not {type(module).__name__}"
         raise TypeError(msg)
-    if not name or name.startswith(TIMM):
-        msg = f"name={name!r} cannot be used; give a name of its own"
-        raise ValueError(msg)
-    for key, value in (("dim", dim), ("tile_px", tile_px), ("field_um", field_um)):
-        check_positive(value, name=key)
+    check_own_name(name)
+    dim, tile_px = check_whole(dim, name="dim"), check_whole(tile_px, name="tile_px")
+    check_positive(field_um, name="field_um", unit="µm")
     if (mean is None) != (std is None):
         msg = "mean and std belong together; give both, or neither"
         raise ValueError(msg)
     wrapped = module if isinstance(module, nn.Module) else _Called(module)
-    return EncoderInfo(
+    return LoadedEncoder(
         name=name,
         maker="user",
         dim=dim,
         tile_px=tile_px,
         field_um=float(field_um),
-        mean=mean and tuple(mean),
-        std=std and tuple(std),
+        mean=_channels(mean),
+        std=_channels(std),
         licence=licence,
         gated=False,
         build=lambda: wrapped,
@@ -108,6 +110,14 @@ def wrap_encoder(
         citation=citation,
         sha256=_digest(wrapped),
     )
+
+
+def _channels(values: Any) -> Channels | None:
+    """Lists and arrays of three numbers as a tuple; anything else is left to the description, which refuses it."""
+    if values is None or np.shape(values) != (3,) or np.asarray(values).dtype.kind not in "fiu":
+        return values
+    red, green, blue = np.asarray(values, dtype=np.float64).tolist()
+    return red, green, blue
 
 
 def _digest(module: nn.Module) -> str:

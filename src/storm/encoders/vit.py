@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from storm.encoders.registry import EncoderInfo, register
+from storm.encoders.info import EncoderInfo
+from storm.encoders.loading import load_encoder
+from storm.encoders.registry import register
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
@@ -75,8 +77,6 @@ def register_hub(**facts: Any) -> EncoderInfo:
     name = facts["name"]
 
     def build() -> nn.Module:
-        from storm.encoders.loading import load_encoder
-
         return load_encoder(name).build()
 
     page = f"https://huggingface.co/{facts['hub_id']}"

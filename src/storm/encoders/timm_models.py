@@ -4,25 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from storm.encoders.registry import TIMM, EncoderInfo
+from storm.encoders.info import Channels, EncoderInfo
+from storm.encoders.loading import load_encoder
+from storm.encoders.registry import register_family
 
-#: Natural images have no scale: tiles are read at 0.5 µm per pixel unless the caller says otherwise.
+_PREFIX = "timm:"
+#: Natural images have no physical scale: tiles are read at this many µm per pixel unless the caller gives another one.
 _UM_PER_PX = 0.5
 
 
 @lru_cache
 def describe(name: str) -> EncoderInfo:
-    """Description of a model of timm, from its own record.
+    """Describe a model of timm from timm's own record.
 
     Parameters
     ----------
     name
         ``"timm:<model>"`` or ``"timm:<model>.<weights>"``.
+
+    Returns
+    -------
+    EncoderInfo
 
     Raises
     ------
@@ -31,7 +38,7 @@ def describe(name: str) -> EncoderInfo:
     """
     import timm
 
-    model = name.removeprefix(TIMM)
+    model = name.removeprefix(_PREFIX)
     base, _, tag = model.partition(".")
     known = timm.is_model(base) and (not tag or timm.models.get_pretrained_cfg(model, allow_unregistered=False))
     if not known:
@@ -47,6 +54,8 @@ def describe(name: str) -> EncoderInfo:
     def architecture() -> nn.Module:
         return timm.create_model(model, pretrained=False, **arguments)
 
+    # Typed as Any: which attributes a network has depends on its family.
+    module: Any
     with torch.device("meta"):
         module = architecture()
     size = record.input_size if record and record.input_size else (3, 224, 224)
@@ -59,21 +68,19 @@ def describe(name: str) -> EncoderInfo:
         return {k: v for k, v in state.items() if k in own or not k.startswith(tuple(f"{head}." for head in heads))}
 
     def build() -> nn.Module:
-        from storm.encoders.loading import load_encoder
-
         return load_encoder(info).build()
 
     hub_id = (record.hf_hub_id if record else None) or None
-    if hub_id and hub_id.endswith("/"):
-        hub_id += record.architecture + (f".{record.tag}" if record.tag else "")
+    if record and hub_id and hub_id.endswith("/"):
+        hub_id += (record.architecture or base) + (f".{record.tag}" if record.tag else "")
     info = EncoderInfo(
         name=name,
         maker="timm",
         dim=module.num_features if not hasattr(module, "head_hidden_size") else module.head_hidden_size,
         tile_px=size[-1],
         field_um=size[-1] * _UM_PER_PX,
-        mean=tuple(record.mean) if record else None,
-        std=tuple(record.std) if record else None,
+        mean=cast("Channels", tuple(record.mean)) if record else None,
+        std=cast("Channels", tuple(record.std)) if record else None,
         licence=(record.license if record else None) or "see its card",
         gated=False,
         build=build,
@@ -88,3 +95,6 @@ def describe(name: str) -> EncoderInfo:
         convert=convert,
     )
     return info
+
+
+register_family(_PREFIX, describe)

@@ -11,9 +11,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 import storm
-from storm.encoders import get_encoder, list_encoders, load_encoder, wrap_encoder
+from storm.encoders import EncoderInfo, get_encoder, list_encoders, load_encoder, register, wrap_encoder
 from storm.encoders.loading import build_with, find_weights, read_state
-from storm.encoders import EncoderInfo, register
 from storm.encoders.vit import PooledViT, from_transformers, vit
 
 #: Millions of parameters as published, and GFLOP of one 224 px tile as counted by others.

@@ -5,8 +5,8 @@ from storm.encoders import bioptimus, histai, mahmoodlab, microsoft, owkin, paig
 from storm.encoders.info import EncoderInfo, LoadedEncoder
 from storm.encoders.loading import load_encoder, with_weights
 from storm.encoders.packaged import STAIN_TEXTURE
-from storm.encoders.registry import get_encoder, list_encoders, register, register_family
 from storm.encoders.registry import encoder_table as list  # noqa: A004  the table, as storm.encoders.list()
+from storm.encoders.registry import get_encoder, list_encoders, register, register_family
 from storm.encoders.stain import StainTexture
 from storm.encoders.user import wrap_encoder
 

@@ -250,7 +250,9 @@ def check_fit(info: EncoderInfo, own: Mapping[str, Tensor], state: Mapping[str, 
     missing, unknown = sorted(set(own) - set(state)), sorted(set(state) - set(own))
     shared = [name for name in own if name in state]
     shapes = [
-        f"{k} {tuple(state[k].shape)} instead of {tuple(own[k].shape)}" for k in shared if own[k].shape != state[k].shape
+        f"{k} {tuple(state[k].shape)} instead of {tuple(own[k].shape)}"
+        for k in shared
+        if own[k].shape != state[k].shape
     ]
     types = [f"{k} {state[k].dtype} instead of {own[k].dtype}" for k in shared if _kind(own[k]) != _kind(state[k])]
     if missing or unknown or shapes or types:

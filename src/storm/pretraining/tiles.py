@@ -50,9 +50,6 @@ class TileTokens(nn.Module):
         super().__init__()
         self.info, self.module, self.chunk, self.dim = info, module, chunk, info.dim
         self._at = {name: i for i, name in enumerate(names)}
-        for name, values, plain in (("channel_mean", info.mean, 0.0), ("channel_std", info.std, 1.0)):
-            channels = torch.tensor(values or (plain,) * 3).view(1, 3, 1, 1)
-            self.register_buffer(name, channels, persistent=False)
         self.register_buffer("mean", mean.clone().float())
         self.register_buffer("std", std.clone().float())
         self.register_buffer("centre", self.mean.repeat(len(names), 1))
@@ -74,10 +71,10 @@ class TileTokens(nn.Module):
         maps
             Crops and flips, shape (u, 2, 3).
         """
-        x = pixels.to(self.channel_mean.device, non_blocking=True).permute(0, 3, 1, 2).float() / 255
+        x = pixels.to(self.centre.device, non_blocking=True).permute(0, 3, 1, 2).float() / 255
         if maps is not None:
             x = sample(x, maps)
-        x = (x - self.channel_mean) / self.channel_std
+        x = self.info.normalise(x)
         if not (self.chunk and torch.is_grad_enabled()):
             return self.module(x).float()
         how = {"use_reentrant": False, "preserve_rng_state": False}

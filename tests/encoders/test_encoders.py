@@ -11,7 +11,16 @@ from safetensors.torch import save_file
 from torch import nn
 
 import storm
-from storm.encoders import EncoderInfo, get_encoder, list_encoders, load_encoder, register, wrap_encoder
+from storm.encoders import (
+    EncoderInfo,
+    LoadedEncoder,
+    get_encoder,
+    list_encoders,
+    load_encoder,
+    register,
+    register_family,
+    wrap_encoder,
+)
 from storm.encoders.loading import build_with, find_weights, read_state
 from storm.encoders.vit import PooledViT, from_transformers, vit
 
@@ -289,7 +298,7 @@ def test_wrong_files(gated, tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match=r"holds no weights \(model.safetensors.*but readme.txt"):
         load_encoder(gated, weights=tmp_path)
     (tmp_path / "a.safetensors").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="no readable safetensors"):
+    with pytest.raises(ValueError, match="not a readable safetensors"):
         load_encoder(gated, weights=tmp_path)
     (tmp_path / "b.safetensors").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="several files of weights"):
@@ -313,7 +322,7 @@ def test_a_pickle_is_never_run(tmp_path) -> None:
     with pytest.raises(ValueError, match="holds more than tensors"):
         read_state(tmp_path / "evil.bin")
     torch.save([1, 2], tmp_path / "list.bin")
-    with pytest.raises(ValueError, match="no state dict"):
+    with pytest.raises(ValueError, match="instead of a state dict"):
         read_state(tmp_path / "list.bin")
 
 
@@ -383,3 +392,83 @@ def test_names_of_transformers(style, arguments) -> None:
     for key, tensor in own.items():
         torch.testing.assert_close(back[key], tensor)
     assert from_transformers(own).keys() == own.keys()
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.full((1, 1, 16), torch.nan), r"NaN or infinite in \['cls_token'\]"),
+        (torch.full((1, 1, 16), -torch.inf), r"NaN or infinite in \['cls_token'\]"),
+        (torch.ones(1, 1, 16, dtype=torch.int32), r"cls_token torch.int32 instead of torch.float32"),
+        (torch.ones(1, 1, 16, dtype=torch.complex64), r"cls_token torch.complex64 instead of torch.float32"),
+    ],
+)
+def test_weights_are_finite_real_numbers(gated, value, message) -> None:
+    state = gated.architecture().backbone.state_dict()
+    with pytest.raises(ValueError, match=message):
+        build_with(gated, state | {"cls_token": value})
+    assert build_with(gated, {name: tensor.half() for name, tensor in state.items()}) is not None
+
+
+# ---------------------------------------------------------------------------------------------- descriptions
+
+
+def test_normalise_is_per_channel() -> None:
+    info = get_encoder("h0-mini")
+    x = torch.rand(2, 3, 4, 5, dtype=torch.float64)
+    mean, std = (torch.tensor(v, dtype=torch.float64) for v in (info.mean, info.std))
+    y = info.normalise(x)
+    assert y.dtype == x.dtype
+    for channel in range(3):
+        torch.testing.assert_close(y[:, channel], (x[:, channel] - mean[channel]) / std[channel])
+    assert get_encoder("stain-texture").normalise(x) is x
+
+
+def test_a_description_has_no_weights_and_a_loaded_encoder_has() -> None:
+    info = get_encoder("uni")
+    assert type(info) is EncoderInfo
+    assert (info.sha256, info.modified) == (None, False)
+    module = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    mine = wrap_encoder(module, name="mine", dim=3, tile_px=8, field_um=50, mean=[0.5, 0.5, 0.5], std=[1, 2, 4])
+    assert isinstance(mine, LoadedEncoder)
+    assert mine.mean == (0.5, 0.5, 0.5)
+    assert mine.sha256 is not None
+    assert mine.build() is module
+    renamed = replace(mine, name="other")
+    assert (renamed.sha256, renamed.name) == (mine.sha256, "other")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("dim", 2.5), ("dim", True), ("tile_px", 0), ("field_um", float("nan")), ("patch_px", -1), ("name", ""),
+        ("mean", (0.0, 1.0)), ("mean", (0.0, 1.0, float("inf"))), ("std", (1.0, 0.0, 1.0)), ("std", "abc"),
+        ("native_um_per_px", 0),
+    ],
+)  # fmt: skip
+def test_a_description_names_its_bad_field(field, value) -> None:
+    with pytest.raises((TypeError, ValueError), match=field):
+        replace(get_encoder("h0-mini"), **{field: value})
+
+
+def test_families(monkeypatch) -> None:
+    monkeypatch.setattr("storm.encoders.registry._FAMILIES", dict(storm.encoders.registry._FAMILIES))
+    register_family("zoo:", lambda name: replace(get_encoder("uni"), name=name))
+    assert get_encoder("zoo:lion").name == "zoo:lion"
+    with pytest.raises(ValueError, match="'zoo:' is empty or taken"):
+        register_family("zoo:", get_encoder)
+    with pytest.raises(ValueError, match="registered already"):
+        register(get_encoder("zoo:lion"))
+    with pytest.raises(ValueError, match="begins with one of"):
+        wrap_encoder(nn.Identity(), name="zoo:own", dim=3, tile_px=8, field_um=50)
+
+
+@pytest.mark.parametrize("call", [get_encoder, load_encoder, lambda e: storm.encoders.with_weights(e, nn.Identity())])
+def test_an_encoder_is_a_name_or_a_description(call) -> None:
+    with pytest.raises(TypeError, match=r"is given by its name.*not by 5"):
+        call(5)
+
+
+def test_weights_are_a_path(gated) -> None:
+    with pytest.raises(TypeError, match=r"weights=5.*must be the path"):
+        load_encoder(gated, weights=5)

@@ -205,3 +205,21 @@ def test_explicit_path_wins(mirror: Path, tmp_path: Path) -> None:
     storm.settings.data_dir = tmp_path
     assert PublicFiles.open("her2st", marker="ST-cnts", path=mirror).mirror == mirror
     assert PublicFiles.open("her2st", marker="ST-cnts", path=None).mirror is None
+
+
+def test_a_mirror_s_file_is_verified(mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of a mirror that is not the published one is refused; files without a known sum are taken as they are."""
+    file = mirror / "ST-cnts" / "X1.tsv.gz"
+    registry = {"ST-cnts/X1.tsv.gz": hashlib.sha256(file.read_bytes()).hexdigest()}
+    monkeypatch.setattr(_her2st, "read_registry", lambda _: registry)
+    assert storm.datasets.her2st("X1", path=mirror)["table"].n_obs == 16
+    counts = pd.read_csv(file, sep="\t", index_col=0)
+    (counts + 1).to_csv(file, sep="\t")
+    with pytest.raises(
+        ValueError, match=r"X1\.tsv\.gz is not the published file: its sha256 is .*remove it from the mirror"
+    ):
+        storm.datasets.her2st("X1", path=mirror)
+    storm.settings.data_dir = mirror.parent
+    with pytest.raises(ValueError, match="is not the published file"):
+        storm.datasets.her2st("X1")
+    assert storm.datasets.her2st("X9", path=mirror)["table"].n_obs == 16

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,7 @@ def make_shapes(platform: str, layout: Layout, nuclei: Nuclei | None, ids: Any, 
         boxes = shapely.box(*(centres - half).T, *(centres + half).T)
         frame = gpd.GeoDataFrame(geometry=boxes, index=index)
     else:
+        assert nuclei is not None
         outline = _cell_outlines(nuclei)
         if platform == "xenium":
             pixels = Scale([1 / um_per_px, 1 / um_per_px], axes=("x", "y"))
@@ -99,9 +101,11 @@ def on_disk(
             warnings.filterwarnings("ignore", message="zarr v3 autosharding", category=UserWarning)
             sdata.write(path)
         group = zarr.open_group(path / "images" / "he", mode="r+")
-        arrays = [group[f"s{k}"] if f"s{k}" in group else group[str(k)] for k in range(len(levels))]
+        # spatialdata writes the levels as s0, s1, …, and wrote them as 0, 1, … before
+        members = [group[f"s{k}"] if f"s{k}" in group else group[str(k)] for k in range(len(levels))]
+        arrays = [member for member in members if isinstance(member, zarr.Array)]
 
-        def progress(steps: list[Any]) -> Any:
+        def progress(steps: Iterable[Any]) -> Iterable[Any]:
             return tqdm(steps, desc="painting H&E", unit="tile", disable=settings.verbosity == 0)
 
         fill(arrays, painter.paint, tile=TILE, progress=progress)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from hashlib import file_digest
 from importlib.resources import files
 from pathlib import Path
 
@@ -21,15 +22,15 @@ class PublicFiles:
     Attributes
     ----------
     name
-        Of the data set, and of its folder in a mirror.
+        Name of the data set, and of its folder in a mirror.
     marker
-        A folder or file that a mirror's root holds.
+        A folder or file that the root of every mirror holds.
     mirror
         Root of the mirror, or ``None``.
     registry
-        sha256 of every file that can be downloaded.
+        sha256 of every file that can be downloaded, by its path.
     url
-        Address of a file, or ``None`` where nothing can be downloaded.
+        Function from a file's path to its address, or ``None`` if nothing can be downloaded.
     """
 
     name: str
@@ -48,37 +49,49 @@ class PublicFiles:
         registry: dict[str, str] | None = None,
         url: Callable[[str], str] | None = None,
     ) -> PublicFiles:
-        """Find the mirror: ``path`` (it must be one), else ``settings.data_dir`` if it is one."""
+        """Find the mirror: ``path``, which must be one, or ``settings.data_dir`` if it is one.
+
+        Raises
+        ------
+        FileNotFoundError
+            If ``path`` is given and is not a mirror.
+        """
         mirror = None
         for given in (path, None if path is not None else settings.data_dir):
             if given is None:
                 continue
             base = Path(given).expanduser()
             # the folder itself, its parent, or a clone of the repository
-            found = [p for p in (base, base / name, base / "data") if (p / marker).exists()]
-            mirror = found[0] if found else None
+            mirror = next((p for p in (base, base / name, base / "data") if (p / marker).exists()), None)
         if path is not None and mirror is None:
-            msg = f"path={str(path)!r} is no mirror of {name}: neither it nor its folder {name!r} holds {marker!r}"
+            msg = f"path={str(path)!r} is not a mirror of {name}: neither it nor its folder {name!r} holds {marker!r}"
             raise FileNotFoundError(msg)
         return cls(name, marker, mirror, registry or {}, url)
 
-    def local(self, pattern: str) -> list[Path]:
-        """Files of the mirror that match a glob pattern, sorted."""
-        return [] if self.mirror is None else sorted(self.mirror.glob(pattern))
+    def local(self, pattern: str) -> list[str]:
+        """Paths, relative to the mirror's root, of its files that match a glob pattern; sorted."""
+        if self.mirror is None:
+            return []
+        return [path.relative_to(self.mirror).as_posix() for path in sorted(self.mirror.glob(pattern))]
 
     def get(self, file: str) -> Path:
-        """Local path of a file; downloads it if need be.
+        """Local path of a file; it is downloaded if the mirror does not hold it.
+
+        A file with a known sha256 is verified, in a mirror as after a download.
 
         Raises
         ------
         FileNotFoundError
-            If the mirror does not hold the file and it can not be downloaded.
+            If the mirror does not hold the file and it cannot be downloaded.
+        ValueError
+            If the file is not the published one.
         """
+        hint = f"point storm.settings.data_dir (or STORM_DATA_DIR, or path=) to a folder that holds {self.name}/{file}"
         if self.mirror is not None and (self.mirror / file).is_file():
+            self._verify(self.mirror / file, file)
             return self.mirror / file
-        how = f"point storm.settings.data_dir (or STORM_DATA_DIR, or path=) to a folder that holds {self.name}/{file}"
         if self.url is None or file not in self.registry:
-            msg = f"{self.name}: {file} is not in {self.mirror or 'a mirror'} and cannot be downloaded; {how}"
+            msg = f"{self.name}: {file} is not in {self.mirror or 'a mirror'} and cannot be downloaded; {hint}"
             raise FileNotFoundError(msg)
         import pooch
 
@@ -94,9 +107,23 @@ class PublicFiles:
                 downloader=pooch.HTTPDownloader(timeout=_TIMEOUT, progressbar=False),
             )
         except OSError as error:
-            msg = f"{self.name}: {address} could not be fetched ({type(error).__name__}); offline, {how}"
+            msg = f"{self.name}: {address} could not be fetched ({type(error).__name__}); offline, {hint}"
             raise FileNotFoundError(msg) from error
         return Path(fetched)
+
+    def _verify(self, path: Path, file: str) -> None:
+        """Raise if the sha256 of a file is known and differs."""
+        wanted = self.registry.get(file)
+        if wanted is None:
+            return
+        with path.open("rb") as stream:
+            digest = file_digest(stream, "sha256").hexdigest()
+        if digest != wanted:
+            msg = (
+                f"{path} is not the published file: its sha256 is {digest}, not {wanted}. It is damaged, or was "
+                f"changed; remove it from the mirror to have it downloaded, or copy it again"
+            )
+            raise ValueError(msg)
 
 
 def read_registry(name: str) -> dict[str, str]:

@@ -116,8 +116,9 @@ def draw_ground(*, seed: int, side: float) -> Ground:
 
 
 def _draw_fields(seed: int, extent: tuple[float, float], scale: float) -> dict[str, Field]:
-    def draw(k: int, **kwargs: float) -> Field:
-        return Field.draw(np.random.default_rng([seed, 1, k]), extent=extent, **kwargs)
+    def draw(k: int, *, wavelength: float, octaves: int, fade: float = 0.5) -> Field:
+        rng = np.random.default_rng([seed, 1, k])
+        return Field.draw(rng, extent=extent, wavelength=wavelength, octaves=octaves, fade=fade)
 
     fields = {
         "outline": draw(0, wavelength=max(extent) / 2.2, octaves=4, fade=0.45),

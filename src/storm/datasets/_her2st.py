@@ -28,13 +28,14 @@ def her2st(section: str = "C2", *, path: str | Path | None = None, image: bool =
 
     The files come from a mirror folder where there is one, else from the public repository almaan/her2st on GitHub, at
     fixed commits, each verified by its sha256 and kept in ``storm.settings.cache_dir``. Pinned are the counts and spots
-    of these 30 sections, the six images and the four tables of labels; the hashes were taken from a mirror. A mirror
-    may hold more of the repository (sections A1–A6, further images and labels): its files are taken as they are.
+    of these 30 sections, the six images and the four tables of labels; the hashes were taken from a mirror. A mirror's
+    copies of these files are verified in the same way. It may hold more of the repository (sections A1–A6, further
+    images and labels), which is taken as it is.
 
     Parameters
     ----------
     section
-        Name of the section.
+        Name of the section, for example ``"C2"``.
     path
         Mirror: the folder that holds ``ST-cnts``, or its parent (with the folder ``her2st`` or ``data``); by default
         ``storm.settings.data_dir``, whose initial value is the environment variable ``STORM_DATA_DIR``.
@@ -44,13 +45,13 @@ def her2st(section: str = "C2", *, path: str | Path | None = None, image: bool =
     Returns
     -------
     SpatialData
-        As :func:`storm.io.st` returns it. ``obs["label"]`` is categorical where there are labels. The µm per pixel are
-        fitted to the 200 µm pitch, section by section (0.686–0.689; ``uns["st"]``).
+        The object that :func:`storm.io.st` returns. ``obs["label"]`` is categorical where there are labels. The
+        µm per pixel are fitted to the 200 µm pitch, section by section (0.686–0.689; ``uns["st"]``).
 
     Raises
     ------
     ValueError
-        For a section that does not exist.
+        For a section that does not exist, or a file that differs from the published one.
     FileNotFoundError
         If a file is neither in the mirror nor can be fetched; the text says how to give a mirror.
 
@@ -62,7 +63,7 @@ def her2st(section: str = "C2", *, path: str | Path | None = None, image: bool =
     from storm.io._st import st
 
     files = PublicFiles.open("her2st", marker="ST-cnts", path=path, registry=read_registry("her2st"), url=_url)
-    everywhere = [*files.registry, *(p.relative_to(files.mirror).as_posix() for p in files.local("ST-*/**/*.*"))]
+    everywhere = [*files.registry, *files.local("ST-*/**/*.*")]
     sections = sorted({m[1] for f in everywhere if (m := re.fullmatch(r"ST-cnts/(\w+)\.tsv\.gz", f))})
     if section not in sections:
         msg = f"section={section!r} does not exist; there are {sections}"
@@ -86,16 +87,16 @@ def _url(file: str) -> str:
     return f"https://github.com/almaan/her2st/raw/{commit}/data/{file}"
 
 
-def _labels(path: Path, names: pd.Index) -> pd.Categorical:
+def _labels(path: Path, names: pd.Index) -> pd.Series:
     """Labels of the spots; the file places them by adjusted array coordinates, and some rows have none."""
     from storm.io._st import array_names
 
     frame = pd.read_csv(path, sep="\t")
     placed = frame.dropna(subset=["x", "y"])
-    placed = placed.set_index(array_names(placed["x"], placed["y"]))["label"]
-    placed = placed[~placed.index.duplicated()]
-    found = placed.reindex(names)
-    counts = (len(frame) - len(placed), int(found.isna().sum()))
+    labels = pd.Series(placed["label"].to_numpy(), index=array_names(placed["x"], placed["y"]))
+    labels = labels[~labels.index.duplicated()]
+    of_spots = labels.reindex(names)
+    counts = (len(frame) - len(labels), int(of_spots.isna().to_numpy().sum()))
     if any(counts):
         logger.info("%s: %d labels without a place, %d spots without a label", path.name, *counts)
-    return pd.Categorical(found)
+    return of_spots.astype("category")

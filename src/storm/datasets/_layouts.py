@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Platform:
-    """What a platform measures.
+    """Observations, panel and image of a platform.
 
     Attributes
     ----------
@@ -58,11 +58,17 @@ CELLS_PER_UM2 = 0.0042
 
 @dataclass(frozen=True)
 class Layout:
-    """Observations of a section: centres (n, 2) in µm, their rows and columns on the array (or ``None``)."""
+    """Observations of a section: centres (n, 2) in µm, their rows and columns on the array (n,); 0 for cells."""
 
     centres: np.ndarray
-    rows: np.ndarray | None
-    cols: np.ndarray | None
+    rows: np.ndarray
+    cols: np.ndarray
+
+    @classmethod
+    def free(cls, centres: np.ndarray) -> Layout:
+        """Observations that lie on no array."""
+        zeros = np.zeros(len(centres), dtype=int)
+        return cls(centres, zeros, zeros)
 
 
 def tissue_area(name: str, n: int) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -14,10 +14,15 @@ from storm.datasets._fetch import PublicFiles
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
-_PITCH_UM, _SPOT_UM = 200.0, 100.0
+#: Distance between neighbouring spots.
+_PITCH_UM = 200.0
+#: Diameter of a spot.
+_SPOT_UM = 100.0
 
 
-def mob(section: str = "rep11", *, path: str | Path | None = None, image: bool = True) -> SpatialData:
+def mob(
+    section: Literal["rep11", "rep12"] = "rep11", *, path: str | Path | None = None, image: bool = True
+) -> SpatialData:
     """Read a section of the mouse olfactory bulb.
 
     Legacy Spatial Transcriptomics: 100 µm spots on a square lattice of 200 µm pitch, 262 (``"rep11"``) and 282
@@ -41,14 +46,14 @@ def mob(section: str = "rep11", *, path: str | Path | None = None, image: bool =
     SpatialData
         ``images["he"]`` (multiscale, uint8), ``shapes["spots"]`` (circles), ``tables["table"]`` (raw counts, CSR
         float32; ``obs["layer"]`` categorical, missing where the annotators gave none). Coordinate systems ``"global"``
-        (pixels) and ``"um"`` (µm). ``uns["st"]`` tells the µm per pixel and where they come from.
+        (pixels) and ``"um"`` (µm). ``uns["st"]`` holds the µm per pixel and their source.
 
     Raises
     ------
     ValueError
         For a section that does not exist.
     FileNotFoundError
-        If there is no mirror, or it does not hold the section.
+        If no mirror is given, or it does not hold the section.
 
     References
     ----------

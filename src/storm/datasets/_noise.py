@@ -7,6 +7,7 @@ a value at a point needs its 4 × 4 neighbours only: tiles of a section join wit
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from scipy import ndimage
@@ -64,7 +65,13 @@ class Field:
 
     @classmethod
     def draw(
-        cls, rng: np.random.Generator, *, extent: tuple[float, float], wavelength: float, octaves: int = 1, fade=0.5
+        cls,
+        rng: np.random.Generator,
+        *,
+        extent: tuple[float, float],
+        wavelength: float,
+        octaves: int = 1,
+        fade: float = 0.5,
     ) -> Field:
         """Draw a field over ``extent`` (width, height); each further octave has half the wavelength."""
         weights = fade ** np.arange(octaves)
@@ -78,11 +85,11 @@ class Field:
 
     def raster(self, x0: float, y0: float, step: float, shape: tuple[int, int]) -> np.ndarray:
         """Values on a grid whose first sample is at (x0, y0), shape ``shape``, float32."""
-        return sum(octave.raster(x0, y0, step, shape) for octave in self.octaves)
+        return reduce(np.add, (octave.raster(x0, y0, step, shape) for octave in self.octaves))
 
     def at(self, xy: np.ndarray) -> np.ndarray:
         """Values at points (n, 2), float32."""
-        return sum(octave.at(xy) for octave in self.octaves)
+        return reduce(np.add, (octave.at(xy) for octave in self.octaves))
 
     def gradient(self, xy: np.ndarray, *, step: float = 1.0) -> np.ndarray:
         """Central differences at points (n, 2) per µm, shape (n, 2)."""

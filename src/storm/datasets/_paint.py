@@ -134,7 +134,8 @@ class Painter:
         reach = s.outer + 5
         x1, y1 = x0 + _GRID * shape[1], y0 + _GRID * shape[0]
         cx, cy = s.xy[:, 0], s.xy[:, 1]
-        for k in np.flatnonzero((cx + reach > x0) & (cx - reach < x1) & (cy + reach > y0) & (cy - reach < y1)):
+        near = (cx + reach > x0) & (cx - reach < x1) & (cy + reach > y0) & (cy - reach < y1)
+        for k in np.flatnonzero(near).tolist():
             rows = slice(max(0, int((cy[k] - reach[k] - y0) / _GRID)), int((cy[k] + reach[k] - y0) / _GRID) + 2)
             cols = slice(max(0, int((cx[k] - reach[k] - x0) / _GRID)), int((cx[k] + reach[k] - x0) / _GRID) + 2)
             box = eosin[rows, cols].shape
@@ -203,7 +204,8 @@ class Painter:
             for start in range(0, len(same), step):
                 batch = near.take(same[start : start + step])
                 self._stamp_batch(canvas, batch, int(size), y - pad, x - pad)
-        return tuple(plane[pad : pad + shape[0], pad : pad + shape[1]] for plane in canvas)
+        haematoxylin, cover, blood = canvas[:, pad : pad + shape[0], pad : pad + shape[1]]
+        return haematoxylin, cover, blood
 
     def _stamp_batch(self, canvas: np.ndarray, n: Nuclei, half: int, y: int, x: int) -> None:
         mpp = np.float32(self.um_per_px)

@@ -34,10 +34,6 @@ class Adipocytes:
     alive: np.ndarray
 
     @classmethod
-    def none(cls) -> Adipocytes:
-        return cls(np.zeros((0, 0, 2)), np.zeros((0, 0), dtype=bool))
-
-    @classmethod
     def draw(cls, seed: int, ground: Ground) -> Adipocytes:
         rng = np.random.default_rng([seed, 2])
         nx, ny = (int(np.ceil(side / ADIPOCYTE_PITCH)) + 5 for side in ground.extent)
@@ -106,11 +102,6 @@ class Structures:
         """Largest radius of every structure."""
         return self.inner * (1 + self.amplitude.sum(axis=1)) + self.wall
 
-    @classmethod
-    def none(cls) -> Structures:
-        empty = np.zeros(0)
-        return cls(np.zeros((0, 2)), np.zeros(0, dtype=int), empty, empty, np.zeros((0, 2)), np.zeros((0, 2)))
-
     def take(self, index: np.ndarray) -> Structures:
         return Structures(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
 
@@ -121,13 +112,13 @@ class Structures:
         everything = cls(*(np.concatenate([getattr(p, name) for p in parts]) for name in cls.__dataclass_fields__))
         return everything.take(_apart(everything))
 
-    def cavity(self, index: np.ndarray, xy: np.ndarray) -> np.ndarray:
+    def cavity(self, index: np.ndarray | int, xy: np.ndarray) -> np.ndarray:
         """Distance of points to the border of the cavity of structure ``index`` (negative inside), shape (n,)."""
         offset = xy - self.xy[index]
         angle = np.arctan2(offset[..., 1], offset[..., 0])
         return np.hypot(offset[..., 0], offset[..., 1]) - self.radius(index, angle)
 
-    def radius(self, index: np.ndarray, angle: np.ndarray) -> np.ndarray:
+    def radius(self, index: np.ndarray | int, angle: np.ndarray) -> np.ndarray:
         """Radius of the cavity in a direction."""
         a, p = self.amplitude[index], self.phase[index]
         wave = a[..., 0] * np.cos(2 * angle - p[..., 0]) + a[..., 1] * np.cos(3 * angle - p[..., 1])

@@ -127,7 +127,7 @@ def toy(
 
 
 def _draw(platform: str, n: int, seed: int) -> tuple[Section, Nuclei, Layout, Nuclei | None]:
-    """Section cut to hold exactly ``n`` observations, its nuclei, the observations, and the cells if these they are."""
+    """Section cut to hold ``n`` observations, its nuclei, the observations, and, if they are cells, these as nuclei."""
     side = frame_side(tissue_area(platform, n))
     if PLATFORMS[platform].shapes != "cells":
         section = make_section(seed=seed, side=side)
@@ -140,11 +140,11 @@ def _draw(platform: str, n: int, seed: int) -> tuple[Section, Nuclei, Layout, Nu
         if len(cells) >= 1.02 * n / 0.9:
             break
         side *= 1.1
-    layout, level = on_tissue(Layout(nuclei.xy[cells], np.zeros(len(cells)), np.zeros(len(cells))), section, n)
+    layout, level = on_tissue(Layout.free(nuclei.xy[cells]), section, n)
     section = replace(section, level=level)
     kept = cells[section.outline(nuclei.xy[cells]) > level]
     kept = kept[np.argsort(nuclei.xy[kept, 1], kind="stable")]
-    return section, nuclei, Layout(nuclei.xy[kept], None, None), nuclei.take(kept)
+    return section, nuclei, Layout.free(nuclei.xy[kept]), nuclei.take(kept)
 
 
 def _make_table(
@@ -180,14 +180,14 @@ def _make_table(
     obs = pd.DataFrame(index=ids)
     obs["region"] = pd.Categorical([spec.shapes] * len(ids))
     obs[spec.instance_key] = ids.to_numpy() if platform in ("xenium", "st") else np.arange(len(ids))
-    if layout.rows is not None:
+    if cells is None:
         obs["array_row"], obs["array_col"] = layout.rows, layout.cols
         if platform.startswith("visium"):
             obs["in_tissue"] = 1
-    obs["domain"] = pd.Categorical.from_codes(domain, categories=list(DOMAINS))
+    obs["domain"] = pd.Categorical.from_codes(domain, categories=pd.Index(DOMAINS))
     obs["capture"] = capture
     if cells is not None:
-        obs["cell_type"] = pd.Categorical.from_codes(cells.kind, categories=list(CELLS))
+        obs["cell_type"] = pd.Categorical.from_codes(cells.kind, categories=pd.Index(CELLS))
     table = AnnData(counts, obs=obs, var=pd.DataFrame(index=pd.Index(panel.genes)))
     if cells is None:
         table.obsm["cells"] = pd.DataFrame(abundance, index=ids, columns=list(CELLS))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,8 @@ import numpy as np
 _OFF_PITCHES = 1.0
 #: The same as a share of the section's width.
 _OFF_SHARE = 0.02
+#: From this share of spots that lie elsewhere, array and pixels do not belong together; fewer are errors of the spots.
+_ASTRAY = 0.01
 
 
 def in_pixels(um_per_px: float) -> dict[str, Any]:
@@ -46,19 +50,53 @@ def fit_scale(um: np.ndarray, pixels: np.ndarray) -> tuple[float, float]:
     return scale, float(np.sqrt(np.mean(np.sum(residual**2, axis=1))))
 
 
-def off_the_array(um: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+def off_the_array(um: np.ndarray, pixels: np.ndarray, *, pitch_um: float) -> np.ndarray:
     """Which points lie elsewhere in the image than on the array, bool (n,).
 
     Parameters
     ----------
     um, pixels
-        The same points in both units, shape (n, 2), in µm on a lattice.
+        The same points in both units, shape (n, 2).
+    pitch_um
+        Distance between neighbouring points in µm.
     """
     _, residual = _fit(um, pixels)
-    steps = np.diff(np.unique(um[:, 0])), np.diff(np.unique(um[:, 1]))
-    pitch = max(step.min() if len(step) else 0.0 for step in steps)
-    allowed = _OFF_PITCHES * pitch + _OFF_SHARE * float(np.ptp(um, axis=0).max())
+    allowed = _OFF_PITCHES * pitch_um + _OFF_SHARE * float(np.ptp(um, axis=0).max())
     return np.hypot(residual[:, 0], residual[:, 1]) > allowed
+
+
+def check_array(um: np.ndarray, pixels: np.ndarray, *, pitch_um: float, path: Path) -> None:
+    """Compare the places of spots on the array with their places in the image.
+
+    Parameters
+    ----------
+    um, pixels
+        The same points in both units, shape (n, 2).
+    pitch_um
+        Distance between neighbouring points in µm.
+    path
+        The file or folder with both, for the report.
+
+    Raises
+    ------
+    ValueError
+        If more than 1 % of the spots lie elsewhere than the others imply.
+
+    Warns
+    -----
+    UserWarning
+        If fewer do.
+    """
+    astray = off_the_array(um, pixels, pitch_um=pitch_um)
+    if not astray.any():
+        return
+    text = (
+        f"{path}: {int(astray.sum())} of {len(astray)} spots lie in the image elsewhere than on the array: array "
+        f"coordinates and pixels of the table of positions do not belong together"
+    )
+    if astray.mean() > _ASTRAY:
+        raise ValueError(text)
+    warnings.warn(text, UserWarning, stacklevel=5)
 
 
 def _fit(um: np.ndarray, pixels: np.ndarray) -> tuple[float, np.ndarray]:

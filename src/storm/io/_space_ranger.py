@@ -13,7 +13,7 @@ import pandas as pd
 from storm._bridge.scale import TOLERANCE, VISIUM_SPOT_UM
 from storm._logging import logger
 from storm.io._open import open_image
-from storm.io._placing import fit_scale, in_pixels, off_the_array
+from storm.io._placing import check_array, fit_scale, in_pixels
 from storm.io._scale import check_full_resolution, note_image_scale
 from storm.io._vendor import (
     check_named_once,
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 _COLUMNS = ["barcode", "in_tissue", "array_row", "array_col", "pxl_row_in_fullres", "pxl_col_in_fullres"]
 #: Pixel columns in the order x, y.
 _XY = ["pxl_col_in_fullres", "pxl_row_in_fullres"]
-#: From this share of spots that lie elsewhere than the array says, the columns of a table of positions do not belong
-#: together.
-_ASTRAY = 0.01
 
 
 def read_positions(spatial: Path, *names: str) -> tuple[Path, pd.DataFrame]:
@@ -168,7 +165,7 @@ def read_factors(path: Path) -> dict[str, Any]:
 
 
 def pitch_scale(
-    array_um: np.ndarray, pixels: np.ndarray, *, scale: tuple[float, str] | None, path: Path
+    array_um: np.ndarray, pixels: np.ndarray, *, pitch_um: float, scale: tuple[float, str] | None, path: Path
 ) -> tuple[float, str] | None:
     """µm per pixel by the places on the array; a warning if another source contradicts it.
 
@@ -178,6 +175,8 @@ def pitch_scale(
         Places on the array in µm, (n, 2).
     pixels
         The same in pixels of the full-resolution image.
+    pitch_um
+        Distance between neighbouring spots in µm.
     scale
         µm per pixel from another source, and that source.
     path
@@ -192,15 +191,7 @@ def pitch_scale(
         by_pitch, _ = fit_scale(array_um, pixels)
     except ValueError:  # fewer than three spots, or all on a line
         return None
-    astray = off_the_array(array_um, pixels)
-    if astray.any():
-        text = (
-            f"{path}: {int(astray.sum())} of {len(astray)} spots lie in the image elsewhere than on the array: "
-            f"array_row, array_col and the pixels of their table of positions do not belong together"
-        )
-        if astray.mean() > _ASTRAY:
-            raise ValueError(text)
-        warnings.warn(text, UserWarning, stacklevel=4)
+    check_array(array_um, pixels, pitch_um=pitch_um, path=path)
     if scale is not None and not 1 / TOLERANCE < by_pitch / scale[0] < TOLERANCE:
         msg = (
             f"{path}: the pitch of the array implies {by_pitch:.4g} µm per pixel, but {scale[1]} gives {scale[0]:.4g}, "

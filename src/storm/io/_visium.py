@@ -99,7 +99,11 @@ def visium(
     array = table.obs[["array_col", "array_row"]].to_numpy(dtype=np.float64)
     scale = choose_scale([given, _from_factors(factors, factors_file.name)], of=str(folder))
     by_pitch = pitch_scale(
-        array * [VISIUM_PITCH_UM / 2, VISIUM_PITCH_UM * np.sqrt(3) / 2], centres, scale=scale, path=folder
+        array * [VISIUM_PITCH_UM / 2, VISIUM_PITCH_UM * np.sqrt(3) / 2],
+        centres,
+        pitch_um=VISIUM_PITCH_UM,
+        scale=scale,
+        path=folder,
     )
     scale = scale or by_pitch
     if scale is None:

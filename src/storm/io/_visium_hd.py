@@ -120,7 +120,7 @@ def visium_hd(
     else:
         table, facts = _bins(part, kind="filtered" if filtered else "raw")
         array = table.obs[["array_col", "array_row"]].to_numpy(dtype=np.float64) * float(bin_size)
-        by_pitch = pitch_scale(array, table.obsm["spatial"], scale=scale, path=part)
+        by_pitch = pitch_scale(array, table.obsm["spatial"], pitch_um=bin_size, scale=scale, path=part)
     scale = scale or by_pitch
     if scale is None:
         msg = f"{factors_file} holds no usable microns_per_pixel; pass um_per_px= (µm per full-resolution pixel)"

@@ -36,8 +36,9 @@ from storm.expression import FactorExpression
 from storm.metrics.domains import score_domains
 from storm.metrics.expression import pearson_per_gene
 from storm.model import build_storm
+from storm.pretraining.config_groups import OptimiserConfig
 from storm.pretraining.factors import Panel, choose_genes, fit_factors, spread_within
-from storm.pretraining.fit import FitConfig, fit
+from storm.pretraining.fit import fit
 from storm.pretraining.objective import Masking
 from storm.pretraining.sections import TrainingSection
 
@@ -125,11 +126,15 @@ def train(names: list[str], args: argparse.Namespace) -> tuple[StormModel, list[
         sections += [TrainingSection(name, windows[name], he, st, target, measured)] * (1 if he is None else HE_REPEATS)
     torch.manual_seed(args.seed)
     network = build_storm("mini", he_dim=get_encoder("stain-texture").dim, st_dim=FACTORS, n_genes=len(symbols))
-    config = FitConfig(
-        epochs=args.epochs, warmup_epochs=1, batch_size=256, lr=1e-3, seed=args.seed,
+    config = OptimiserConfig(epochs=args.epochs, warmup_epochs=min(1, args.epochs / 3), batch_size=256, lr=1e-3)
+    history = fit(
+        network,
+        sections,
+        config,
         masking=Masking(n_visible=5, he_only=0.3, genes_per_step=384),
-    )  # fmt: skip
-    history = fit(network, sections, config, on_epoch=lambda record: print(record, flush=True))
+        seed=args.seed,
+        on_epoch=lambda record: print(record, flush=True),
+    )
     statistics = nn.ParameterDict(
         {
             name: nn.Parameter(torch.from_numpy(value.astype(np.float32)), requires_grad=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 #: Names that zarr and AnnData give to files and columns of their own.
@@ -43,6 +43,15 @@ def check_whole(value: Any, *, name: str, least: int = 1) -> int:
         msg = f"{name}={value!r} must be a whole number of at least {least}"
         raise ValueError(msg)
     return int(value)
+
+
+def check_between(value: Any, *, name: str, low: float, high: float) -> float:
+    """Return ``value`` as a float; raise unless it is a finite number from ``low`` to ``high``, both included."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high or value == float("inf"):
+        span = f"of at least {low:g}" if high == float("inf") else f"between {low:g} and {high:g}"
+        msg = f"{name}={value!r} must be a number {span}"
+        raise ValueError(msg)
+    return float(value)
 
 
 def check_new_key(key: Any, *, name: str = "key_added", reserved: Collection[str] = ()) -> str:

@@ -57,4 +57,4 @@ def planted_config(folder: Path, **changes) -> PretrainConfig:
         "expression_dim": 8, "min_genes": 10, "epochs": 2, "warmup_epochs": 0.5, "batch_size": 64, "section_batch": 32,
         "lr": 3e-3, "validation_share": 0.15, "accelerator": "cpu", "devices": 1, "checkpoint_steps": 5,
     }  # fmt: skip
-    return PretrainConfig(**(values | changes))
+    return PretrainConfig.from_dict(values | changes)

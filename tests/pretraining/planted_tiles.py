@@ -85,14 +85,14 @@ def tile_shard(
             he = info.build().eval()(x).numpy()
         he[1] = np.nan  # a spot outside the image
     return write_shard(
-        folder / name, name=name, centres=xy * 100, windows=make_windows(xy * 100, size=config.window or None),
+        folder / name, name=name, centres=xy * 100, windows=make_windows(xy * 100, size=config.data.window or None),
         counts=csr_matrix(expression) if counts else None, genes=GENES if counts else None, he=he, patches=tiles,
     )  # fmt: skip
 
 
 def tile_corpus(config: PretrainConfig, *, n: int = 10) -> list[Shard]:
     """A hexagonal and a square section with H&E, and one without."""
-    folder = Path(config.shards)
+    folder = Path(config.data.shards)
     return [
         tile_shard(folder, config, name="hex", kind="hex", seed=0, n=n),
         tile_shard(folder, config, name="square", seed=1, n=n),

@@ -2,33 +2,86 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from storm.model import build_storm
 from storm.pretraining.config import PretrainConfig
+from storm.pretraining.config_groups import OptimiserConfig
 from storm.pretraining.optimise import layer_id, lr_scales, make_optimiser, make_schedule
 
 
 def test_the_defaults_are_the_papers_recipe():
     config = PretrainConfig()
-    assert (config.epochs, config.warmup_epochs, config.batch_size) == (1000, 40, 1024)
-    assert (config.lr, config.weight_decay, config.layer_decay, config.n_visible) == (1e-4, 0.05, 0.7, 5)
+    optimiser = config.optimiser
+    assert (optimiser.epochs, optimiser.warmup_epochs, optimiser.batch_size) == (1000, 40, 1024)
+    assert (optimiser.lr, optimiser.weight_decay, optimiser.layer_decay) == (1e-4, 0.05, 0.7)
+    assert config.objective.n_visible == 5
     assert PretrainConfig.from_dict(config.to_dict()) == config
+    assert PretrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
-def test_a_file_with_tables_is_read_and_its_paths_are_its_own(tmp_path):
+#: A file of version 0.1.0: fields without tables, or in tables of any name.
+OLD = """
+sections = ["a.zarr", "/data/b.zarr"]
+out = "there"
+he_only = 0.25
+[network]
+size = "tiny"
+slope_scale = 2.5
+[optimiser]
+epochs = 3
+warmup_epochs = 1
+seed = 4
+[ablation]
+expression = "hvg"
+window = 1
+"""
+#: The same in the tables of this version.
+NEW = """
+[data]
+sections = ["a.zarr", "/data/b.zarr"]
+window = 1
+[st]
+expression = "hvg"
+[network]
+size = "tiny"
+slope_scale = 2.5
+[objective]
+he_only = 0.25
+[optimiser]
+epochs = 3
+warmup_epochs = 1
+[run]
+out = "there"
+seed = 4
+"""
+
+
+@pytest.mark.parametrize("text", [OLD, NEW], ids=["0.1.0", "tables"])
+def test_a_file_is_read_and_its_paths_are_its_own(tmp_path, text):
     path = tmp_path / "run.toml"
-    path.write_text(
-        'sections = ["a.zarr", "/data/b.zarr"]\nout = "there"\n[network]\nsize = "tiny"\nslope_scale = 2.5\n'
-        '[optimiser]\nepochs = 3\nwarmup_epochs = 1\n[ablation]\nexpression = "hvg"\nwindow = 1\n'
-    )
+    path.write_text(text)
     config = PretrainConfig.read(path)
-    assert config.sections == (str(tmp_path / "a.zarr"), "/data/b.zarr")
-    assert (config.out, config.shards) == (str(tmp_path / "there"), str(tmp_path / "shards"))
-    assert (config.size, config.epochs, config.expression, config.window) == ("tiny", 3, "hvg", 1)
-    assert config.network()["slope_scale"] == 2.5
+    assert config.data.sections == (str(tmp_path / "a.zarr"), "/data/b.zarr")
+    assert (config.run.out, config.data.shards) == (str(tmp_path / "there"), str(tmp_path / "shards"))
+    assert (config.network.size, config.st.expression, config.data.window) == ("tiny", "hvg", 1)
+    assert (config.optimiser.epochs, config.run.seed, config.objective.he_only) == (3, 4, 0.25)
+    assert config.network.overrides()["slope_scale"] == 2.5
+
+
+def test_fields_without_tables_are_all_fields():
+    """A flat dictionary, as version 0.1.0 kept it beside a prepared run, gives back the same run."""
+    config = PretrainConfig.from_dict({"sections": "a.zarr", "lr": 2e-3, "tile_px": 56, "width": 96, "nodes": 2})
+    flat = config.flat()
+    assert len(flat) == sum(len(values) for values in config.to_dict().values()) > 60
+    assert (flat["lr"], flat["width"], flat["sections"]) == (2e-3, 96, ["a.zarr"])
+    assert PretrainConfig.from_dict(flat) == config
+    changed = config.changed(lr=3e-3)
+    assert (changed.optimiser.lr, changed.network, changed.data) == (3e-3, config.network, config.data)
 
 
 @pytest.mark.parametrize(
@@ -36,8 +89,16 @@ def test_a_file_with_tables_is_read_and_its_paths_are_its_own(tmp_path):
     [
         ({"epoch": 3}, "unknown fields.*'epoch'"),
         ({"a": {"lr": 1}, "b": {"lr": 2}}, "'lr' twice"),
+        ({"data": {"paths": {"out": "x"}}}, "table 'paths' within the table 'data'"),
         ({"epochs": 1.5}, "epochs=1.5"),
+        ({"epochs": -1}, "epochs=-1"),
         ({"lr": -1.0}, "lr=-1.0"),
+        ({"lr": 1e30}, "lr=1e[+]30 is above 1"),
+        ({"lr": float("nan")}, "lr=nan"),
+        ({"min_lr": 1.0}, "min_lr=1.0 must be a number between 0 and 0.0001"),
+        ({"weight_decay": float("inf")}, "weight_decay=inf must be a number of at least 0"),
+        ({"sections": [1]}, "sections=.1. must be a list of names"),
+        ({"out": 3}, "out=3 must be text"),
         ({"devices": "all"}, "devices='all'"),
         ({"he_only": 2}, "he_only=2"),
         ({"size": "huge"}, "size='huge'"),
@@ -69,7 +130,7 @@ def test_what_is_no_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nothing\.toml"):
         PretrainConfig.read(tmp_path / "nothing.toml")
     (tmp_path / "bad.toml").write_text("a = = 1")
-    with pytest.raises(ValueError, match="no TOML"):
+    with pytest.raises(ValueError, match="not a valid TOML file"):
         PretrainConfig.read(tmp_path / "bad.toml")
 
 
@@ -87,8 +148,8 @@ def test_layers_of_the_network():
 
 def test_the_learning_rate_warms_up_and_falls_for_every_layer():
     network = build_storm("tiny", n_genes=7)
-    config = PretrainConfig(
-        epochs=10, warmup_epochs=2, lr=1e-2, layer_decay=0.5, layer_decay_over="all", batch_size=64, size="tiny"
+    config = OptimiserConfig(
+        epochs=10, warmup_epochs=2, lr=1e-2, layer_decay=0.5, layer_decay_over="all", batch_size=64
     )
     optimiser = make_optimiser(network, config)
     held = sum(len(group["params"]) for group in optimiser.param_groups)

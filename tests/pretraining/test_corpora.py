@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:zarr v3 autosharding:UserWarning
 
 
 def log_of(config) -> list[dict[str, str]]:
-    with (Path(config.out) / "log.csv").open(newline="") as file:
+    with (Path(config.run.out) / "log.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -34,7 +34,9 @@ def test_a_corpus_of_nothing_but_images(train_tiles, tmp_path, caplog):
     how = {"epochs": 3, "warmup_epochs": 0.5, "lr": 2e-3, "validation_share": 0.0, "validation_sections": ("other",)}
     config = tile_config(tmp_path, train_tiles=train_tiles, **how)
     names = ("a", "b", "other")
-    shards = [tile_shard(Path(config.shards), config, name=name, counts=False, seed=i) for i, name in enumerate(names)]
+    shards = [
+        tile_shard(Path(config.data.shards), config, name=name, counts=False, seed=i) for i, name in enumerate(names)
+    ]
     prepare(config, shards)
     assert "learns from H&E alone" in caplog.text
     model = storm.load_model(train(config))
@@ -57,7 +59,7 @@ def test_a_corpus_of_nothing_but_images(train_tiles, tmp_path, caplog):
 
 def test_sections_with_both_with_one_and_with_the_other(tmp_path):
     config = tile_config(tmp_path, epochs=3, warmup_epochs=0.5, lr=2e-3)
-    folder = Path(config.shards)
+    folder = Path(config.data.shards)
     shards = [
         tile_shard(folder, config, name="both", seed=0),
         tile_shard(folder, config, name="he", counts=False, kind="hex", seed=1),
@@ -147,7 +149,7 @@ def test_novae_as_the_expression_encoder(tmp_path):
 
     full = NovaeEncoder(random_novae(genes, **shape), context="full", variable=False)
     replace(base, expression=full).save(tmp_path / "full")
-    other = replace(config, expression_model=str(tmp_path / "full"), out=str(tmp_path / "other"))
+    other = config.changed(expression_model=str(tmp_path / "full"), out=str(tmp_path / "other"))
     with pytest.raises(ValueError, match="looks at neighbours, which may be masked; use context='spot'"):
         prepare(other, shards)
 

@@ -62,7 +62,7 @@ def configure(mode: str, folder: Path, **changes):
 
 
 def corpus(mode: str, config) -> list:
-    return tile_corpus(config, n=11) if mode == "end to end" else planted_corpus(Path(config.shards), n=12)
+    return tile_corpus(config, n=11) if mode == "end to end" else planted_corpus(Path(config.data.shards), n=12)
 
 
 @pytest.fixture(scope="module", params=["cached", "end to end"])
@@ -95,7 +95,7 @@ def test_gradients_are_those_of_one_process(both, tmp_path):
     reader = Reader(sections, Masking(), augmentation=Augmentation(), pixels=mode == "end to end")
     sums, counts = objective([reader(job) for job in jobs])
     (sums / counts).sum().backward()
-    torch.nn.utils.clip_grad_norm_(objective.parameters(), config.clip)
+    torch.nn.utils.clip_grad_norm_(objective.parameters(), config.optimiser.clip)
     own = {name: p.grad for name, p in objective.named_parameters() if p.grad is not None}
     assert any(name.startswith("tiles.module.blocks.0.") for name in own) == (mode == "end to end")
     first, second = (load_file(two / f"grads{rank}.safetensors") for rank in range(2))

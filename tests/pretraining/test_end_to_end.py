@@ -35,7 +35,7 @@ def test_the_loss_falls_and_the_encoder_is_part_of_the_model(tmp_path):
         tmp_path, epochs=4, warmup_epochs=0.5, lr=2e-3, validation_sections=("other",), validation_share=0.0,
         checkpoint_steps=1000,
     )  # fmt: skip
-    other = tile_shard(Path(config.shards), config, name="other", seed=3, n=12)
+    other = tile_shard(Path(config.data.shards), config, name="other", seed=3, n=12)
     shards = [*tile_corpus(config, n=12), other]
     prepare(config, shards)
     folder = train(config)
@@ -89,7 +89,7 @@ def test_an_interrupted_run_goes_on_to_the_bit(finished, tmp_path, monkeypatch):
     import storm
 
     config, whole = finished
-    per_epoch = len(table(Path(config.out) / "steps.csv")) // 2
+    per_epoch = len(table(Path(config.run.out) / "steps.csv")) // 2
     # it died in the second epoch, whose statistics are not those of the start, in the middle of it
     assert per_epoch < 6 < 2 * per_epoch
     mine = tile_config(tmp_path, **HOW)
@@ -110,7 +110,7 @@ def test_an_interrupted_run_goes_on_to_the_bit(finished, tmp_path, monkeypatch):
     for name, without in (("steps.csv", ()), ("log.csv", TIMES)):
         rows, expected = (
             [{key: value for key, value in row.items() if key not in without} for row in table(folder / name)]
-            for folder in (tmp_path / "run", Path(config.out))
+            for folder in (tmp_path / "run", Path(config.run.out))
         )
         assert rows == expected
     assert model.sha256 == there.sha256
@@ -154,9 +154,9 @@ def test_switches(changes, tmp_path):
     # A shift before ReLU may reach nothing; everything else is trained.
     assert moved >= {"scale", "stem.weight", "stages.0.0.weight", "stages.0.1.weight", "stages.1.0.weight"}
     assert all(torch.equal(a, b) for a, b in zip(after.buffers(), before.buffers(), strict=True))
-    start = storm.load_model(Path(config.out) / "start")
+    start = storm.load_model(Path(config.run.out) / "start")
     same = np.array_equal(model.statistic("he_mean"), start.statistic("he_mean"))
     assert same == ("standardise" in changes)
-    log = table(Path(config.out) / "log.csv")[-1]
+    log = table(Path(config.run.out) / "log.csv")[-1]
     assert np.isfinite(float(log["st"]))
     assert (log["he"] == "") == ("window" in changes)

@@ -11,14 +11,16 @@ import torch
 from storm.data.windows import make_windows
 from storm.model import build_storm
 from storm.model.heads import expression_loss
+from storm.pretraining.config_groups import OptimiserConfig
 from storm.pretraining.factors import Panel, choose_genes, fit_factors
-from storm.pretraining.fit import FitConfig, fit
+from storm.pretraining.fit import fit
 from storm.pretraining.head import HeadConfig, apply_head, fit_head
 from storm.pretraining.head_choice import choose_head
 from storm.pretraining.held_out import evaluate, hold_out, mean_predictor
 from storm.pretraining.losses import gaussian_nll, negative_binomial_nll
 from storm.pretraining.masking import draw_visible, hidden_positions
 from storm.pretraining.objective import Masking, masked_loss
+from storm.pretraining.optimise import make_optimiser, make_schedule
 from storm.pretraining.ridge import PENALTIES, RidgePath
 from storm.pretraining.sections import SectionTensors, TrainingSection
 
@@ -95,10 +97,8 @@ def test_masked_spots_are_rebuilt_better_than_by_the_mean():
     sections = [planted_section(seed=0), planted_section(seed=1, he=False)]
     torch.manual_seed(0)
     network = build_storm("tiny", n_genes=30)
-    config = FitConfig(
-        epochs=60, warmup_epochs=2, batch_size=64, lr=3e-3, masking=Masking(genes_per_step=20, he_only=0.2)
-    )
-    history = fit(network, sections, config)
+    config = OptimiserConfig(epochs=60, warmup_epochs=2, batch_size=64, lr=3e-3)
+    history = fit(network, sections, config, masking=Masking(genes_per_step=20, he_only=0.2))
     assert history[-1]["st"] < 0.5 * history[0]["st"]
     unseen = SectionTensors(planted_section(seed=2))
     g = torch.Generator().manual_seed(0)
@@ -114,14 +114,50 @@ def test_training_is_reproducible():
     for _ in range(2):
         torch.manual_seed(0)
         network = build_storm("tiny", n_genes=30)
-        fit(network, [planted_section()], FitConfig(epochs=2, warmup_epochs=1, batch_size=64, lr=1e-3))
+        fit(network, [planted_section()], OptimiserConfig(epochs=2, warmup_epochs=1, batch_size=64, lr=1e-3))
         runs.append(network.state_dict())
     assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
 
 
 def test_fit_refuses_what_cannot_learn():
     with pytest.raises(ValueError, match="decoders"):
-        fit(build_storm("tiny", decoder_depth=0), [planted_section()], FitConfig(epochs=1))
+        fit(build_storm("tiny", decoder_depth=0), [planted_section()], OptimiserConfig(epochs=1, warmup_epochs=0))
+    with pytest.raises(ValueError, match="epochs=0 must be a whole number of at least 1"):
+        fit(build_storm("tiny", n_genes=30), [planted_section()], OptimiserConfig(epochs=0))
+
+
+@pytest.mark.parametrize("where", ["he", "st", "weights"])
+def test_a_training_that_diverges_ends_with_an_error(where):
+    section = planted_section()
+    torch.manual_seed(0)
+    network = build_storm("tiny", n_genes=30)
+    config = OptimiserConfig(epochs=2, warmup_epochs=0, batch_size=64, lr=1e-3)
+    if where == "weights":
+        # No spot has H&E: its projection is not part of the loss, and would be handed on as it is.
+        section = replace(section, he=None)
+        with torch.no_grad():
+            network.project["he"].weight.fill_(torch.nan)
+        message = r"diverged: project\.he\.weight has weights that are not finite after epoch 0.*lr=0\.001"
+    else:
+        with torch.no_grad():
+            network.decoders[where].out.bias.fill_(1e30)
+        message = f"diverged: the loss of {'H&E' if where == 'he' else 'expression'} is inf in epoch 0.*lr=0\\.001"
+    with pytest.raises(ValueError, match=message):
+        fit(network, [section], config)
+
+
+def test_a_warm_up_is_rounded_to_the_nearest_step():
+    section = planted_section()  # 144 windows, 3 steps an epoch
+    torch.manual_seed(0)
+    network = build_storm("tiny", n_genes=30)
+    config = OptimiserConfig(epochs=2, warmup_epochs=0.6, batch_size=64, lr=1e-3)
+    history = fit(network, [section], config)
+    # Two steps of warm-up and not one, so that the third of six steps is the first at the full rate.
+    assert history[0]["lr"] == pytest.approx(1e-3)
+    optimiser = make_optimiser(network, config)
+    schedule = make_schedule(optimiser, config, 3)
+    schedule.step_update(5)
+    assert history[1]["lr"] == optimiser.param_groups[0]["lr"]
 
 
 def test_factors_are_panel_agnostic():
@@ -260,13 +296,13 @@ def test_the_best_epoch_is_kept_and_the_mean_is_the_mean():
     train, block = whole.only(np.arange(144) < 84), whole.only(np.arange(144) >= 108)
     torch.manual_seed(0)
     network = build_storm("tiny", n_genes=30)
-    config = FitConfig(epochs=25, warmup_epochs=1, batch_size=32, lr=2e-2, patience=4)
-    history = fit(network, [train], config, validation=[block])
+    config = OptimiserConfig(epochs=25, warmup_epochs=1, batch_size=32, lr=2e-2)
+    history = fit(network, [train], config, patience=4, validation=[block])
     losses = [record["val_st"] + record["val_he"] for record in history]
     assert len(history) == min(25, int(np.argmin(losses)) + 5)
-    again = evaluate(network, [SectionTensors(block)], masking=config.masking)
+    again = evaluate(network, [SectionTensors(block)], masking=Masking())
     assert sum(again.values()) == pytest.approx(min(losses), rel=1e-5)
-    plain = evaluate(mean_predictor(network, [SectionTensors(train)]), [SectionTensors(block)], masking=config.masking)
+    plain = evaluate(mean_predictor(network, [SectionTensors(train)]), [SectionTensors(block)], masking=Masking())
     assert again["st"] < plain["st"]
     seen = whole.expression[:84].mean(axis=0)
     error = 0.5 * np.square(whole.expression[108:] - seen).mean(axis=1)
@@ -280,7 +316,7 @@ def test_a_section_of_one_modality_trains(name):
     lacking = {"st": None, "expression": None, "measured": None} if name == "he" else {"he": None}
     torch.manual_seed(0)
     network = build_storm("tiny", n_genes=30)
-    config = FitConfig(epochs=5, warmup_epochs=1, batch_size=64, lr=3e-3, masking=Masking(he_only=0.5))
-    history = fit(network, [replace(section, **lacking)], config)
+    config = OptimiserConfig(epochs=5, warmup_epochs=1, batch_size=64, lr=3e-3)
+    history = fit(network, [replace(section, **lacking)], config, masking=Masking(he_only=0.5))
     assert history[-1][name] < history[0][name]
     assert {"he", "st"} - set(history[0]) == {"he", "st"} - {name}

@@ -63,7 +63,7 @@ def test_a_killed_run_goes_on_to_the_bit(finished, tmp_path):
     import storm
 
     config, whole = finished
-    per_epoch = len(table(Path(config.out) / "steps.csv")) // 2
+    per_epoch = len(table(Path(config.run.out) / "steps.csv")) // 2
     # it died after step 7, and goes on from a checkpoint that is in the middle of an epoch
     assert 6 % per_epoch
     mine = planted_config(tmp_path, checkpoint_steps=3)
@@ -77,20 +77,22 @@ def test_a_killed_run_goes_on_to_the_bit(finished, tmp_path):
     assert not (tmp_path / "run" / "model").exists()
     model = storm.load_model(train(mine))
     for name, without in (("steps.csv", ()), ("log.csv", TIMES)):
-        assert columns(tmp_path / "run" / name, without=without) == columns(Path(config.out) / name, without=without)
+        assert columns(tmp_path / "run" / name, without=without) == columns(
+            Path(config.run.out) / name, without=without
+        )
     there = storm.load_model(whole).network.state_dict()
     assert all(torch.equal(value, there[name]) for name, value in model.network.state_dict().items())
 
 
 def test_a_finished_run_is_not_run_again(finished):
     config, whole = finished
-    before = (Path(config.out) / "steps.csv").read_bytes()
+    before = (Path(config.run.out) / "steps.csv").read_bytes()
     weights = (whole / "network.safetensors").read_bytes()
     assert train(config) == whole
-    assert (Path(config.out) / "steps.csv").read_bytes() == before
+    assert (Path(config.run.out) / "steps.csv").read_bytes() == before
     assert (whole / "network.safetensors").read_bytes() == weights
-    assert tuple(table(Path(config.out) / "steps.csv")[0]) == STEPS
-    assert tuple(table(Path(config.out) / "log.csv")[0]) == EPOCHS
+    assert tuple(table(Path(config.run.out) / "steps.csv")[0]) == STEPS
+    assert tuple(table(Path(config.run.out) / "log.csv")[0]) == EPOCHS
 
 
 def test_a_damaged_checkpoint_is_passed_over(finished, tmp_path):
@@ -103,14 +105,14 @@ def test_a_damaged_checkpoint_is_passed_over(finished, tmp_path):
     (before / "state.json").write_text("{")
     assert find_checkpoint(folder) is None
     network = build_storm("tiny", n_genes=5)
-    optimiser = make_optimiser(network, finished[0])
+    optimiser = make_optimiser(network, finished[0].optimiser)
     sum(p.square().sum() for p in network.parameters()).backward()
     optimiser.step()
     for step in (3, 4):
         save_checkpoint(folder, network, optimiser, state={"step": step}, keep=2)
     assert len(list(folder.iterdir())) == 2
     other = build_storm("tiny", n_genes=5)
-    moments = make_optimiser(other, finished[0])
+    moments = make_optimiser(other, finished[0].optimiser)
     path = save_checkpoint(tmp_path / "fresh", network, optimiser, state={"step": 4}, keep=1)
     assert load_checkpoint(path, other, moments) == {"step": 4}
     for one, two in zip(network.parameters(), other.parameters(), strict=True):

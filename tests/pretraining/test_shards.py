@@ -14,6 +14,7 @@ from planted_shards import GENES, HE_DIM, planted_config, planted_corpus, plante
 from storm.data.windows import Windows, make_windows
 from storm.model import build_storm
 from storm.pretraining.baselines import baseline_losses
+from storm.pretraining.config import flatten
 from storm.pretraining.distributed import MODALITIES, Objective, epoch_steps, validation_jobs
 from storm.pretraining.masking import draw_visible, hidden_positions
 from storm.pretraining.objective import Masking, masked_loss
@@ -267,22 +268,21 @@ def test_baselines_are_what_they_say(run):
 def test_another_configuration_does_not_go_on_with_a_run(run, tmp_path):
     config, _, sections = run
     shards = [section.shard for section in sections]
-    from dataclasses import replace
-
-    assert len(prepare(replace(config, devices="auto", checkpoint_steps=7), shards)[1]) == 3
+    assert len(prepare(config.changed(devices="auto", checkpoint_steps=7), shards)[1]) == 3
     with pytest.raises(ValueError, match=r"another configuration \(lr: 0.003 there, 0.01 here\)"):
-        prepare(replace(config, lr=0.01), shards)
+        prepare(config.changed(lr=0.01), shards)
     # Prepared by a version that did not have some of the fields: it did what their defaults say.
     path = tmp_path / "run" / "prepared.json"
-    shutil.copytree(config.out, path.parent)
+    shutil.copytree(config.run.out, path.parent)
     facts = json.loads(path.read_text())
+    facts["config"] = flatten(facts["config"])  # as version 0.1.0 wrote it
     for name in ("train_tiles", "crop_area", "spatial_encoder"):
         del facts["config"][name]
     path.write_text(json.dumps(facts))
-    older = replace(config, out=str(path.parent))
+    older = config.changed(out=str(path.parent))
     assert len(prepare(older, shards)[1]) == 3
     with pytest.raises(ValueError, match=r"crop_area: 0\.5 there, 0\.7 here"):
-        prepare(replace(older, crop_area=0.7), shards)
+        prepare(older.changed(crop_area=0.7), shards)
 
 
 def test_a_corpus_that_teaches_nothing_is_named(tmp_path):

@@ -255,9 +255,9 @@ def test_layers_of_other_networks():
 def test_the_learning_rate_of_every_block(run):
     config, model, sections = run
     tiles = tokens_of(config, model, sections)
-    config = replace(config, lr=1e-2, warmup_epochs=0, weight_decay=0.1)
-    optimiser = make_optimiser(model.network.requires_grad_(True), config, tiles=tiles.module)
-    schedule = make_schedule(optimiser, config, steps_per_epoch=10)
+    config = config.changed(lr=1e-2, warmup_epochs=0, weight_decay=0.1)
+    optimiser = make_optimiser(model.network.requires_grad_(True), config.optimiser, tiles=tiles.module)
+    schedule = make_schedule(optimiser, config.optimiser, steps_per_epoch=10)
     group = {id(p): group for group in optimiser.param_groups for p in group["params"]}
     n = sum(len(group["params"]) for group in optimiser.param_groups)
     assert n == len(list(model.network.parameters())) + len(list(tiles.module.parameters()))
@@ -283,17 +283,17 @@ def test_what_cannot_be_trained_is_named(run, tmp_path):
     with pytest.raises(ValueError, match=r"'stain-texture'\s+has none"):
         trainable(get_encoder("stain-texture"), nn.Identity())
     with pytest.raises(ValueError, match="train_tiles=true needs a tile encoder with weights"):
-        tile_encoder_of(replace(config, tile_encoder="stain-texture", tile_init="published"))
+        tile_encoder_of(config.changed(tile_encoder="stain-texture", tile_init="published"))
     with pytest.raises(ValueError, match="needs tiles of 48 px"):
-        prepare(replace(config, tile_px=48, **here), shards)
+        prepare(config.changed(tile_px=48, **here), shards)
     cached = tile_shard(tmp_path, config, name="cached")
     (cached.path / "patches.npy").unlink()
     cached.facts["sha256"].pop("patches.npy")
     with pytest.raises(ValueError, match=r"packed without pixels.*needs tiles of 32 px"):
-        prepare(replace(config, **here), [cached])
+        prepare(config.changed(**here), [cached])
     bare = [shard for shard in shards if not shard.has("he")]
     with pytest.raises(ValueError, match="train_tiles=true, but no section to train on has an image"):
-        prepare(replace(config, **here), bare)
+        prepare(config.changed(**here), bare)
     info = small_net()
     frozen = info.architecture()
     trainable(info, frozen.requires_grad_(False))

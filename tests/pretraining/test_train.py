@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import sys
 import types
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +33,7 @@ def test_the_seed_is_what_a_run_depends_on(tmp_path):
         before = torch.get_rng_state()
         train(config)
         assert torch.equal(torch.get_rng_state(), before)
-        curves.append(table(Path(config.out) / "steps.csv"))
+        curves.append(table(Path(config.run.out) / "steps.csv"))
     assert curves[0] == curves[1]
     assert curves[2] != curves[0]
 
@@ -58,7 +57,7 @@ def test_switches(changes, tmp_path):
         planted_shard(tmp_path / "shards", name="a", n=10),
         planted_shard(tmp_path / "shards", name="b", n=10, he=False, genes=slice(5, None)),
     ]
-    if config.window == 1:
+    if config.data.window == 1:
         for at, shard in enumerate(shards):
             rows = np.arange(len(shard))
             he = np.array(shard.array("he")) if shard.has("he") else None
@@ -67,14 +66,14 @@ def test_switches(changes, tmp_path):
                 windows=make_windows(np.array(shard.centres), size=1), counts=shard.counts(rows), genes=shard.genes,
                 he=he,
             )  # fmt: skip
-        config = replace(config, shards=str(tmp_path / "ones"))
+        config = config.changed(shards=str(tmp_path / "ones"))
     start, _ = prepare(config, shards)
     start = {name: value.clone() for name, value in start.network.state_dict().items()}
     model = storm.load_model(train(config))
     assert any(not torch.equal(value, start[name]) for name, value in model.network.state_dict().items())
-    log = table(Path(config.out) / "log.csv")[-1]
+    log = table(Path(config.run.out) / "log.csv")[-1]
     assert np.isfinite(float(log["st"]))
-    if config.window == 1:
+    if config.data.window == 1:
         assert log["he"] == ""
     if "hvg_genes" in changes:
         assert (model.expression.kind, model.config.st_dim) == ("genes", 12)

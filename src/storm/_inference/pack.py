@@ -47,7 +47,7 @@ def packed_section(folder: Path, *, name: str, config: PretrainConfig, tiles: En
         return None
     shard = open_shard(folder)
     wanted, there = _settings(config, tiles), shard.facts.get("settings", {})
-    if not config.train_tiles:
+    if not config.he.train_tiles:
         wanted.pop("pixels", None)  # there may be more than this run reads
     other = sorted(key for key in wanted if there.get(key) != wanted[key])
     if other:
@@ -87,20 +87,20 @@ def pack_section(
         As :func:`storm.tl.embed`; the text says what is missing or ambiguous.
     """
     keys = Keys(
-        image_key=config.image_key,
-        table_key=config.table_key,
-        shapes_key=config.shapes_key,
-        coordinate_system=config.coordinate_system,
-        um_per_px=config.um_per_px,
-        layer=config.layer,
+        image_key=config.data.image_key,
+        table_key=config.data.table_key,
+        shapes_key=config.data.shapes_key,
+        coordinate_system=config.data.coordinate_system,
+        um_per_px=config.data.um_per_px,
+        layer=config.data.layer,
     )
     selection = select(sdata, keys, image=False if tiles is None else "auto")
     spots = spots_of(selection)
-    windows = section_windows(spots, size=config.window or None, radius_um=config.radius_um)
+    windows = section_windows(spots, size=config.data.window or None, radius_um=config.data.radius_um)
     he = patches = None
     if tiles is not None and spots.patches is not None:
         he = _embedded(selection, spots, config, tiles)
-        if config.train_tiles:
+        if config.he.train_tiles:
             patches = _pixels(spots, config, tiles)
     facts: dict[str, Any] = {"settings": _settings(config, tiles), "um_known": spots.um_known}
     if spots.scale is not None:
@@ -115,33 +115,33 @@ def pack_section(
 
 
 def _embedded(selection: Selection, spots: Spots, config: PretrainConfig, tiles: EncoderInfo) -> np.ndarray:
-    field_um = config.field_um or tiles.field_um
+    field_um = config.he.field_um or tiles.field_um
     return tile_embedding(
         spots,
         tiles,
         Compute.of("auto"),
         held=held_result(selection.table, tiles_key(tiles.name)),
         field_um=field_um,
-        tile_px=input_size(tiles, config.tile_px, field_um=field_um),
+        tile_px=input_size(tiles, config.he.tile_px, field_um=field_um),
     ).values
 
 
 def _pixels(spots: Spots, config: PretrainConfig, tiles: EncoderInfo) -> PatchStream:
-    field_um = config.field_um or tiles.field_um
-    px = input_size(tiles, config.tile_px, field_um=field_um)
+    field_um = config.he.field_um or tiles.field_um
+    px = input_size(tiles, config.he.tile_px, field_um=field_um)
     return PatchStream(px, spots.reader.iter_patches(spots.centres, field_um=field_um, out_px=px))
 
 
 def _settings(config: PretrainConfig, tiles: EncoderInfo | None) -> dict[str, Any]:
     """What decides about a shard, beside the section itself."""
     keys = ("image_key", "table_key", "shapes_key", "coordinate_system", "um_per_px", "layer", "window", "radius_um")
-    settings = {key: getattr(config, key) for key in keys}
+    settings = {key: getattr(config.data, key) for key in keys}
     if tiles is None:
         return settings | {"tile_encoder": None}
     return settings | {
         "tile_encoder": tiles.name,
         "tile_sha256": tiles.sha256,
-        "field_um": config.field_um or tiles.field_um,
-        "tile_px": config.tile_px or tiles.tile_px,
-        "pixels": config.train_tiles,
+        "field_um": config.he.field_um or tiles.field_um,
+        "tile_px": config.he.tile_px or tiles.tile_px,
+        "pixels": config.he.train_tiles,
     }

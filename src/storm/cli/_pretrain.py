@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import replace
 from pathlib import Path
 
 from storm._inference.pack import pack_section, packed_section
@@ -27,7 +26,7 @@ def pretrain(*, config: Path, seed: int | None, prepare_only: bool) -> None:
     """
     run = PretrainConfig.read(config)
     if seed is not None:
-        run = replace(run, seed=seed)
+        run = run.changed(seed=seed)
     if _first():
         _make_ready(run)
     while not is_prepared(run):
@@ -35,7 +34,7 @@ def pretrain(*, config: Path, seed: int | None, prepare_only: bool) -> None:
         time.sleep(1)
     if prepare_only:
         if _first():
-            print(f"prepared: {run.out}")
+            print(f"prepared: {run.run.out}")
         return
     model = train(run)
     if _first():
@@ -51,17 +50,17 @@ def _first() -> bool:
 def _make_ready(run: PretrainConfig) -> None:
     if is_prepared(run):
         # The prepared sections may have been removed since, but no new ones may have been added.
-        present = [path for path in map(Path, run.sections) if path.exists()]
+        present = [path for path in map(Path, run.data.sections) if path.exists()]
         names = {store.stem for path in present for store in _stores(path)}
         if new := sorted(names - set(prepared_sections(run))):
-            msg = f"{run.out} holds a run without the sections {new}; set another out, or remove the folder"
+            msg = f"{run.run.out} holds a run without the sections {new}; set another out, or remove the folder"
             raise ValueError(msg)
         return
     stores = find_sections(run)
     tiles = tile_encoder_of(run)
     shards = []
     for name, path in stores.items():
-        folder = Path(run.shards) / name
+        folder = Path(run.data.shards) / name
         shard = packed_section(folder, name=name, config=run, tiles=tiles)
         shards.append(shard or pack_section(read_store(path), folder, name=name, config=run, tiles=tiles))
     prepare(run, shards)
@@ -81,11 +80,11 @@ def find_sections(run: PretrainConfig) -> dict[str, Path]:
     ValueError
         If the configuration names no section, or two have the same name.
     """
-    if not run.sections:
+    if not run.data.sections:
         msg = "the configuration names no sections; give sections = ['folder/with/stores', 'another.zarr']"
         raise ValueError(msg)
     sections: dict[str, Path] = {}
-    for path in map(Path, run.sections):
+    for path in map(Path, run.data.sections):
         if not path.exists():
             msg = f"section {path} does not exist"
             raise FileNotFoundError(msg)

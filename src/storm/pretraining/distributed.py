@@ -47,12 +47,14 @@ def epoch_steps(sections: Sequence[StreamedSection], config: PretrainConfig, epo
     """
     parts = []
     for number, section in enumerate(sections):
-        rng = np.random.default_rng([config.seed, epoch, number])
+        rng = np.random.default_rng([config.run.seed, epoch, number])
         rows = section.train[rng.permutation(len(section.train))]
-        parts += [(number, rows[at : at + config.section_batch]) for at in range(0, len(rows), config.section_batch)]
-    order = np.random.default_rng([config.seed, epoch, len(sections)]).permutation(len(parts))
-    jobs = [Job(*parts[at], seed=_seed(config.seed, epoch, place)) for place, at in enumerate(order)]
-    size = config.batch_size // config.section_batch
+        parts += [
+            (number, rows[at : at + config.data.section_batch]) for at in range(0, len(rows), config.data.section_batch)
+        ]
+    order = np.random.default_rng([config.run.seed, epoch, len(sections)]).permutation(len(parts))
+    jobs = [Job(*parts[at], seed=_seed(config.run.seed, epoch, place)) for place, at in enumerate(order)]
+    size = config.optimiser.batch_size // config.data.section_batch
     return [jobs[at : at + size] for at in range(0, len(jobs), size)]
 
 
@@ -61,8 +63,10 @@ def validation_jobs(sections: Sequence[StreamedSection], config: PretrainConfig)
     jobs = []
     for number, section in enumerate(sections):
         rows = section.validate
-        for at in range(0, len(rows), config.section_batch):
-            jobs.append(Job(number, rows[at : at + config.section_batch], _seed(config.seed, _VALIDATION, len(jobs))))
+        for at in range(0, len(rows), config.data.section_batch):
+            jobs.append(
+                Job(number, rows[at : at + config.data.section_batch], _seed(config.run.seed, _VALIDATION, len(jobs)))
+            )
     return jobs
 
 

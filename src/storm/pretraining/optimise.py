@@ -10,7 +10,7 @@ from torch import nn
 
 from storm.encoders.loading import inner_module
 from storm.model.storm import Storm
-from storm.pretraining.config import PretrainConfig
+from storm.pretraining.config_groups import OptimiserConfig
 from storm.pretraining.layers import tile_layers
 
 _BLOCK = re.compile(r"^blocks\.(\d+)\.")
@@ -63,7 +63,7 @@ def lr_scales(network: Storm, tiles: nn.Module | None, *, decay: float, over: st
     return {p: decay ** max(top - layer, 0) for p, layer in layers.items()}
 
 
-def make_optimiser(network: Storm, config: PretrainConfig, *, tiles: nn.Module | None = None) -> torch.optim.AdamW:
+def make_optimiser(network: Storm, config: OptimiserConfig, *, tiles: nn.Module | None = None) -> torch.optim.AdamW:
     """AdamW over what has gradients.
 
     Weight matrices decay; biases, norms, modality embeddings and mask tokens do not, nor what a tile encoder of timm
@@ -74,7 +74,7 @@ def make_optimiser(network: Storm, config: PretrainConfig, *, tiles: nn.Module |
     network
         The spatial encoder with its decoders.
     config
-        The run.
+        Learning rate, its decay from layer to layer, weight decay and moments.
     tiles
         Tile encoder, or ``None`` where it is not trained.
     """
@@ -93,15 +93,33 @@ def make_optimiser(network: Storm, config: PretrainConfig, *, tiles: nn.Module |
             {"params": parameters, "weight_decay": config.weight_decay if matrix else 0.0, "lr_scale": scale}
             for (matrix, scale), parameters in groups.items()
         ],
-        lr=config.lr, betas=(config.beta1, config.beta2),
-    )  # fmt: skip
+        lr=config.lr,
+        betas=(config.beta1, config.beta2),
+    )
 
 
-def make_schedule(optimiser: torch.optim.Optimizer, config: PretrainConfig, steps_per_epoch: int) -> CosineLRScheduler:
-    """Linear warm-up, then a cosine to ``min_lr``; ``step_update(step)`` depends on the step alone."""
+def make_schedule(optimiser: torch.optim.Optimizer, config: OptimiserConfig, steps_per_epoch: int) -> CosineLRScheduler:
+    """Linear warm-up, then a cosine to ``min_lr``; ``step_update(step)`` depends on the step alone.
+
+    A warm-up of a broken number of steps is rounded to the nearest whole number of them.
+
+    Parameters
+    ----------
+    optimiser
+        See :func:`make_optimiser`.
+    config
+        Epochs, warm-up, and the learning rates.
+    steps_per_epoch
+        Number of steps of an epoch.
+    """
     total = config.epochs * steps_per_epoch
     warmup = min(round(config.warmup_epochs * steps_per_epoch), total - 1)
     return CosineLRScheduler(
-        optimiser, t_initial=total - warmup, lr_min=config.min_lr, warmup_t=warmup, warmup_lr_init=0.0,
-        warmup_prefix=True, t_in_epochs=False,
-    )  # fmt: skip
+        optimiser,
+        t_initial=total - warmup,
+        lr_min=config.min_lr,
+        warmup_t=warmup,
+        warmup_lr_init=0.0,
+        warmup_prefix=True,
+        t_in_epochs=False,
+    )

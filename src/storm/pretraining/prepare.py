@@ -17,7 +17,7 @@ from storm.data.genes import Vocabulary, match_genes
 from storm.data.normalise import log_normalise, row_blocks, standardise
 from storm.encoders import EncoderInfo, get_encoder
 from storm.expression import ExpressionEncoder, NovaeEncoder
-from storm.pretraining.config import PretrainConfig
+from storm.pretraining.config import PretrainConfig, flatten
 from storm.pretraining.factors import Panel, choose_genes
 from storm.pretraining.shards import Shard, open_shard
 from storm.pretraining.start import expression_encoder, tile_encoder_of, untrained
@@ -51,32 +51,32 @@ def prepare(config: PretrainConfig, shards: Sequence[Shard]) -> tuple[StormModel
     Raises
     ------
     ValueError
-        If ``config.out`` holds another run, the sections have nothing to learn from, or held-out ones are not there.
+        If ``out`` holds another run, the sections have nothing to learn from, or held-out ones are not there.
     """
-    out = Path(config.out)
+    out = Path(config.run.out)
     if (out / _READY).is_file():
         return open_prepared(config)
     names = [shard.name for shard in shards]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         msg = f"several sections are called {twice}; give each a name of its own"
         raise ValueError(msg)
-    if unknown := sorted(set(config.validation_sections) - set(names)):
+    if unknown := sorted(set(config.data.validation_sections) - set(names)):
         msg = f"validation_sections={unknown} are not among the sections {sorted(names)}"
         raise ValueError(msg)
-    learned = [shard for shard in shards if shard.name not in config.validation_sections]
+    learned = [shard for shard in shards if shard.name not in config.data.validation_sections]
     _check_sections(config, learned)
     folders = {name: out / "tokens" / name for name in names}
     splits = {}
     for shard in shards:
         folders[shard.name].mkdir(parents=True, exist_ok=True)
-        whole = shard.name in config.validation_sections
-        train, validate = split_windows(shard, 0.0 if whole else config.validation_share)
+        whole = shard.name in config.data.validation_sections
+        train, validate = split_windows(shard, 0.0 if whole else config.data.validation_share)
         splits[shard.name] = (train[:0], train) if whole else (train, validate)
         for what, rows in zip(("train", "validate"), splits[shard.name], strict=True):
             np.save(folders[shard.name] / f"{what}.npy", rows)
-    rng = np.random.default_rng(config.seed)
-    panels = _panels(learned, splits, spots=config.fit_spots, rng=rng)
-    symbols = choose_genes([(panels, config.genes or sum(len(p.genes) for p in panels))])
+    rng = np.random.default_rng(config.run.seed)
+    panels = _panels(learned, splits, spots=config.st.fit_spots, rng=rng)
+    symbols = choose_genes([(panels, config.st.genes or sum(len(p.genes) for p in panels))])
     expression = expression_encoder(config, panels, symbols)
     tiles = tile_encoder_of(config) or get_encoder("stain-texture")
     for shard in shards if panels else ():
@@ -88,7 +88,7 @@ def prepare(config: PretrainConfig, shards: Sequence[Shard]) -> tuple[StormModel
         statistics[f"{name}_mean"], statistics[f"{name}_std"] = _statistics(learned, folders, splits, name, dim)
     vocabulary = Vocabulary(tuple(symbols))
     for shard in shards:
-        _tokens(shard, folders[shard.name], statistics, vocabulary, within=config.standardise == "section")
+        _tokens(shard, folders[shard.name], statistics, vocabulary, within=config.objective.standardise == "section")
     seen = {"he": any(shard.has("he") for shard in learned), "st": bool(panels)}
     untrained(
         config, tiles, expression, vocabulary=vocabulary, statistics=statistics, seen=seen
@@ -101,12 +101,12 @@ def prepare(config: PretrainConfig, shards: Sequence[Shard]) -> tuple[StormModel
 
 def is_prepared(config: PretrainConfig) -> bool:
     """Whether :func:`prepare` has finished."""
-    return (Path(config.out) / _READY).is_file()
+    return (Path(config.run.out) / _READY).is_file()
 
 
 def prepared_sections(config: PretrainConfig) -> list[str]:
     """Names of the sections of a prepared run."""
-    return list(json.loads((Path(config.out) / _READY).read_text(encoding="utf-8"))["shards"])
+    return list(json.loads((Path(config.run.out) / _READY).read_text(encoding="utf-8"))["shards"])
 
 
 def open_prepared(config: PretrainConfig, *, check: bool = True) -> tuple[StormModel, list[StreamedSection]]:
@@ -124,18 +124,20 @@ def open_prepared(config: PretrainConfig, *, check: bool = True) -> tuple[StormM
     ValueError
         If it was made for another configuration, or a packed section is damaged.
     """
-    out = Path(config.out)
+    out = Path(config.run.out)
     facts = json.loads((out / _READY).read_text(encoding="utf-8"))
     # Fields that came later had their defaults when they were not there.
-    own, there = config.to_dict(), PretrainConfig().to_dict() | facts["config"]
+    own, there = config.flat(), PretrainConfig().flat() | flatten(facts["config"])
     other = sorted(name for name in own if name not in RUNNING and there[name] != own[name])
     if other:
         said = ", ".join(f"{name}: {there[name]!r} there, {own[name]!r} here" for name in other)
         msg = f"{str(out)!r} holds a run of another configuration ({said}); give another out, or remove the folder"
         raise ValueError(msg)
-    how = {"relative": config.standardise == "section", "counted": config.st_likelihood == "nb"}
+    how = {"relative": config.objective.standardise == "section", "counted": config.network.st_likelihood == "nb"}
     sections = [
-        StreamedSection(open_shard(Path(config.shards) / Path(path).name, check=check), out / "tokens" / name, **how)
+        StreamedSection(
+            open_shard(Path(config.data.shards) / Path(path).name, check=check), out / "tokens" / name, **how
+        )
         for name, path in facts["shards"].items()
     ]
     with torch.random.fork_rng(devices=[]):  # networks are drawn before they are filled
@@ -149,12 +151,17 @@ def _check_sections(config: PretrainConfig, learned: Sequence[Shard]) -> None:
         msg = "no section to train on has counts or H&E; give some that have (and a tile_encoder for H&E)"
         raise ValueError(msg)
     both = [shard.name for shard in images if shard.has("counts_data")]
-    if config.window == 1 and not both:
+    if config.data.window == 1 and not both:
         msg = "window=1 rebuilds expression from H&E, and no section to train on has both"
         raise ValueError(msg)
-    for name, wanted in (("train_tiles", config.train_tiles), ("spatial_encoder", not config.spatial_encoder)):
-        if wanted and not images:
-            msg = f"{name}={str(getattr(config, name)).lower()}, but no section to train on has an image"
+    if images:
+        return
+    for name, value, needs_images in (
+        ("train_tiles", "true", config.he.train_tiles),
+        ("spatial_encoder", "false", not config.network.spatial_encoder),
+    ):
+        if needs_images:
+            msg = f"{name}={value}, but no section to train on has an image"
             raise ValueError(msg)
 
 
@@ -196,9 +203,9 @@ def _raw_tokens(shard: Shard, encoder: ExpressionEncoder, folder: Path) -> None:
 
 
 def _check_tiles(config: PretrainConfig, shards: Sequence[Shard], tiles: EncoderInfo) -> None:
-    wanted = config.tile_px or tiles.tile_px
+    wanted = config.he.tile_px or tiles.tile_px
     for shard in shards:
-        if config.train_tiles and shard.has("he"):
+        if config.he.train_tiles and shard.has("he"):
             found = shard.array("patches").shape[1] if shard.has("patches") else None
             if found != wanted:
                 how = "without pixels" if found is None else f"with tiles of {found} px"

@@ -8,7 +8,6 @@ sha256; nothing is pickled.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from storm._files import replacing
 from storm.data.windows import Windows
 from storm.model.weights import sha256
 
@@ -189,22 +189,23 @@ def write_shard(
             msg = f"section {name!r}: patches must be uint8 of shape (n, p, p, 3), not {patches.dtype} {patches.shape}"
             raise ValueError(msg)
         arrays["patches"] = patches
-    scratch = folder.with_name(folder.name + ".part")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    for key, array in arrays.items():
-        np.save(scratch / f"{key}.npy", array, allow_pickle=False)
-    if isinstance(patches, PatchStream):
-        _write_stream(scratch / "patches.npy", patches, n)
-    sums = {path.name: sha256(path) for path in sorted(scratch.glob("*.npy"))}
-    known = {
-        **(facts or {}), "format": FORMAT, "name": name, "n": n, "kind": windows.kind, "pitch": float(windows.pitch),
-        "genes": [] if genes is None else [str(gene) for gene in genes], "sha256": sums,
-    }  # fmt: skip
-    (scratch / _FACTS).write_text(json.dumps(known) + "\n", encoding="utf-8")
-    if folder.exists():
-        shutil.rmtree(folder)
-    scratch.replace(folder)
+    with replacing(folder) as scratch:
+        scratch.mkdir(parents=True)
+        for key, array in arrays.items():
+            np.save(scratch / f"{key}.npy", array, allow_pickle=False)
+        if isinstance(patches, PatchStream):
+            _write_stream(scratch / "patches.npy", patches, n)
+        known = {
+            **(facts or {}),
+            "format": FORMAT,
+            "name": name,
+            "n": n,
+            "kind": windows.kind,
+            "pitch": float(windows.pitch),
+            "genes": [] if genes is None else [str(gene) for gene in genes],
+            "sha256": {path.name: sha256(path) for path in sorted(scratch.glob("*.npy"))},
+        }
+        (scratch / _FACTS).write_text(json.dumps(known) + "\n", encoding="utf-8")
     return Shard(folder, known)
 
 

@@ -33,20 +33,20 @@ def tile_encoder_of(config: PretrainConfig) -> EncoderInfo | None:
     ValueError
         If it is unknown, has no weights that could be drawn at random, or cannot be trained and is to be.
     """
-    if not config.tile_encoder:
+    if not config.he.tile_encoder:
         return None
-    if config.tile_init == "random":
-        info = get_encoder(config.tile_encoder)
+    if config.he.tile_init == "random":
+        info = get_encoder(config.he.tile_encoder)
         if info.architecture is None:
             msg = f"tile_init='random' needs an encoder with weights, and {info.name!r} has none"
             raise ValueError(msg)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
+            torch.manual_seed(config.run.seed)
             module = info.architecture()
         info = with_weights(info, module.requires_grad_(False).eval())
     else:
-        info = load_encoder(config.tile_encoder, weights=config.tile_weights)
-    if config.train_tiles:
+        info = load_encoder(config.he.tile_encoder, weights=config.he.tile_weights)
+    if config.he.train_tiles:
         trainable(info, info.build())
     return info
 
@@ -75,25 +75,27 @@ def expression_encoder(config: PretrainConfig, panels: Sequence[Panel], symbols:
         If there are too few spots and genes for the factors, or an encoder is wanted that nothing could be read with.
     """
     if not panels:
-        if config.expression != "factors":
+        if config.st.expression != "factors":
             msg = (
-                f"expression={config.expression!r}, but no section to train on has counts; add some that have, or "
+                f"expression={config.st.expression!r}, but no section to train on has counts; add some that have, or "
                 "leave expression out to train on H&E alone"
             )
             raise ValueError(msg)
         logger.warning("no section to train on has counts: the model learns from H&E alone, and reads no expression")
-        encoder = FactorEncoder(0, config.expression_dim).eval()
-        return FactorExpression(encoder, Vocabulary(()), min_genes=config.min_genes, name="none: trained on H&E alone")
-    if config.expression == "model":
-        return load_model(config.expression_model).expression
-    if config.expression == "hvg":
-        return VariableGenes(choose_genes([(panels, config.hvg_genes)]), min_genes=config.min_genes)
+        encoder = FactorEncoder(0, config.st.expression_dim).eval()
+        return FactorExpression(
+            encoder, Vocabulary(()), min_genes=config.st.min_genes, name="none: trained on H&E alone"
+        )
+    if config.st.expression == "model":
+        return load_model(config.st.expression_model).expression
+    if config.st.expression == "hvg":
+        return VariableGenes(choose_genes([(panels, config.st.hvg_genes)]), min_genes=config.st.min_genes)
     most = min(sum(panel.expression.shape[0] for panel in panels), len(symbols)) - 1
-    if config.expression_dim > most:
-        msg = f"expression_dim={config.expression_dim} is more than {most}, what these spots and genes allow"
+    if config.st.expression_dim > most:
+        msg = f"expression_dim={config.st.expression_dim} is more than {most}, what these spots and genes allow"
         raise ValueError(msg)
-    factors = fit_factors([panel.over(symbols) for panel in panels], config.expression_dim, seed=config.seed)
-    return FactorExpression(factors, Vocabulary(tuple(symbols)), min_genes=config.min_genes)
+    factors = fit_factors([panel.over(symbols) for panel in panels], config.st.expression_dim, seed=config.run.seed)
+    return FactorExpression(factors, Vocabulary(tuple(symbols)), min_genes=config.st.min_genes)
 
 
 def untrained(
@@ -122,24 +124,24 @@ def untrained(
     """
     sizes = {"he_dim": tiles.dim, "st_dim": expression.dim, "n_genes": len(vocabulary)}
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        if config.spatial_encoder:
-            network = build_storm(config.size, **(sizes | config.network()))
+        torch.manual_seed(config.run.seed)
+        if config.network.spatial_encoder:
+            network = build_storm(config.network.size, **(sizes | config.network.overrides()))
         else:
             network = _plain(**sizes)
     weights = {"he": 0.5, "st": 1.0}
     settings: dict[str, Any] = {
-        "standardise": config.standardise, "readout": "window", "trained": False,
+        "standardise": config.objective.standardise, "readout": "window", "trained": False,
         "modality_weights": {name: weight if seen[name] else 0.0 for name, weight in weights.items()},
     }  # fmt: skip
-    if not config.spatial_encoder:
+    if not config.network.spatial_encoder:
         # It says what its tile encoder says.
-        trained = config.tile_init != "random"
+        trained = config.he.tile_init != "random"
         settings |= {"readout": "center", "modality_weights": {"he": 1.0, "st": 0.0}, "trained": trained}
-    if config.tile_px is not None:
-        settings["tile_px"] = config.tile_px
+    if config.he.tile_px is not None:
+        settings["tile_px"] = config.he.tile_px
     return StormModel(
-        name=Path(config.out).name,
+        name=Path(config.run.out).name,
         network=network.requires_grad_(False).eval(),
         tile_encoder=tiles,
         expression=expression,
@@ -148,7 +150,7 @@ def untrained(
             {key: nn.Parameter(torch.from_numpy(value), requires_grad=False) for key, value in statistics.items()}
         ),
         settings=settings,
-        card={"summary": f"untrained start of {Path(config.out).name!r}"},
+        card={"summary": f"untrained start of {Path(config.run.out).name!r}"},
     )
 
 

@@ -24,6 +24,7 @@ from storm.pretraining.baselines import baseline_losses
 from storm.pretraining.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from storm.pretraining.config import PretrainConfig
 from storm.pretraining.distributed import MODALITIES, Job, Objective, epoch_steps, validation_jobs
+from storm.pretraining.divergence import check_losses, check_weights
 from storm.pretraining.objective import Masking
 from storm.pretraining.optimise import make_optimiser, make_schedule
 from storm.pretraining.prepare import open_prepared
@@ -32,6 +33,8 @@ from storm.pretraining.record import Record
 from storm.pretraining.start import tile_encoder_of
 from storm.pretraining.stream import StreamedBatch, StreamedSection
 from storm.pretraining.tiles import TileTokens
+
+_PATHS = ("sections", "shards", "out", "tile_weights", "expression_model")
 
 
 def train(config: PretrainConfig) -> Path:
@@ -53,9 +56,9 @@ def train(config: PretrainConfig) -> Path:
     Raises
     ------
     ValueError
-        If ``config.out`` holds another run.
+        If ``out`` holds another run.
     """
-    out = Path(config.out)
+    out = Path(config.run.out)
     fabric = make_fabric(config)
     # One process reads every packed section once for its checksum.
     model, sections = open_prepared(config, check=fabric.is_global_zero)
@@ -69,25 +72,28 @@ def make_fabric(config: PretrainConfig) -> Any:
     from lightning.fabric import Fabric
     from lightning.fabric.strategies import DDPStrategy
 
-    accelerator = config.accelerator
+    accelerator = config.run.accelerator
     if accelerator == "auto":
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
-    number = config.devices
+    number = config.run.devices
     on_gpu = accelerator in ("cuda", "gpu") and torch.cuda.is_available()
     if number == "auto":
         number = torch.cuda.device_count() if on_gpu else int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     number = int(number)
-    precision = config.precision
+    precision = config.run.precision
     if precision == "auto":
         precision = "bf16" if on_gpu and torch.cuda.is_bf16_supported() else "fp32"
     strategy = "auto"
-    if number * config.nodes > 1:
+    if number * config.run.nodes > 1:
         # A batch may lack a modality; slopes never change.
         strategy = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
     fabric = Fabric(
-        accelerator=accelerator, devices=number, num_nodes=config.nodes, strategy=strategy,
+        accelerator=accelerator,
+        devices=number,
+        num_nodes=config.run.nodes,
+        strategy=strategy,
         precision={"bf16": "bf16-mixed", "fp32": "32-true"}[precision],
-    )  # fmt: skip
+    )
     fabric.launch()
     return fabric
 
@@ -96,70 +102,91 @@ def _run(
     config: PretrainConfig, model: StormModel, sections: Sequence[StreamedSection], fabric: Any, out: Path
 ) -> None:
     network = model.network.requires_grad_(True).train().to(fabric.device)
-    tiles = _tiles(config, model, sections, fabric) if config.train_tiles else None
+    tiles = _tiles(config, model, sections, fabric) if config.he.train_tiles else None
     # What a checkpoint holds.
     trained = network if tiles is None else nn.ModuleDict({"network": network, "tiles": tiles})
-    masking = Masking(config.n_visible, 1.0 if config.window == 1 else config.he_only, config.genes_per_step or None)
+    masking = _masking(config)
     plain = Objective(network, masking, tiles)
-    read = Reader(sections, masking, augmentation=_augmentation(config), pixels=config.train_tiles)
-    optimiser = make_optimiser(network, config, tiles=tiles and tiles.module)
+    reader = Reader(sections, masking, augmentation=_augmentation(config), pixels=config.he.train_tiles)
+    optimiser = make_optimiser(network, config.optimiser, tiles=None if tiles is None else tiles.module)
     objective, wrapped = fabric.setup(plain, optimiser)
-    # From the sizes alone: the windows of an epoch are drawn when it starts.
-    jobs = sum(-(-len(section.train) // config.section_batch) for section in sections)
-    per_epoch = -(-jobs // (config.batch_size // config.section_batch))
-    total = config.epochs * per_epoch if config.spatial_encoder else 0
+    per_epoch = _steps_per_epoch(config, sections)
+    total = config.optimiser.epochs * per_epoch if config.network.spatial_encoder else 0
     state: dict[str, Any] = {"step": 0, "sums": [0.0] * 2, "counts": [0.0] * 2}
-    found = find_checkpoint(out / "checkpoints")
-    if found is not None:
-        state = load_checkpoint(found, trained, optimiser)
+    checkpoint = find_checkpoint(out / "checkpoints")
+    if checkpoint is not None:
+        state = load_checkpoint(checkpoint, trained, optimiser)
         logger.info("going on from step %d", state["step"])
     fabric.barrier()
     record = Record(out, step=state["step"], epoch=state["step"] // max(per_epoch, 1), on=fabric.is_global_zero)
-    if total:
-        schedule = make_schedule(optimiser, config, per_epoch)
     held = validation_jobs(sections, config)
-    if fabric.is_global_zero and found is None and held and total and config.window != 1:
+    if fabric.is_global_zero and checkpoint is None and held and total and config.data.window != 1:
         record.baselines(_baselines(sections, held, config))
     bar = tqdm(
-        total=total, initial=state["step"], desc="steps", unit="step",
+        total=total,
+        initial=state["step"],
+        desc="steps",
+        unit="step",
         disable=settings.verbosity == 0 or not fabric.is_global_zero,
-    )  # fmt: skip
+    )
+    schedule = make_schedule(optimiser, config.optimiser, per_epoch) if total else None
     with closing(record), bar:
-        while state["step"] < total:
+        while schedule is not None and state["step"] < total:
             epoch, position = divmod(state["step"], per_epoch)
             steps = epoch_steps(sections, config, epoch)[position:]
             started, windows = time.perf_counter(), 0
-            for jobs, batches in fetch(steps, read, fabric.global_rank, fabric.world_size):
+            for jobs, batches in fetch(steps, reader, fabric.global_rank, fabric.world_size):
                 schedule.step_update(state["step"])
-                sums, counts = _step(fabric, objective, wrapped, batches, clip=config.clip)
+                sums, counts = _step(fabric, objective, wrapped, batches, clip=config.optimiser.clip)
+                losses = _means(sums, counts)
+                # The sums are those of all processes, so that all of them stop.
+                check_losses(losses, lr=config.optimiser.lr, when=f"at step {state['step']}")
                 windows += sum(len(job.rows) for job in jobs)
-                record.step(state["step"], epoch, _rate(optimiser), _means(sums, counts))
+                record.step(state["step"], epoch, _rate(optimiser), losses)
                 for at in range(2):
                     state["sums"][at] += sums[at]
                     state["counts"][at] += counts[at]
                 state["step"] += 1
                 bar.update()
-                last = state["step"] == (epoch + 1) * per_epoch
-                if last:
+                if state["step"] == (epoch + 1) * per_epoch:
                     rate = windows / (time.perf_counter() - started)
                     facts = {"lr": _rate(optimiser), "windows_per_s": rate}
-                    if tiles is not None and config.standardise == "section":
+                    if tiles is not None and config.objective.standardise == "section":
                         _refresh(config, tiles, sections, fabric)
-                    if held and ((epoch + 1) % config.validate_epochs == 0 or epoch + 1 == config.epochs):
-                        facts |= validate(fabric, plain, read, held)
+                    last_epoch = epoch + 1 == config.optimiser.epochs
+                    if held and (last_epoch or (epoch + 1) % config.run.validate_epochs == 0):
+                        facts |= validate(fabric, plain, reader, held)
                         if tiles is not None and batches:
                             facts["forward_windows_per_s"] = _forward_rate(fabric, plain, batches)
                         facts["share_of_forward"] = rate / facts["forward_windows_per_s"]
                     record.epoch(epoch, _means(state["sums"], state["counts"]), facts)
                     state["sums"], state["counts"] = [0.0] * 2, [0.0] * 2
-                if state["step"] % config.checkpoint_steps == 0 or state["step"] == total:
+                if state["step"] % config.run.checkpoint_steps == 0 or state["step"] == total:
+                    # From a checkpoint that holds a NaN no run could go on. All processes hold the same weights.
+                    check_weights(trained, lr=config.optimiser.lr, when=f"after step {state['step']}")
                     if fabric.is_global_zero:
-                        how = {"state": state, "keep": config.keep_checkpoints}
-                        save_checkpoint(out / "checkpoints", trained, optimiser, **how)
+                        save_checkpoint(
+                            out / "checkpoints", trained, optimiser, state=state, keep=config.run.keep_checkpoints
+                        )
                     fabric.barrier()
     if fabric.is_global_zero:
         _finish(config, model, sections, out, steps=total, tiles=tiles)
     fabric.barrier()
+
+
+def _masking(config: PretrainConfig) -> Masking:
+    return Masking(
+        n_visible=config.objective.n_visible,
+        # A window of one spot has nothing to rebuild its expression from but its own H&E.
+        he_only=1.0 if config.data.window == 1 else config.objective.he_only,
+        genes_per_step=config.objective.genes_per_step or None,
+    )
+
+
+def _steps_per_epoch(config: PretrainConfig, sections: Sequence[StreamedSection]) -> int:
+    """Number of steps, from the sizes alone: the windows of an epoch are drawn when it starts."""
+    draws = sum(-(-len(section.train) // config.data.section_batch) for section in sections)
+    return -(-draws // (config.optimiser.batch_size // config.data.section_batch))
 
 
 def _tiles(config: PretrainConfig, model: StormModel, sections: Sequence[StreamedSection], fabric: Any) -> TileTokens:
@@ -173,8 +200,8 @@ def _tiles(config: PretrainConfig, model: StormModel, sections: Sequence[Streame
         raise ValueError(msg)
     mean, std = (torch.from_numpy(model.statistic(f"he_{what}")) for what in ("mean", "std"))
     names = [section.name for section in sections]
-    tiles = TileTokens(info, info.build(), names, mean=mean, std=std, chunk=config.tile_chunk)
-    if config.standardise == "section":
+    tiles = TileTokens(info, info.build(), names, mean=mean, std=std, chunk=config.he.tile_chunk)
+    if config.objective.standardise == "section":
         tiles.start(sections)
     return tiles.train().to(fabric.device)
 
@@ -182,13 +209,17 @@ def _tiles(config: PretrainConfig, model: StormModel, sections: Sequence[Streame
 def _refresh(config: PretrainConfig, tiles: TileTokens, sections: Sequence[StreamedSection], fabric: Any) -> None:
     with fabric.autocast():
         tiles.refresh(
-            sections, number=config.refresh_tiles, seed=config.seed, rank=fabric.global_rank, world=fabric.world_size,
+            sections,
+            number=config.he.refresh_tiles,
+            seed=config.run.seed,
+            rank=fabric.global_rank,
+            world=fabric.world_size,
             total=partial(_total, fabric),
-        )  # fmt: skip
+        )
 
 
 def _augmentation(config: PretrainConfig) -> Augmentation:
-    return Augmentation(area=config.crop_area, ratio=config.crop_ratio, flips=config.flips)
+    return Augmentation(area=config.he.crop_area, ratio=config.he.crop_ratio, flips=config.he.flips)
 
 
 def _step(fabric: Any, objective: Any, optimiser: Any, batches: list, *, clip: float) -> tuple[list, list]:
@@ -238,10 +269,10 @@ def _forward_rate(fabric: Any, objective: Objective, batches: list[tuple[Streame
 
 
 def _baselines(sections: Sequence[StreamedSection], held: list[Job], config: PretrainConfig) -> dict[str, float]:
-    if config.st_likelihood == "nb":
+    if config.network.st_likelihood == "nb":
         return {}
     batches = ((sections[job.section].take(job.rows), job.seed) for job in held)
-    return baseline_losses(batches, Masking(config.n_visible))
+    return baseline_losses(batches, Masking(config.objective.n_visible))
 
 
 def _total(fabric: Any, values: Tensor) -> Tensor:
@@ -258,12 +289,18 @@ def _means(sums: Sequence[float], counts: Sequence[float]) -> dict[str, float]:
 
 
 def _finish(
-    config, model: StormModel, sections: Sequence[StreamedSection], out: Path, *, steps: int, tiles: TileTokens | None
+    config: PretrainConfig,
+    model: StormModel,
+    sections: Sequence[StreamedSection],
+    out: Path,
+    *,
+    steps: int,
+    tiles: TileTokens | None,
 ) -> None:
     """Write the model that :func:`storm.load_model` reads."""
     parts: dict[str, Any] = {"network": model.network.requires_grad_(False).eval().cpu()}
-    summary = f"pretrained on {len(sections)} sections for {config.epochs} epochs ({steps} steps)"
-    if not config.spatial_encoder:
+    summary = f"pretrained on {len(sections)} sections for {config.optimiser.epochs} epochs ({steps} steps)"
+    if not config.network.spatial_encoder:
         summary = f"tile encoder {model.tile_encoder.name!r} without STORM (ablation)"
     elif steps:
         model.settings["trained"] = True
@@ -277,9 +314,11 @@ def _finish(
     card = {
         "summary": summary,
         "sections": [section.name for section in sections],
-        "field_um": config.field_um or model.tile_encoder.field_um,
-        "recipe": config.to_dict(),
+        "field_um": config.he.field_um or model.tile_encoder.field_um,
+        # Without the paths of one machine.
+        "recipe": {
+            group: {name: value for name, value in values.items() if name not in _PATHS}
+            for group, values in config.to_dict().items()
+        },
     }
-    for name in ("sections", "shards", "out", "tile_weights", "expression_model"):
-        card["recipe"].pop(name)  # paths of one machine
     replace(model, **parts, card=card).save(out / "model")

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
-from torch import nn
 
 from storm._bridge.keys import Keys
 from storm._bridge.read import spots_of
 from storm._bridge.select import is_spatialdata
 from storm._bridge.selection import select
 from storm._bridge.workspace import open_workspace
-from storm._checks import check_choice, check_positive
+from storm._checks import check_between, check_choice, check_positive, check_whole
 from storm._inference.device import Compute
 from storm._inference.neighbourhoods import section_windows
 from storm._inference.record import wanted_counts, wanted_image, wants_counts, wants_tiles
@@ -30,8 +29,10 @@ from storm.data.normalise import log_normalise
 from storm.data.spots import Spots
 from storm.data.windows import Windows
 from storm.encoders import get_encoder
+from storm.model.storm import Storm
 from storm.pretraining.adapt_start import starting_model, with_statistics
-from storm.pretraining.fit import FitConfig, fit
+from storm.pretraining.config_groups import OptimiserConfig, check_lr
+from storm.pretraining.fit import fit
 from storm.pretraining.held_out import evaluate, hold_out, mean_predictor
 from storm.pretraining.objective import Masking
 from storm.pretraining.sections import SectionTensors, TrainingSection
@@ -162,17 +163,13 @@ def adapt(
     check_choice(expression, ("auto", "keep", "refit"), name="expression")
     check_choice(window, get_args(WindowKind), name="window")
     check_choice(batch, ("section", "none"), name="batch")
-    counted = {"epochs": epochs, "patience": patience, "batch_size": batch_size, "n_genes": n_genes}
-    for name, value in counted.items():
-        if value is None and name in ("epochs", "patience"):
-            continue
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            msg = f"{name}={value!r} must be a whole number of at least 1"
-            raise ValueError(msg)
-    check_positive(lr, name="lr")
-    if not 0 <= held_out <= _MOST_HELD_OUT:
-        msg = f"held_out={held_out!r} must be between 0 and {_MOST_HELD_OUT}"
-        raise ValueError(msg)
+    epochs = None if epochs is None else check_whole(epochs, name="epochs")
+    patience = None if patience is None else check_whole(patience, name="patience")
+    batch_size = check_whole(batch_size, name="batch_size")
+    n_genes = check_whole(n_genes, name="n_genes")
+    seed = check_whole(seed, name="seed", least=0)
+    check_lr(lr)
+    check_between(held_out, name="held_out", low=0, high=_MOST_HELD_OUT)
     if readout is not None:
         check_choice(readout, READOUTS, name="readout")
     start = None if model is None else load_model(model)
@@ -216,12 +213,16 @@ def adapt(
         epochs = int(np.clip(round(_STEPS / steps), *_EPOCHS))
     n_spots = sum(int(_present(section).sum()) for section in ready)
     _check_size(n_spots, what="with a place and with counts or a tile inside the image")
-    config = FitConfig(
-        epochs=epochs, warmup_epochs=epochs / 10, batch_size=batch_size, lr=lr, seed=seed, patience=patience,
-        masking=Masking(he_only=_HE_ONLY, genes_per_step=_GENES_PER_STEP),
-    )  # fmt: skip
-    centres = [section.spots.centres for section in sections]
-    network, facts = _fit(base, ready, centres, config, compute.device, held_out)
+    network, facts = _fit(
+        base,
+        ready,
+        [section.spots.centres for section in sections],
+        OptimiserConfig(epochs=epochs, warmup_epochs=epochs / 10, batch_size=batch_size, lr=lr),
+        patience=patience,
+        seed=seed,
+        held_out=held_out,
+        device=compute.device,
+    )
     card = {
         "summary": f"adapted on {len(sections)} section(s), {n_spots} spots",
         "adapted_from": None if start is None else {"name": start.name, "sha256": start.sha256},
@@ -325,23 +326,37 @@ def _relative_to_mean(group: list[TrainingSection]) -> list[TrainingSection]:
     ]
 
 
-def _fit(base: StormModel, sections, centres, config: FitConfig, device, held_out) -> tuple[nn.Module, dict[str, Any]]:
-    """A trained copy of the network, and what the card says of it."""
-    train, block = sections, []
+def _fit(
+    base: StormModel,
+    sections: list[TrainingSection],
+    centres: list[np.ndarray],
+    config: OptimiserConfig,
+    *,
+    patience: int | None,
+    seed: int,
+    held_out: float,
+    device: torch.device,
+) -> tuple[Storm, dict[str, Any]]:
+    """A trained copy of the network, and the facts of its training for the card."""
+    masking = Masking(he_only=_HE_ONLY, genes_per_step=_GENES_PER_STEP)
+    train: list[TrainingSection] = sections
+    block: list[TrainingSection] = []
     if held_out:
         parts = [
             hold_out(
                 np.where(_present(section)[:, None], at, np.nan),
-                share=held_out, gap=_GAP * 1.01 * section.windows.pitch, seed=config.seed,
+                share=held_out,
+                gap=_GAP * 1.01 * section.windows.pitch,
+                seed=seed,
             )
             for section, at in zip(sections, centres, strict=True)
-        ]  # fmt: skip
+        ]
         train, block = ([s.only(p[i]) for s, p in zip(sections, parts, strict=True)] for i in (0, 1))
     network = copy.deepcopy(base.network).to(device).requires_grad_(True)
     # Dropout draws from torch's own generator.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(config.seed)
-        history = fit(network, train, config, validation=block)
+        torch.manual_seed(seed)
+        history = fit(network, train, config, masking=masking, patience=patience, seed=seed, validation=block)
     facts = {
         "epochs": len(history),
         "losses": [
@@ -352,7 +367,7 @@ def _fit(base: StormModel, sections, centres, config: FitConfig, device, held_ou
     if of_epoch[0]:
         best = int(np.argmin([sum(losses.values()) for losses in of_epoch]))
         plain = mean_predictor(network, [SectionTensors(section) for section in train])
-        mean = evaluate(plain, [SectionTensors(section) for section in block], masking=config.masking)
+        mean = evaluate(plain, [SectionTensors(section) for section in block], masking=masking)
         facts |= {
             "held_out_spots": int(sum((section.windows.index[:, 0] >= 0).sum() for section in block)),
             "best_epoch": best,

@@ -99,7 +99,7 @@ def test_a_run_goes_on_without_its_sections_and_another_uses_its_shards(folder, 
     assert main(["pretrain", str(folder / "other.toml"), "--seed", "3", "--prepare-only", "--quiet"]) == 0
     assert capsys.readouterr().out.startswith("prepared: ")
     assert not (folder / "other" / "model").exists()
-    assert json.loads((folder / "other" / "prepared.json").read_text())["config"]["seed"] == 3
+    assert json.loads((folder / "other" / "prepared.json").read_text())["config"]["run"]["seed"] == 3
     assert (folder / "shards" / "visium" / "shard.json").stat().st_mtime_ns == packed
 
 

@@ -96,7 +96,7 @@ def test_a_finished_run_is_not_run_again(finished):
 
 
 def test_a_damaged_checkpoint_is_passed_over(finished, tmp_path):
-    folder = Path(shutil.copytree(Path(finished[0].out) / "checkpoints", tmp_path / "checkpoints"))
+    folder = Path(shutil.copytree(Path(finished[0].run.out) / "checkpoints", tmp_path / "checkpoints"))
     last, before = sorted(folder.iterdir(), reverse=True)
     data = bytearray((last / "optimiser.safetensors").read_bytes())
     data[-1] ^= 1

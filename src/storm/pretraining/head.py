@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from storm._checks import check_positive
+from storm._checks import check_between, check_positive, check_whole
 from storm.data.normalise import row_blocks
 from storm.model.heads import ExpressionMLP, expression_loss
+from storm.pretraining.config_groups import check_lr
+from storm.pretraining.divergence import check_losses, check_weights
 from storm.pretraining.ridge import RidgePath
 
 
@@ -20,26 +22,32 @@ class HeadConfig:
     Parameters
     ----------
     penalty
-        Of squared weights of the linear part, per spot, on standardised features: the head begins as the ridge
-        regression with it. ``None`` chooses it by spots that are held out; see
+        Penalty on the squared weights of the linear part, per spot, on standardised features: the head begins as the
+        ridge regression with this penalty. ``None`` chooses it by spots that are held out; see
         :func:`storm.tl.fit_expression`.
     epochs
-        Passes of gradient training of the whole head from there, 10 in the paper; 0 leaves the linear part alone.
-        ``None`` takes 10 if that predicts held-out spots better by more than ``keep`` allows, else 0.
+        Passes of gradient training of the whole head from there, 10 in the paper; 0 keeps the linear part alone.
+        ``None`` trains for 10 if that predicts held-out spots better by more than ``keep`` allows, else for 0.
     keep
         Share of the variance explained in held-out spots by the best head that a simpler one must explain to be
         preferred (stronger penalty, no gradient training). Spots that are held out are mostly more like the training
-        spots than another patient's will be, so the best on them is bolder than it should be; 1 takes the best. On
-        two patients of her2st, median r from patient C's five sections to patient B's was 0.24 with 1, 0.27 with 0.8
-        and 0.29 with 0.7 (the other way round 0.060, 0.067 and 0.067): the default was chosen by that.
-    lr, weight_decay
-        AdamW with a cosine; 5e-4 in the paper. The weight decay is ours.
-    batch_size, hidden, dropout
-        Spots per step, width of the head's hidden layer, dropout of the features and of that layer; ours.
+        spots than another patient's will be, so the head that is best on them is bolder than it should be; 1 chooses
+        the best. On two patients of her2st, median r from patient C's five sections to patient B's was 0.24 with 1,
+        0.27 with 0.8 and 0.29 with 0.7 (the other way round 0.060, 0.067 and 0.067): the default was chosen by that.
+    lr
+        Learning rate of AdamW at the start of its cosine, at most 1; 5e-4 in the paper.
+    weight_decay
+        AdamW's weight decay; ours.
+    batch_size
+        Spots per step; ours.
+    hidden
+        Width of the head's hidden layer; ours.
+    dropout
+        Dropout of the features and of the hidden layer; ours.
     l1, l2
         λ1 and λ2 of eq. 4; the paper does not state them.
     seed
-        Of initialisation, order and dropout.
+        Random seed of initialisation, order and dropout.
 
     Raises
     ------
@@ -64,25 +72,22 @@ class HeadConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in {"epochs": 0, "batch_size": 1, "hidden": 1}.items():
-            value = getattr(self, name)
-            if value is None and name == "epochs":
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                msg = f"{name}={value!r} must be a whole number of at least {least}"
-                raise ValueError(msg)
         if self.penalty is not None:
             check_positive(self.penalty, name="penalty")
-        if not 0 < self.keep <= 1:
+        if self.epochs is not None:
+            check_whole(self.epochs, name="epochs", least=0)
+        for name in ("batch_size", "hidden"):
+            check_whole(getattr(self, name), name=name)
+        check_whole(self.seed, name="seed", least=0)
+        check_lr(self.lr)
+        if check_between(self.keep, name="keep", low=0, high=1) == 0:
             msg = f"keep={self.keep!r} must be above 0 and at most 1"
             raise ValueError(msg)
-        check_positive(self.lr, name="lr")
-        if not 0 <= self.dropout < 1:
+        if check_between(self.dropout, name="dropout", low=0, high=1) == 1:
             msg = f"dropout={self.dropout!r} must be at least 0 and below 1"
             raise ValueError(msg)
-        if min(self.weight_decay, self.l1, self.l2) < 0:
-            msg = f"weight_decay={self.weight_decay}, l1={self.l1} and l2={self.l2} must not be negative"
-            raise ValueError(msg)
+        for name in ("weight_decay", "l1", "l2"):
+            check_between(getattr(self, name), name=name, low=0, high=float("inf"))
         if self.l1 + self.l2 == 0:
             msg = f"l1={self.l1} and l2={self.l2} leave no loss; set one of them above 0"
             raise ValueError(msg)
@@ -108,44 +113,60 @@ def fit_head(features: np.ndarray, expression: np.ndarray, config: HeadConfig) -
     Raises
     ------
     ValueError
-        If penalty or epochs are still open.
+        If penalty or epochs are still open, or a loss or a weight becomes infinite or NaN.
     """
-    if config.penalty is None or config.epochs is None:
-        msg = f"penalty={config.penalty} and epochs={config.epochs} must be numbers here; choose_head finds them"
-        raise ValueError(msg)
     return train_head(RidgePath.fit(features, expression), features, expression, config)
 
 
 def train_head(path: RidgePath, features: np.ndarray, expression: np.ndarray, config: HeadConfig) -> ExpressionMLP:
-    """The same from a ridge path over the same spots."""
+    """Train a head from a ridge path over the same spots; see :func:`fit_head`."""
+    if config.penalty is None or config.epochs is None:
+        msg = f"penalty={config.penalty} and epochs={config.epochs} must be numbers here; choose_head finds them"
+        raise ValueError(msg)
     x = torch.from_numpy(np.asarray(features, dtype=np.float32))
     y = torch.from_numpy(np.asarray(expression, dtype=np.float32))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         head = ExpressionMLP(x.shape[1], y.shape[1], hidden=config.hidden, dropout=config.dropout)
-        starts = {
-            head.mean: path.mean, head.std: path.std, head.offset: path.offset,
-            head.linear.weight: path.weights(config.penalty).T,
-        }  # fmt: skip
         with torch.no_grad():
-            for tensor, values in starts.items():
+            for tensor, values in (
+                (head.mean, path.mean),
+                (head.std, path.std),
+                (head.offset, path.offset),
+                (head.linear.weight, path.weights(config.penalty).T),
+            ):
                 tensor.copy_(torch.from_numpy(np.ascontiguousarray(values)))
         optimiser = torch.optim.AdamW(head.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         steps = config.epochs * -(-len(x) // config.batch_size)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=max(steps, 1))
         head.train()
-        for _ in range(config.epochs):
+        for epoch in range(config.epochs):
             for rows in torch.randperm(len(x)).split(config.batch_size):
                 loss = expression_loss(head(x[rows]), y[rows], l1=config.l1, l2=config.l2)
+                check_losses({"the head": loss.item()}, lr=config.lr, when=f"in epoch {epoch}")
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
                 optimiser.step()
                 schedule.step()
+        check_weights(head, lr=config.lr, when="at the end of the head's training")
     return head.requires_grad_(False).eval()
 
 
 def apply_head(head: ExpressionMLP, features: np.ndarray) -> np.ndarray:
-    """Predictions of a head, shape (n, n_genes); NaN rows stay NaN."""
+    """Predict expression with a head.
+
+    Parameters
+    ----------
+    head
+        The head.
+    features
+        Shape (n, f).
+
+    Returns
+    -------
+    ndarray
+        log1p-normalised expression, float32, shape (n, n_genes); a row of features with a NaN gives a row of NaN.
+    """
     out = np.empty((len(features), head.linear.out_features), dtype=np.float32)
     with torch.inference_mode():
         for rows in row_blocks((len(features), max(features.shape[1], out.shape[1]))):

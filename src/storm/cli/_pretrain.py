@@ -24,19 +24,19 @@ def pretrain(*, config: Path, seed: int | None, prepare_only: bool) -> None:
     ValueError
         If the configuration is invalid; see :class:`storm.pretraining.config.PretrainConfig`.
     """
-    run = PretrainConfig.read(config)
+    recipe = PretrainConfig.read(config)
     if seed is not None:
-        run = run.changed(seed=seed)
+        recipe = recipe.changed(seed=seed)
     if _first():
-        _make_ready(run)
-    while not is_prepared(run):
+        _make_ready(recipe)
+    while not is_prepared(recipe):
         # The launcher (torchrun, SLURM) ends the waiting processes if the first one fails.
         time.sleep(1)
     if prepare_only:
         if _first():
-            print(f"prepared: {run.run.out}")
+            print(f"prepared: {recipe.run.out}")
         return
-    model = train(run)
+    model = train(recipe)
     if _first():
         print(f"pretrained: {model}")
 
@@ -47,30 +47,30 @@ def _first() -> bool:
     return int(ranks[0] if ranks else os.environ.get("LOCAL_RANK", 0)) == 0
 
 
-def _make_ready(run: PretrainConfig) -> None:
-    if is_prepared(run):
+def _make_ready(recipe: PretrainConfig) -> None:
+    if is_prepared(recipe):
         # The prepared sections may have been removed since, but no new ones may have been added.
-        present = [path for path in map(Path, run.data.sections) if path.exists()]
+        present = [path for path in map(Path, recipe.data.sections) if path.exists()]
         names = {store.stem for path in present for store in _stores(path)}
-        if new := sorted(names - set(prepared_sections(run))):
-            msg = f"{run.run.out} holds a run without the sections {new}; set another out, or remove the folder"
+        if new := sorted(names - set(prepared_sections(recipe))):
+            msg = f"{recipe.run.out} holds a run without the sections {new}; set another out, or remove the folder"
             raise ValueError(msg)
         return
-    stores = find_sections(run)
-    tiles = tile_encoder_of(run)
+    stores = find_sections(recipe)
+    tiles = tile_encoder_of(recipe)
     shards = []
     for name, path in stores.items():
-        folder = Path(run.data.shards) / name
-        shard = packed_section(folder, name=name, config=run, tiles=tiles)
-        shards.append(shard or pack_section(read_store(path), folder, name=name, config=run, tiles=tiles))
-    prepare(run, shards)
+        folder = Path(recipe.data.shards) / name
+        shard = packed_section(folder, name=name, config=recipe, tiles=tiles)
+        shards.append(shard or pack_section(read_store(path), folder, name=name, config=recipe, tiles=tiles))
+    prepare(recipe, shards)
 
 
 def _stores(path: Path) -> list[Path]:
     return [path] if path.suffix == ".zarr" else sorted(path.glob("*.zarr"))
 
 
-def find_sections(run: PretrainConfig) -> dict[str, Path]:
+def find_sections(recipe: PretrainConfig) -> dict[str, Path]:
     """Return the stores of a run by the names of its sections, in the order of the configuration.
 
     Raises
@@ -80,11 +80,11 @@ def find_sections(run: PretrainConfig) -> dict[str, Path]:
     ValueError
         If the configuration names no section, or two have the same name.
     """
-    if not run.data.sections:
+    if not recipe.data.sections:
         msg = "the configuration names no sections; give sections = ['folder/with/stores', 'another.zarr']"
         raise ValueError(msg)
     sections: dict[str, Path] = {}
-    for path in map(Path, run.data.sections):
+    for path in map(Path, recipe.data.sections):
         if not path.exists():
             msg = f"section {path} does not exist"
             raise FileNotFoundError(msg)

@@ -216,7 +216,7 @@ def test_coordinates_must_be_finite(toy):
     coords, truth, _ = toy
     coords[5] = np.nan
     for score in (metrics.chaos, metrics.pas, metrics.asw):
-        with pytest.raises(ValueError, match="coords hold 1 rows that are not finite of 48"):
+        with pytest.raises(ValueError, match=r"coords hold 1 rows that are not finite of 48"):
             score(coords, truth)
 
 
@@ -298,3 +298,85 @@ def test_nothing_to_score_is_an_error(toy):
         metrics.score_domains([None] * N, pred)
     with pytest.raises(ValueError, match="both a position and a predicted label"):
         metrics.score_domains(None, pred, np.full((N, 2), np.nan))
+
+
+# ------------------------------------------------------------------------------------- spellings of "missing"
+
+TEXT = np.array(["a", "b", "c"] * 20, dtype=object)
+TEXT[:6] = None
+WORDS: dict[str, object] = {
+    "object with None": TEXT,
+    "list": TEXT.tolist(),
+    "object with NaN": np.array([np.nan if x is None else x for x in TEXT], dtype=object),
+    "object with pd.NA": np.array([pd.NA if x is None else x for x in TEXT], dtype=object),
+    "object with NaT": np.array([pd.NaT if x is None else x for x in TEXT], dtype=object),
+    "Series": pd.Series(TEXT),
+    "Categorical": pd.Categorical(TEXT),
+    "categorical Series": pd.Series(TEXT, dtype="category"),
+    "string": pd.array(TEXT, dtype="string"),
+    "arrow": pd.array(TEXT, dtype="string[pyarrow]"),
+}
+NUMBERS: dict[str, object] = {
+    "float": [np.nan if x is None else float(ord(x)) for x in TEXT],
+    "Int64": pd.array([None if x is None else ord(x) for x in TEXT], dtype="Int64"),
+    "Float64": pd.array([None if x is None else ord(x) for x in TEXT], dtype="Float64"),
+    "categorical Int64": pd.Categorical(pd.array([None if x is None else ord(x) for x in TEXT], dtype="Int64")),
+}
+
+
+def arrow_kinds() -> dict[str, object]:
+    pa = pytest.importorskip("pyarrow")
+    dictionary = pa.array(TEXT.tolist()).dictionary_encode()
+    return {
+        "ArrowDtype": pd.Series(TEXT.tolist(), dtype=pd.ArrowDtype(pa.string())),
+        "arrow dictionary": pd.Series(dictionary.to_pandas(types_mapper=None)),
+        "ArrowDtype dictionary": pd.arrays.ArrowExtensionArray(dictionary),
+        "pyarrow": pa.array(TEXT.tolist()),
+    }
+
+
+def test_missing_labels_of_every_spelling_mean_the_same():
+    pred = np.random.default_rng(0).integers(0, 3, 60).astype(str)
+    coords = np.random.default_rng(1).random((60, 2))
+    reference = metrics.score_domains(TEXT, pred, coords, unlabelled=("c",))
+    assert reference["n_scored"] == 36
+    for name, labels in {**WORDS, **arrow_kinds()}.items():
+        assert metrics.score_domains(labels, pred, coords, unlabelled=("c",)) == reference, name
+        assert metrics.score_domains(labels, pred, coords, unlabelled="c") == reference, name
+        assert metrics.score_domains(pred, labels, coords)["n_spatial"] == 54, name
+        with pytest.raises(ValueError, match="labels_true holds 6 missing labels of 60"):
+            metrics.ari(labels, pred)
+        with pytest.raises(
+            ValueError, match=r"slides holds 6 missing labels of 60$|slides holds 6 missing labels of 60; leave"
+        ):
+            metrics.jsd(pred, labels)
+        with pytest.raises(ValueError, match=r"groups holds 6 missing labels of 60; leave those spots out$"):
+            metrics.pearson_per_gene(coords, coords, groups=labels)
+    for name, labels in NUMBERS.items():
+        assert metrics.score_domains(labels, pred, coords, unlabelled=(ord("c"),)) == reference, name
+    switches = pd.array([None if x is None else x == "a" for x in TEXT], dtype="boolean")
+    assert metrics.score_domains(switches, pred)["n_scored"] == 54
+    assert metrics.score_domains(switches, pred, unlabelled=(True,))["n_scored"] == 36
+
+
+def test_labels_of_another_shape_or_kind_are_refused():
+    for wrong in (np.zeros((4, 2)), "abc", 3, pd.DataFrame({"a": [1], "b": [2]})):
+        with pytest.raises(ValueError, match="labels_pred is one label per spot"):
+            metrics.score_domains(None, wrong)
+    unhashable = np.empty(3, dtype=object)
+    unhashable[:] = [[1], [2], [3]]
+    with pytest.raises(ValueError, match="labels_true holds labels that cannot be compared"):
+        metrics.ari(unhashable, [1, 2, 3])
+
+
+def test_coordinates_must_be_numbers(toy):
+    _, truth, _ = toy
+    for wrong in (np.full((N, 2), "a"), np.full((N, 2), 1j), np.full((N, 2), "2020-01-01", dtype="datetime64[D]")):
+        with pytest.raises(ValueError, match=r"coords hold .*, not numbers"):
+            metrics.chaos(wrong, truth)
+        with pytest.raises(ValueError, match=r"coords hold .*, not numbers"):
+            metrics.score_domains(None, truth, wrong)
+    with pytest.raises(ValueError, match=r"k=2.5 must be a whole number"):
+        metrics.pas(toy[0], truth, k=2.5)
+    with pytest.raises(ValueError, match="edges hold float64, expected integers"):
+        metrics.fide([[0.5, 1.0]], truth)

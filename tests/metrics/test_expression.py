@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import sparse, stats
 
@@ -121,3 +122,23 @@ def test_bad_input(pair):
     truth[0, 0] = np.inf
     with pytest.raises(ValueError, match="infinite"):
         metrics.pearson_per_gene(truth, pred)
+
+
+def test_slides_are_named_in_sorted_order_whatever_their_kind(pair):
+    truth, pred = pair
+    numbers = np.repeat([10, 9, 2], 20)
+    expected = [metrics.pearson_per_gene(truth[numbers == k], pred[numbers == k]) for k in (2, 9, 10)]
+    for slides in (numbers, pd.array(numbers, dtype="Int64"), pd.Categorical(numbers), numbers.tolist()):
+        np.testing.assert_array_equal(metrics.pearson_per_gene(truth, pred, groups=slides), expected)
+        assert list(metrics.score_expression(truth, pred, slides=slides)["median_r_per_slide"]) == [2, 9, 10]
+    mixed = np.repeat(np.array([10, "b", 2], dtype=object), 20)
+    assert set(metrics.score_expression(truth, pred, slides=mixed)["median_r_per_slide"]) == {10, "b", 2}
+    with pytest.raises(ValueError, match=r"groups have shape \(59,\), expected \(60,\)"):
+        metrics.pearson_per_gene(truth, pred, groups=numbers[:-1])
+
+
+def test_expression_must_be_real_numbers(pair):
+    truth, pred = pair
+    for wrong in (truth.astype(complex), truth.astype(str), truth.astype(object)):
+        with pytest.raises(ValueError, match=r"truth holds .*, not real numbers"):
+            metrics.pearson_per_gene(wrong, pred)

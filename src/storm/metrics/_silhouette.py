@@ -7,25 +7,28 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from storm._checks import check_whole
 from storm.metrics._arrays import codes, coordinates
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+    from storm.metrics._arrays import Labels
+
 __all__ = ["Silhouette", "silhouette"]
 
-#: Distances held at once (float64): 8 MB, so that they are summed while the cache still holds them.
+#: Distances held at once (float64): 8 MB, small enough to be summed while they are still in the cache.
 _BLOCK = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Silhouette:
-    """Average silhouette width, and how it was found.
+    """Average silhouette width, and how it was computed.
 
     Attributes
     ----------
     value
-        The average over the spots used, between -1 and 1.
+        Average over the spots used, between -1 and 1.
     exact
         Whether all spots were used.
     n_queries
@@ -41,14 +44,14 @@ class Silhouette:
 
 
 def silhouette(
-    coords: ArrayLike, labels: ArrayLike, *, max_n: int = 20_000, n_queries: int = 2_000, seed: int = 0
+    coords: ArrayLike, labels: Labels, *, max_n: int = 20_000, n_queries: int = 2_000, seed: int = 0
 ) -> Silhouette:
     """Average silhouette width of domains on the coordinates (ASW).
 
-    Per spot (b - a) / max(a, b), a being the mean distance to the other spots of its domain and b the smallest mean
-    distance to another domain; 0 for the only spot of a domain. Up to ``max_n`` spots it is the exact average, in
-    chunks. Beyond, it is the average over ``n_queries`` seeded spots, each against *all* spots: an unbiased estimate
-    (thinning the spots themselves would not be), and the result says so.
+    The width of a spot is (b - a) / max(a, b), where a is the mean distance to the other spots of its domain and b the
+    smallest mean distance to the spots of another domain; it is 0 for the only spot of a domain. Up to ``max_n`` spots
+    the average is exact and computed in chunks. Beyond, it is the average over ``n_queries`` random spots, each against
+    *all* spots, which is an unbiased estimate (one from a random subset of the section would not be).
 
     Parameters
     ----------
@@ -59,13 +62,14 @@ def silhouette(
     max_n
         Largest number of spots for the exact average.
     n_queries
-        Spots of the estimate beyond it.
+        Number of spots of the estimate, at least 2.
     seed
-        Seed of the estimate.
+        Random seed for the choice of these spots.
 
     Returns
     -------
-    The average and how it was found.
+    Silhouette
+        The average, without a unit, whether it is exact, and its standard error.
 
     Raises
     ------
@@ -76,16 +80,19 @@ def silhouette(
     ----------
     Rousseeuw, Silhouettes, J. Comput. Appl. Math. 1987.
     """
-    domain, n_domains = codes(labels, name="labels")
+    domain, levels = codes(labels, name="labels")
     xy = coordinates(coords, n=len(domain))
     n = len(xy)
-    if n_domains < 2:
-        msg = f"a silhouette needs at least two domains; the {n} labels hold {n_domains}"
+    max_n = check_whole(max_n, name="max_n", least=0)
+    n_queries = check_whole(n_queries, name="n_queries", least=2)
+    seed = check_whole(seed, name="seed", least=0)
+    if len(levels) < 2:
+        msg = f"a silhouette needs at least two domains; the {n} labels hold {len(levels)}"
         raise ValueError(msg)
     exact = n <= max_n or n <= n_queries
     queries = np.arange(n) if exact else np.sort(np.random.default_rng(seed).choice(n, n_queries, replace=False))
     widths = _widths(xy, domain, queries)
-    # Sampled without replacement: hence the finite-population factor.
+    # The finite-population factor, because the spots are drawn without replacement.
     stderr = 0.0 if exact else float(widths.std(ddof=1) / np.sqrt(n_queries) * np.sqrt(1 - n_queries / n))
     return Silhouette(value=float(widths.mean()), exact=exact, n_queries=len(queries), stderr=stderr)
 
@@ -94,7 +101,8 @@ def _widths(xy: np.ndarray, domain: np.ndarray, queries: np.ndarray) -> np.ndarr
     """Silhouette width of each query against all spots, shape (q,)."""
     from scipy.spatial.distance import cdist
 
-    order = np.argsort(domain, kind="stable")  # each domain one run of columns, so that a domain's sum is one reduceat
+    # Each domain is one run of columns, so that one reduceat gives the sums over all domains.
+    order = np.argsort(domain, kind="stable")
     by_domain = xy[order]
     size = np.bincount(domain)
     starts = np.concatenate([[0], np.cumsum(size)[:-1]])

@@ -1,4 +1,4 @@
-"""How well two labellings of the same spots agree; the scores are scikit-learn's."""
+"""Agreement between two labellings of the same spots, scored by scikit-learn."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from storm.metrics._arrays import codes
 
 if TYPE_CHECKING:
     import numpy as np
-    from numpy.typing import ArrayLike
+
+    from storm.metrics._arrays import Labels
 
 __all__ = ["ari", "completeness", "fmi", "homogeneity", "nmi"]
 
 
-def _pair(labels_true: ArrayLike, labels_pred: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def _pair(labels_true: Labels, labels_pred: Labels) -> tuple[np.ndarray, np.ndarray]:
     true, _ = codes(labels_true, name="labels_true")
     pred, _ = codes(labels_pred, name="labels_pred")
     if len(true) != len(pred):
@@ -22,17 +23,18 @@ def _pair(labels_true: ArrayLike, labels_pred: ArrayLike) -> tuple[np.ndarray, n
     return true, pred
 
 
-def ari(labels_true: ArrayLike, labels_pred: ArrayLike) -> float:
+def ari(labels_true: Labels, labels_pred: Labels) -> float:
     """Adjusted Rand index.
 
     Parameters
     ----------
     labels_true, labels_pred
-        One label per spot, shape (n,), of any type; none missing.
+        One label per spot, shape (n,), of any type, without missing labels.
 
     Returns
     -------
-    At most 1 (the same partition); 0 is expected of random labels.
+    float
+        At most 1 (the same partition); 0 on average for random labels.
 
     Raises
     ------
@@ -48,17 +50,18 @@ def ari(labels_true: ArrayLike, labels_pred: ArrayLike) -> float:
     return float(adjusted_rand_score(*_pair(labels_true, labels_pred)))
 
 
-def nmi(labels_true: ArrayLike, labels_pred: ArrayLike) -> float:
+def nmi(labels_true: Labels, labels_pred: Labels) -> float:
     """Normalised mutual information, normalised by the arithmetic mean of the two entropies.
 
     Parameters
     ----------
     labels_true, labels_pred
-        One label per spot, shape (n,), of any type; none missing.
+        One label per spot, shape (n,), of any type, without missing labels.
 
     Returns
     -------
-    Between 0 and 1 (the same partition).
+    float
+        Between 0 and 1 (the same partition).
 
     Raises
     ------
@@ -70,17 +73,18 @@ def nmi(labels_true: ArrayLike, labels_pred: ArrayLike) -> float:
     return float(normalized_mutual_info_score(*_pair(labels_true, labels_pred)))
 
 
-def fmi(labels_true: ArrayLike, labels_pred: ArrayLike) -> float:
+def fmi(labels_true: Labels, labels_pred: Labels) -> float:
     """Fowlkes-Mallows index: geometric mean of pairwise precision and recall.
 
     Parameters
     ----------
     labels_true, labels_pred
-        One label per spot, shape (n,), of any type; none missing.
+        One label per spot, shape (n,), of any type, without missing labels.
 
     Returns
     -------
-    Between 0 and 1 (the same partition).
+    float
+        Between 0 and 1 (the same partition).
 
     Raises
     ------
@@ -96,17 +100,18 @@ def fmi(labels_true: ArrayLike, labels_pred: ArrayLike) -> float:
     return float(fowlkes_mallows_score(*_pair(labels_true, labels_pred)))
 
 
-def homogeneity(labels_true: ArrayLike, labels_pred: ArrayLike) -> float:
+def homogeneity(labels_true: Labels, labels_pred: Labels) -> float:
     """Homogeneity: 1 if each predicted domain holds spots of one true domain only.
 
     Parameters
     ----------
     labels_true, labels_pred
-        One label per spot, shape (n,), of any type; none missing.
+        One label per spot, shape (n,), of any type, without missing labels.
 
     Returns
     -------
-    1 - H(true | pred) / H(true), between 0 and 1.
+    float
+        1 - H(true | pred) / H(true), between 0 and 1.
 
     Raises
     ------
@@ -122,17 +127,18 @@ def homogeneity(labels_true: ArrayLike, labels_pred: ArrayLike) -> float:
     return float(homogeneity_score(*_pair(labels_true, labels_pred)))
 
 
-def completeness(labels_true: ArrayLike, labels_pred: ArrayLike) -> float:
+def completeness(labels_true: Labels, labels_pred: Labels) -> float:
     """Completeness: 1 if each true domain lies in one predicted domain.
 
     Parameters
     ----------
     labels_true, labels_pred
-        One label per spot, shape (n,), of any type; none missing.
+        One label per spot, shape (n,), of any type, without missing labels.
 
     Returns
     -------
-    1 - H(pred | true) / H(pred), between 0 and 1.
+    float
+        1 - H(pred | true) / H(pred), between 0 and 1.
 
     Raises
     ------

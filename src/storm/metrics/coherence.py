@@ -1,4 +1,4 @@
-"""How well domains hang together in space. Nothing here builds an n × n matrix: it runs on 700,000 bins."""
+"""Spatial coherence of domains. No function builds an n × n matrix, so that 700,000 bins can be scored."""
 
 from __future__ import annotations
 
@@ -6,26 +6,28 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from storm._checks import check_choice, check_positive
+from storm._checks import check_choice, check_whole
 from storm.metrics._arrays import codes, coordinates, place_order
 from storm.metrics._silhouette import silhouette
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+    from storm.metrics._arrays import Labels
+
 __all__ = ["asw", "chaos", "fide", "jsd", "pas"]
 
-#: Distances closer than this, relatively, are a tie: far above rounding, far below any jitter of real coordinates.
+#: Relative difference below which two distances are a tie: far above rounding, far below the jitter of coordinates.
 _TIE = 1e-9
 
-#: Neighbours held at once while searching: bounds the memory at any number of spots.
+#: Neighbours held at once during a search, which bounds the memory at any number of spots.
 _BLOCK = 2_000_000
-#: Neighbours searched beyond k before ties at the end are known: on both lattices those of k = 10 end within these.
+#: Neighbours searched beyond k, to see the ties at the end; on both lattices those of k = 10 end within four more.
 _BEYOND = 4
 
 
-def chaos(coords: ArrayLike, labels: ArrayLike, *, convention: Literal["sdmbench", "spatialpca"] = "sdmbench") -> float:
-    """CHAOS: mean distance of a spot to the nearest other spot of its own domain; low is continuous.
+def chaos(coords: ArrayLike, labels: Labels, *, convention: Literal["sdmbench", "spatialpca"] = "sdmbench") -> float:
+    """CHAOS: mean distance of a spot to the nearest other spot of its own domain; low where domains are continuous.
 
     Coordinates are standardised per axis, the distances to the nearest neighbour *within the domain* are summed over
     all domains, and the sum is divided by the number of spots.
@@ -35,14 +37,15 @@ def chaos(coords: ArrayLike, labels: ArrayLike, *, convention: Literal["sdmbench
     coords
         Positions, shape (n, 2), any unit.
     labels
-        Domains, shape (n,), none missing.
+        Domain of each spot, shape (n,), without missing labels.
     convention
-        ``"sdmbench"`` standardises by the population standard deviation, and a domain of two spots or one adds
-        nothing; ``"spatialpca"`` standardises by the sample standard deviation, and only a single spot adds nothing.
+        ``"sdmbench"`` standardises by the population standard deviation and leaves out domains of one or two spots;
+        ``"spatialpca"`` standardises by the sample standard deviation and leaves out domains of one spot.
 
     Returns
     -------
-    A number ≥ 0, without a unit.
+    float
+        At least 0, without a unit.
 
     Raises
     ------
@@ -56,7 +59,7 @@ def chaos(coords: ArrayLike, labels: ArrayLike, *, convention: Literal["sdmbench
     from scipy.spatial import cKDTree
 
     check_choice(convention, ("sdmbench", "spatialpca"), name="convention")
-    domain, n_domains = codes(labels, name="labels")
+    domain, levels = codes(labels, name="labels")
     xy = coordinates(coords, n=len(domain))
     if len(xy) == 1:
         return 0.0
@@ -65,7 +68,7 @@ def chaos(coords: ArrayLike, labels: ArrayLike, *, convention: Literal["sdmbench
     xy = (xy - xy.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
 
     total = 0.0
-    ends = np.cumsum(np.bincount(domain, minlength=n_domains))
+    ends = np.cumsum(np.bincount(domain, minlength=len(levels)))
     for members in np.split(np.argsort(domain, kind="stable"), ends[:-1]):
         if len(members) >= smallest:
             own = xy[members]
@@ -75,25 +78,26 @@ def chaos(coords: ArrayLike, labels: ArrayLike, *, convention: Literal["sdmbench
     return total / len(xy)
 
 
-def pas(coords: ArrayLike, labels: ArrayLike, *, k: int = 10) -> float:
-    """PAS: share of abnormal spots, those that differ from more than half of their k nearest neighbours.
+def pas(coords: ArrayLike, labels: Labels, *, k: int = 10) -> float:
+    """PAS: share of abnormal spots, whose domain differs from that of more than half of their k nearest neighbours.
 
-    Where several neighbours tie for the last of the k places (on a lattice they do), the places left are shared
-    equally among them. So the score depends on the positions alone: neither on the order of the spots nor on the
-    search. Without ties it is the usual definition.
+    Where several neighbours tie for the last of the k places, as on a lattice, the places left are shared equally among
+    them. The score therefore depends on the positions alone, and not on the order of the spots. Without ties it is the
+    usual definition.
 
     Parameters
     ----------
     coords
-        Positions, shape (n, 2), any unit, not standardised.
+        Positions, shape (n, 2), any unit; they are not standardised.
     labels
-        Domains, shape (n,), none missing.
+        Domain of each spot, shape (n,), without missing labels.
     k
-        Neighbours, the spot itself not counted.
+        Number of neighbours, without the spot itself.
 
     Returns
     -------
-    Between 0 and 1; low is smooth.
+    float
+        Between 0 and 1; low where the domains are smooth.
 
     Raises
     ------
@@ -108,7 +112,7 @@ def pas(coords: ArrayLike, labels: ArrayLike, *, k: int = 10) -> float:
 
     domain, _ = codes(labels, name="labels")
     xy = coordinates(coords, n=len(domain))
-    check_positive(k, name="k")
+    k = check_whole(k, name="k")
     if len(xy) <= k:
         msg = f"k={k} neighbours need at least {k + 1} spots, there are {len(xy)}; give a smaller k"
         raise ValueError(msg)
@@ -132,10 +136,17 @@ def pas(coords: ArrayLike, labels: ArrayLike, *, k: int = 10) -> float:
 def _differing(
     distance: np.ndarray, index: np.ndarray, rows: np.ndarray, *, domain: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How many of the k nearest differ from their spot (ties shared), and whether all ties were seen; each (m,)."""
+    """Count the k nearest neighbours of another domain, and tell whether all ties were seen.
+
+    Returns
+    -------
+    differing : ndarray
+        Neighbours of another domain among the k nearest of each spot, ties shared, shape (m,).
+    settled : ndarray
+        Whether the search went beyond the last tie, bool, shape (m,).
+    """
     is_self = index == rows[:, None]
-    # Distances rise; without the spot itself, all behind it move up by one place. Among many spots on one point the
-    # search may not return the spot itself: then all it returned are others.
+    # The spot itself takes one place, unless so many spots lie on the same point that the search did not return it.
     before = is_self[:, :k].any(axis=1)
     kth = np.where(before, distance[:, k], distance[:, k - 1])
     edge = kth * (1 + _TIE)
@@ -147,7 +158,7 @@ def _differing(
     return (nearer & other).sum(axis=1) + share * (tied & other).sum(axis=1), distance[:, -1] > edge
 
 
-def asw(coords: ArrayLike, labels: ArrayLike, *, max_n: int = 20_000, seed: int = 0) -> float:
+def asw(coords: ArrayLike, labels: Labels, *, max_n: int = 20_000, seed: int = 0) -> float:
     """Average silhouette width of the domains on the coordinates; the value of :func:`silhouette`.
 
     Parameters
@@ -155,15 +166,16 @@ def asw(coords: ArrayLike, labels: ArrayLike, *, max_n: int = 20_000, seed: int 
     coords
         Positions, shape (n, 2), any unit.
     labels
-        Domains, shape (n,), none missing.
+        Domain of each spot, shape (n,), without missing labels.
     max_n
-        Up to this many spots the score is exact; beyond, it is an unbiased estimate from seeded spots.
+        Up to this many spots the score is exact; beyond, it is an unbiased estimate from random spots.
     seed
-        Seed of the estimate.
+        Random seed for the choice of these spots.
 
     Returns
     -------
-    Between -1 and 1.
+    float
+        Between -1 and 1.
 
     Raises
     ------
@@ -173,28 +185,29 @@ def asw(coords: ArrayLike, labels: ArrayLike, *, max_n: int = 20_000, seed: int 
     return silhouette(coords, labels, max_n=max_n, seed=seed).value
 
 
-def fide(edges: ArrayLike, labels: ArrayLike, *, n_domains: int | None = None) -> float:
-    """FIDE: F1 score of intra-domain edges, macro-averaged over domains; high is continuous.
+def fide(edges: ArrayLike, labels: Labels, *, n_domains: int | None = None) -> float:
+    """FIDE: F1 score of intra-domain edges, macro-averaged over domains; high where domains are continuous.
 
-    Per domain, the F1 score of predicting the domain of an edge's one end by that of its other end.
+    For each domain it is the F1 score of predicting the domain of one end of an edge from that of the other end.
 
     Parameters
     ----------
     edges
         Pairs of spots, shape (e, 2), integers; an undirected graph lists each edge in both directions.
     labels
-        Domains, shape (n,), none missing.
+        Domain of each spot, shape (n,), without missing labels.
     n_domains
-        Average over this many domains, those that do not occur counting as 0; ``None`` takes those that occur.
+        Number of domains to average over, where those that do not occur count as 0; ``None`` for those that occur.
 
     Returns
     -------
-    Between 0 and 1.
+    float
+        Between 0 and 1.
 
     Raises
     ------
     ValueError
-        If there is no edge, an edge names a spot that is not there, or more than ``n_domains`` domains occur.
+        If there is no edge, an edge names a spot beyond the last one, or more than ``n_domains`` domains occur.
 
     References
     ----------
@@ -205,6 +218,9 @@ def fide(edges: ArrayLike, labels: ArrayLike, *, n_domains: int | None = None) -
     if ends.ndim != 2 or ends.shape[1] != 2 or len(ends) == 0:
         msg = f"edges have shape {ends.shape}, expected (e, 2) with e > 0: pairs of spots"
         raise ValueError(msg)
+    if ends.dtype.kind not in "iu":
+        msg = f"edges hold {ends.dtype}, expected integers: each edge is a pair of spots, numbered from 0"
+        raise ValueError(msg)
     if ends.min() < 0 or ends.max() >= len(domain):
         msg = f"edges name spots {ends.min()}…{ends.max()}, but there are {len(domain)} (numbered from 0)"
         raise ValueError(msg)
@@ -213,25 +229,26 @@ def fide(edges: ArrayLike, labels: ArrayLike, *, n_domains: int | None = None) -
     degree = np.bincount(one, minlength=size) + np.bincount(two, minlength=size)
     inside = np.bincount(one[one == two], minlength=size)
     f1 = 2 * inside[degree > 0] / degree[degree > 0]
-    if n_domains is not None and n_domains < len(f1):
+    if n_domains is not None and check_whole(n_domains, name="n_domains") < len(f1):
         msg = f"n_domains={n_domains}, but the edges touch {len(f1)} domains; give at least that many"
         raise ValueError(msg)
     return float(f1.sum() / (n_domains or len(f1)))
 
 
-def jsd(labels: ArrayLike, slides: ArrayLike) -> float:
-    """Jensen-Shannon divergence of the domain proportions between slides; 0 where all slides hold the same mixture.
+def jsd(labels: Labels, slides: Labels) -> float:
+    """Jensen-Shannon divergence between the domain proportions of slides; 0 where all slides have the same mixture.
 
     Parameters
     ----------
     labels
-        Domains, shape (n,), none missing.
+        Domain of each spot, shape (n,), without missing labels.
     slides
-        The slide of each spot, shape (n,), none missing. Slides weigh the same, whatever their size.
+        Slide of each spot, shape (n,), without missing entries. All slides have the same weight, whatever their size.
 
     Returns
     -------
-    In bits, between 0 and log2 of the number of slides (as Novae gives it).
+    float
+        In bits, between 0 and log2 of the number of slides (as in Novae).
 
     Raises
     ------
@@ -242,14 +259,15 @@ def jsd(labels: ArrayLike, slides: ArrayLike) -> float:
     ----------
     Lin, IEEE Trans. Inf. Theory 1991; used between slides by Blampey et al., Novae, Nat. Methods 2025.
     """
-    domain, n_domains = codes(labels, name="labels")
-    slide, n_slides = codes(slides, name="slides")
+    domain, levels = codes(labels, name="labels")
+    slide, slide_levels = codes(slides, name="slides")
+    n_domains, n_slides = len(levels), len(slide_levels)
     if len(domain) != len(slide):
         msg = f"labels has {len(domain)} entries and slides {len(slide)}; they describe the same spots"
         raise ValueError(msg)
     counts = np.bincount(slide * n_domains + domain, minlength=n_slides * n_domains).reshape(n_slides, n_domains)
     shares = counts / counts.sum(axis=1, keepdims=True)
-    # Above 0 by definition; rounding alone can take equal mixtures just below.
+    # It is at least 0 by definition; rounding can take equal mixtures just below.
     return max(0.0, float(_entropy(shares.mean(axis=0)) - np.mean([_entropy(row) for row in shares])))
 
 

@@ -1,4 +1,4 @@
-"""How well spatial domains agree with an annotation, and how well they hang together in space.
+"""Agreement of spatial domains with an annotation, and their coherence in space.
 
 The eight scores of the STORM paper (arXiv 2604.03630, *Spatial domain discovery*: NMI, ARI, FMI, homogeneity,
 completeness, CHAOS, PAS, ASW), and two scores for domains without an annotation (FIDE, JSD).
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from storm.metrics._arrays import codes, missing
+from storm.metrics._arrays import as_labels, codes, coordinates, missing
 from storm.metrics._silhouette import Silhouette, silhouette
 from storm.metrics.agreement import ari, completeness, fmi, homogeneity, nmi
 from storm.metrics.coherence import asw, chaos, fide, jsd, pas
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from numpy.typing import ArrayLike
+
+    from storm.metrics._arrays import Labels
 
 __all__ = [
     "Silhouette",
@@ -38,11 +40,11 @@ __all__ = [
 
 
 def score_domains(
-    labels_true: ArrayLike | None,
-    labels_pred: ArrayLike,
+    labels_true: Labels | None,
+    labels_pred: Labels,
     coords: ArrayLike | None = None,
     *,
-    unlabelled: Collection[Any] = (),
+    unlabelled: Collection[Any] | str = (),
     chaos_convention: Literal["sdmbench", "spatialpca"] = "sdmbench",
     k: int = 10,
     max_n: int = 20_000,
@@ -50,47 +52,50 @@ def score_domains(
 ) -> dict[str, float | int | bool]:
     """All scores of one section.
 
-    Unlabelled spots are left out of the *scoring* only: agreement is scored on the spots that have both labels, the
-    spatial scores on all spots that have a predicted label and a position.
+    Agreement is scored on the spots that have both labels, and the spatial scores on all spots that have a predicted
+    label and a position. Missing labels may be ``None``, NaN, ``pandas.NA`` or the nulls of categorical, nullable and
+    arrow columns.
 
     Parameters
     ----------
     labels_true
-        Annotation, shape (n,), or ``None`` where there is none. Missing entries mark spots without annotation.
+        Annotation, shape (n,), missing for spots without one; ``None`` to leave out the agreement.
     labels_pred
-        Domains, shape (n,). Missing entries mark spots without a domain.
+        Domains, shape (n,), missing for spots without one.
     coords
-        Positions, shape (n, 2), or ``None`` to leave out the spatial scores. Rows that are not finite have no position.
+        Positions, shape (n, 2), or ``None`` to leave out the spatial scores. Spots in rows that are not finite
+        have no position.
     unlabelled
-        Labels of the annotation that mean "no annotation", such as ``("undetermined",)``.
+        Labels of the annotation that mean "no annotation", such as ``("undetermined",)``; a single one as a string.
     chaos_convention, k, max_n, seed
         See :func:`chaos`, :func:`pas` and :func:`silhouette`.
 
     Returns
     -------
-    ``ari``, ``nmi``, ``fmi``, ``homogeneity``, ``completeness`` over ``n_scored`` spots; ``chaos``, ``pas``, ``asw``
-    over ``n_spatial`` spots, with ``asw_exact`` and ``asw_stderr``; ``n_domains``. A spatial score that is not
-    defined (one domain only, or no more than ``k`` spots) is NaN.
+    dict
+        ``ari``, ``nmi``, ``fmi``, ``homogeneity`` and ``completeness`` over ``n_scored`` spots; ``chaos``, ``pas`` and
+        ``asw`` over ``n_spatial`` spots, with ``asw_exact`` and ``asw_stderr``; ``n_domains``. A spatial score that is
+        not defined (one domain only, or no more than ``k`` spots) is NaN.
 
     Raises
     ------
     ValueError
-        If lengths differ, or no spot is left to score.
+        If lengths differ, or no spot remains to be scored.
     """
-    lost = missing(labels_pred)
+    pred = as_labels(labels_pred, name="labels_pred")
+    lost = missing(pred, name="labels_pred")
     n = len(lost)
-    pred = np.asarray(labels_pred, dtype=object)
     if lost.all():
         msg = f"none of the {n} spots has a predicted label: there is nothing to score"
         raise ValueError(msg)
-    scores: dict[str, float | int | bool] = {"n_domains": codes(pred[~lost], name="labels_pred")[1]}
+    scores: dict[str, float | int | bool] = {"n_domains": len(codes(pred[~lost], name="labels_pred")[1])}
 
     if labels_true is not None:
-        true = np.asarray(labels_true, dtype=object)
+        true = as_labels(labels_true, name="labels_true")
         if len(true) != n:
             msg = f"labels_true has {len(true)} labels and labels_pred {n}; they describe the same spots"
             raise ValueError(msg)
-        both = ~lost & ~missing(true, unlabelled=unlabelled)
+        both = ~lost & ~missing(true, name="labels_true", unlabelled=unlabelled)
         if not both.any():
             msg = f"none of the {n} spots has both an annotation and a predicted label: there is nothing to score"
             raise ValueError(msg)
@@ -99,10 +104,7 @@ def score_domains(
         scores["n_scored"] = int(both.sum())
 
     if coords is not None:
-        xy = np.asarray(coords, dtype=np.float64)
-        if xy.ndim != 2 or len(xy) != n:
-            msg = f"coords have shape {xy.shape}, expected ({n}, 2): one row per label"
-            raise ValueError(msg)
+        xy = coordinates(coords, n=n, finite=False)
         placed = ~lost & np.isfinite(xy).all(axis=1)
         xy, labels = xy[placed], pred[placed]
         if not len(xy):
@@ -110,7 +112,7 @@ def score_domains(
             raise ValueError(msg)
         scores["chaos"] = chaos(xy, labels, convention=chaos_convention)
         scores["pas"] = pas(xy, labels, k=k) if len(xy) > k else float("nan")
-        if codes(labels, name="labels_pred")[1] > 1:
+        if len(codes(labels, name="labels_pred")[1]) > 1:
             width = silhouette(xy, labels, max_n=max_n, seed=seed)
             scores.update(asw=width.value, asw_exact=width.exact, asw_stderr=width.stderr)
         else:

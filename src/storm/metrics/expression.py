@@ -1,8 +1,8 @@
-"""How well predicted expression follows the measured one: Pearson's r per gene, and its summaries.
+"""Agreement of predicted with measured expression: Pearson's r per gene, and its summaries.
 
 STORM paper (arXiv 2604.03630), figure 3: median r over the 500 most variable genes, r of the top N genes. A
-between-slide offset alone can lift the pooled r (we saw 0.49 become 0.90), so both are reported: r over the pooled
-spots, and r within each slide.
+between-slide offset alone can raise the pooled r (in one case from 0.49 to 0.90), so both are reported: r over the
+pooled spots, and r within each slide.
 """
 
 from __future__ import annotations
@@ -11,40 +11,45 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from storm.metrics._arrays import codes
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import ArrayLike
     from scipy.sparse import spmatrix
 
+    from storm.metrics._arrays import Labels
+
 __all__ = ["pearson_per_gene", "score_expression", "top_n_curve"]
 
-#: Values held at once in float64: bounds the memory at any number of spots.
+#: Values held at once in float64, which bounds the memory at any number of spots.
 _BLOCK = 8_000_000
 
 
 def pearson_per_gene(
-    truth: ArrayLike | spmatrix, pred: ArrayLike | spmatrix, *, groups: ArrayLike | None = None
+    truth: ArrayLike | spmatrix, pred: ArrayLike | spmatrix, *, groups: Labels | None = None
 ) -> np.ndarray:
     """Pearson's r of each gene over spots.
 
     Parameters
     ----------
     truth, pred
-        Measured and predicted expression on one scale, shape (n, g), dense or sparse. A spot where either is NaN is
-        left out for that gene.
+        Measured and predicted expression on the same scale, shape (n, g), dense or sparse. A spot where either is NaN
+        is left out for that gene.
     groups
-        The slide of each spot, shape (n,), to correlate within each slide; ``None`` pools all spots.
+        Slide of each spot, shape (n,), to correlate within each slide; ``None`` to pool all spots.
 
     Returns
     -------
-    Shape (g,), or (slides, g) with ``groups``, slides in sorted order. NaN where either side is constant (r is not
-    defined) or fewer than two spots are left.
+    ndarray
+        Shape (g,), or (slides, g) with ``groups``, slides in sorted order. NaN where either side is constant (r is not
+        defined) or fewer than two spots are left.
 
     Raises
     ------
     ValueError
-        If shapes differ, or a value is infinite.
+        If shapes differ, a value is infinite or not a real number, or a slide is missing.
     """
     truth, pred = _matrix(truth, name="truth"), _matrix(pred, name="pred")
     if truth.shape != pred.shape:
@@ -53,47 +58,44 @@ def pearson_per_gene(
     n, n_genes = truth.shape
     if groups is None:
         return _pearson(truth, pred)
-    slide = np.asarray(groups)
-    if slide.shape != (n,):
-        msg = f"groups have shape {slide.shape}, expected ({n},): the slide of each spot"
-        raise ValueError(msg)
-    slides = np.unique(slide)
-    r = np.empty((len(slides), n_genes))
-    for row, name in enumerate(slides):
-        members = np.flatnonzero(slide == name)
+    slide, names = _slides(groups, n)
+    r = np.empty((len(names), n_genes))
+    for row in range(len(names)):
+        members = np.flatnonzero(slide == row)
         r[row] = _pearson(truth[members], pred[members])
     return r
 
 
 def score_expression(
-    truth: ArrayLike | spmatrix, pred: ArrayLike | spmatrix, *, slides: ArrayLike | None = None
+    truth: ArrayLike | spmatrix, pred: ArrayLike | spmatrix, *, slides: Labels | None = None
 ) -> dict[str, Any]:
     """Summary of a prediction: median r over genes, pooled and per slide.
 
     Parameters
     ----------
     truth, pred
-        Measured and predicted expression on one scale, shape (n, g), dense or sparse.
+        Measured and predicted expression on the same scale, shape (n, g), dense or sparse.
     slides
-        The slide of each spot, shape (n,); ``None`` if all are of one.
+        Slide of each spot, shape (n,); ``None`` if all spots are from the same slide.
 
     Returns
     -------
-    ``r``, the pooled r per gene, shape (g,); ``median_r_pooled``, its median; ``median_r_per_slide``, a dict of each
-    slide's median over genes; ``median_r_slides``, the mean of those; ``n_spots``, ``n_genes``, ``n_slides``, and
-    ``n_undefined``, the number of genes without an r over the pooled spots (constant on either side, or never
-    measured), which the medians leave out.
+    dict
+        ``r``, the pooled r per gene, shape (g,); ``median_r_pooled``, its median; ``median_r_per_slide``, a dict of
+        each slide's median over genes; ``median_r_slides``, the mean of those; ``n_spots``, ``n_genes``, ``n_slides``,
+        and ``n_undefined``, the number of genes without an r over the pooled spots (constant on either side, or never
+        measured), which the medians leave out.
 
     Raises
     ------
     ValueError
-        If shapes differ, or a value is infinite.
+        If shapes differ, a value is infinite or not a real number, or a slide is missing.
     """
     r = pearson_per_gene(truth, pred)
-    n = truth.shape[0] if hasattr(truth, "shape") else len(truth)
-    names = np.zeros(n, dtype=np.int64) if slides is None else np.asarray(slides)
-    within = r[None] if slides is None else pearson_per_gene(truth, pred, groups=names)
-    medians = {name: _median(row) for name, row in zip(np.unique(names).tolist(), within, strict=True)}
+    n = _matrix(truth, name="truth").shape[0]
+    names: list[Any] = [0] if slides is None else _slides(slides, n)[1]
+    within = r[None] if slides is None else pearson_per_gene(truth, pred, groups=slides)
+    medians = {name: _median(row) for name, row in zip(names, within, strict=True)}
     scored = [value for value in medians.values() if np.isfinite(value)]
     return {
         "r": r,
@@ -117,15 +119,16 @@ def top_n_curve(
     r
         r of each gene, shape (g,); NaN genes are left out.
     ns
-        Panel sizes. Those larger than the number of genes with an r are left out.
+        Numbers of genes. Those larger than the number of genes with an r are left out.
     rank_by
-        Score of each gene, shape (g,), the highest first: such as its variance or held-out r on the training slides.
-        ``None`` ranks by ``r`` itself, as the paper does: it then flatters, for the genes are chosen by the very
-        numbers that are reported.
+        Score by which genes are ranked, the highest first, shape (g,): such as the variance or the held-out r of each
+        gene on the training slides. ``None`` ranks by ``r`` itself, as in the paper, which flatters the result: the
+        genes are then chosen by the very numbers that are reported.
 
     Returns
     -------
-    Median r by panel size.
+    dict
+        Number of genes → median r.
 
     Raises
     ------
@@ -145,18 +148,38 @@ def top_n_curve(
     return {int(n): float(np.median(best[:n])) for n in ns if n <= len(best)}
 
 
-def _matrix(values: ArrayLike | spmatrix, *, name: str) -> Any:
+def _matrix(values: Any, *, name: str) -> Any:
+    """A dense array or a CSR matrix of real numbers, shape (n, g)."""
     from scipy.sparse import issparse
 
     matrix = values.tocsr() if issparse(values) else np.asarray(values)
     if matrix.ndim != 2:
         msg = f"{name} has shape {matrix.shape}, expected (spots, genes)"
         raise ValueError(msg)
+    if matrix.dtype.kind not in "biuf":
+        msg = f"{name} holds {matrix.dtype}, not real numbers; give expression as floats or integers"
+        raise ValueError(msg)
     return matrix
 
 
+def _slides(slides: Labels, n: int) -> tuple[np.ndarray, list[Any]]:
+    """Number of each spot's slide, shape (n,), and the names of the slides in sorted order."""
+    number, names = codes(slides, name="groups")
+    if len(number) != n:
+        msg = f"groups have shape ({len(number)},), expected ({n},): the slide of each spot"
+        raise ValueError(msg)
+    try:
+        order = sorted(range(len(names)), key=names.__getitem__)
+    except TypeError:
+        # Names of several types have no order of their own.
+        order = sorted(range(len(names)), key=lambda k: (type(names[k]).__name__, str(names[k])))
+    rank = np.empty(len(names), dtype=np.int64)
+    rank[order] = np.arange(len(names))
+    return rank[number], [names[k] for k in order]
+
+
 def _pearson(truth: Any, pred: Any) -> np.ndarray:
-    """Pearson's r per column, in blocks of columns so that no second full matrix is made."""
+    """Pearson's r per column, in blocks of columns, so that the full matrix is not copied."""
     from scipy.sparse import issparse
 
     n, n_genes = truth.shape
@@ -164,7 +187,7 @@ def _pearson(truth: Any, pred: Any) -> np.ndarray:
     if n < 2:
         return r
     step = max(1, _BLOCK // n)
-    # Columns of a CSR matrix are slow to cut out one block at a time.
+    # Blocks of columns are slow to cut out of a CSR matrix.
     truth, pred = (m.tocsc() if issparse(m) and step < n_genes else m for m in (truth, pred))
     for start in range(0, n_genes, step):
         x, y = (
@@ -184,7 +207,7 @@ def _pearson_dense(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     gappy, count = gap.any(), len(x) - gap.sum(axis=0)
     constant = np.zeros(x.shape[1], dtype=bool)
     for side in (x, y):
-        # By range, not by variance: rounding gives a constant column a variance a little above zero.
+        # By range and not by variance, because rounding gives a constant column a variance just above zero.
         if gappy:
             constant |= np.where(gap, -np.inf, side).max(axis=0) <= np.where(gap, np.inf, side).min(axis=0)
             side[gap] = 0.0

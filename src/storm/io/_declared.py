@@ -1,8 +1,30 @@
-"""Whether the size that a file declares can be true, before anything of that size is allocated."""
+"""Damaged files: the errors by which they show, and whether a declared size can be true before it is allocated."""
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
+
+from tifffile import TiffFileError
+
+#: What decoders and parsers raise when headers or pixels are damaged. None of it is a mistake of the caller.
+DAMAGE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,  # XML that is not well formed
+    TypeError,
+    ValueError,
+    TiffFileError,
+    struct.error,
+    zlib.error,
+)
 
 #: Pixels of the largest image that is accepted: a slide of 25 × 75 mm has 1.9e11 at 0.1 µm per pixel.
 MOST_PX = 250_000_000_000

@@ -11,11 +11,13 @@ import numpy as np
 
 from storm._checks import check_extra
 from storm.io._lazy import Level, joined
+from storm.io._scale import read_um, square_um
+from storm.io._tiff_scale import PLAUSIBLE_UM
 
 if TYPE_CHECKING:
     from openslide import OpenSlide
 
-#: Side of the blocks where a slide does not tell the size of its tiles.
+#: Side of a block in pixels, for slides without a declared size of tiles.
 _TILE = 512
 
 
@@ -33,19 +35,21 @@ class SlideLevel(Level):
     def __init__(self, path: Path, level: int) -> None:
         self._path, self._level = path, level
         self._lock = threading.Lock()
-        self._slide: OpenSlide | None = None
-        self._open()
-        width, height = self._slide.level_dimensions[level]
-        told = self._slide.properties
-        tile = (int(told.get(f"openslide.level[{level}].tile-{side}", _TILE)) for side in ("height", "width"))
-        self._downsample = float(self._slide.level_downsamples[level])
-        super().__init__((height, width), joined(tuple(tile), (height, width)))
+        slide = self._open()
+        self._slide: OpenSlide | None = slide
+        width, height = slide.level_dimensions[level]
+        tile_height, tile_width = (
+            int(slide.properties.get(f"openslide.level[{level}].tile-{side}", _TILE)) for side in ("height", "width")
+        )
+        self._downsample = float(slide.level_downsamples[level])
+        super().__init__((height, width), joined((tile_height, tile_width), (height, width)))
 
-    def _open(self) -> None:
+    def _open(self) -> OpenSlide:
         import openslide
 
-        self._slide = openslide.OpenSlide(self._path)
-        weakref.finalize(self, self._slide.close)
+        slide = openslide.OpenSlide(self._path)
+        weakref.finalize(self, slide.close)
+        return slide
 
     def read(self, y: int, x: int, shape: tuple[int, int]) -> np.ndarray:
         """As for every level."""
@@ -54,10 +58,11 @@ class SlideLevel(Level):
 
         with self._lock:
             if self._slide is None:
-                self._open()
+                self._slide = self._open()
+            slide = self._slide
         at = (round(x * self._downsample), round(y * self._downsample))
         try:
-            region = self._slide.read_region(at, self._level, (shape[1], shape[0]))
+            region = slide.read_region(at, self._level, (shape[1], shape[0]))
         except openslide.OpenSlideError as error:
             msg = (
                 f"{self._path} is damaged: level {self._level} cannot be decoded at x = {at[0]}, y = {at[1]} ({error})"
@@ -83,7 +88,7 @@ def open_openslide(path: Path) -> tuple[list[Level], float | None, str]:
     ImportError
         If openslide-python is not installed.
     ValueError
-        If OpenSlide does not know or cannot read the file.
+        If OpenSlide does not support or cannot read the file, or its pixels are not square.
     """
     check_extra("openslide", extra="slide", purpose=f"reading {path}")
     import openslide
@@ -91,15 +96,13 @@ def open_openslide(path: Path) -> tuple[list[Level], float | None, str]:
     try:
         with openslide.OpenSlide(path) as slide:
             count = slide.level_count
-            mpp = [slide.properties.get(f"openslide.mpp-{axis}") for axis in "xy"]
-    except openslide.OpenSlideError as error:  # also of a format that it does not know
-        msg = f"OpenSlide: {error or type(error).__name__}"
+            vendor = slide.properties.get(openslide.PROPERTY_NAME_VENDOR)
+            sizes = [read_um(slide.properties.get(f"openslide.mpp-{axis}")) for axis in "xy"]
+    except openslide.OpenSlideError as error:  # also of a format that it does not support
+        msg = f"{error or type(error).__name__}"
         raise ValueError(msg) from error
-    if None in mpp:
-        um_per_px = None
-    elif np.isclose(float(mpp[0]), float(mpp[1]), rtol=0.01):
-        um_per_px = (float(mpp[0]) + float(mpp[1])) / 2
-    else:
-        msg = f"{path}: pixels are not square, {mpp[0]} × {mpp[1]} µm; resample the slide to square ones"
-        raise ValueError(msg)
-    return [SlideLevel(path, k) for k in range(count)], um_per_px, "openslide.mpp-x of the slide"
+    if vendor == "generic-tiff" and not all(um and PLAUSIBLE_UM[0] <= um <= PLAUSIBLE_UM[1] for um in sizes):
+        sizes = [None, None]
+    source = "openslide.mpp-x and openslide.mpp-y of the slide"
+    um_per_px = square_um(sizes, source=source, name=str(path))
+    return [SlideLevel(path, k) for k in range(count)], um_per_px, source

@@ -23,26 +23,27 @@ def slide(path: str | Path, *, um_per_px: float | None = None) -> SpatialData:
     Parameters
     ----------
     path
-        Aperio SVS, TIFF, BigTIFF, OME-TIFF or OME-Zarr; a picture (PNG, JPEG, …), which is decoded into memory; with
-        the extra ``slide`` any format that OpenSlide knows (NDPI, MRXS, SCN, BIF, …).
+        Aperio SVS, TIFF, BigTIFF, OME-TIFF, QPTIFF or OME-Zarr; a picture (PNG, JPEG, …), which is decoded into memory;
+        with the extra ``slide`` any format that OpenSlide supports (NDPI, MRXS, SCN, BIF, DICOM, …).
     um_per_px
-        µm per pixel of the full-resolution image. By default what the file tells.
+        µm per pixel of the full-resolution image. By default taken from the file's own metadata.
 
     Returns
     -------
     SpatialData
         ``images["he"]`` (multiscale, uint8), with the coordinate systems ``"global"`` (pixels) and ``"um"`` (µm).
-        ``attrs["storm_io"]`` tells the µm per pixel and where they come from.
+        ``attrs["storm_io"]`` holds the µm per pixel and their source. Pixels are those that a viewer shows: the tag
+        for orientation, a palette and transparency (over white) are applied.
 
     Raises
     ------
     FileNotFoundError
-        If there is nothing at the path.
+        If nothing exists at the path.
     ImportError
         If the format needs OpenSlide and it is not installed.
     ValueError
-        If the file cannot be read or is no 8-bit RGB image; if it does not tell its µm per pixel and ``um_per_px`` is
-        not given, or the two disagree by more than 5 %.
+        If the file is damaged or is not an 8-bit RGB image (gray, CMYK, 16-bit, fluorescence); if its metadata give no
+        µm per pixel and ``um_per_px`` is not given, or the two disagree by more than 5 %.
 
     Examples
     --------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from tempfile import gettempdir
 from typing import Any
@@ -10,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from storm._bridge.geometry import affine_of, compose, inverse
+from storm.data.channels import rgb_order
 from storm.data.patches import ImageLevel, PatchReader
 from storm.data.scratch import ScratchSource
-from storm.data.sources import HUGE_CHUNK_PX, DaskSource, Source, as_source
-
-_RGB = ("r", "g", "b")
+from storm.data.sources import HUGE_CHUNK_PX, DaskSource, Source, ZarrSource, as_source
+from storm.data.stored import check_stored
 
 
 def levels_of(element: Any) -> list[Any]:
@@ -26,7 +25,7 @@ def levels_of(element: Any) -> list[Any]:
 
 
 def check_image(element: Any, image_key: str) -> tuple[int, int, int]:
-    """Raise unless an image is 8-bit RGB, and return where its red, green and blue channels are.
+    """Raise unless an image is 8-bit RGB, and return the positions of its red, green and blue channels.
 
     Raises
     ------
@@ -39,7 +38,7 @@ def check_image(element: Any, image_key: str) -> tuple[int, int, int]:
     if "z" in full.dims:
         msg = f"image {image_key!r} has a z axis; STORM reads flat H&E images: select one plane"
         raise ValueError(msg)
-    names = [str(c) for c in full.coords["c"].to_numpy()] if "c" in full.coords else [""] * full.sizes["c"]
+    names = channel_names(element)
     if len(names) != 3:
         msg = (
             f"image {image_key!r} has {len(names)} channels {names}, and H&E has three; select "
@@ -56,16 +55,20 @@ def check_image(element: Any, image_key: str) -> tuple[int, int, int]:
             f"{_parse(element, image_key, convert)}"
         )
         raise TypeError(msg)
-    short = [name.casefold()[:1] if name.casefold() in (*_RGB, "red", "green", "blue") else name for name in names]
-    if sorted(short) == sorted(_RGB):
-        return tuple(short.index(c) for c in _RGB)
-    if all(re.fullmatch(r"(channel|c)?[ _-]?\d*", name.casefold()) for name in names):
-        return (0, 1, 2)
-    msg = (
-        f"image {image_key!r} has the channels {names}, which are not r, g, b: if it is H&E, name them with "
-        f"sdata.set_channel_names({image_key!r}, ['r', 'g', 'b']); else name the H&E image with image_key="
-    )
-    raise ValueError(msg)
+    order = rgb_order(names)
+    if order is None:
+        msg = (
+            f"image {image_key!r} has the channels {names}, which are not r, g, b: if it is H&E, name them with "
+            f"sdata.set_channel_names({image_key!r}, ['r', 'g', 'b']); else name the H&E image with image_key="
+        )
+        raise ValueError(msg)
+    return order
+
+
+def channel_names(element: Any) -> list[str]:
+    """Names of the channels of an image; empty where it has none."""
+    full = levels_of(element)[0]
+    return [str(c) for c in full.coords["c"].to_numpy()] if "c" in full.coords else [""] * full.sizes["c"]
 
 
 def _parse(element: Any, image_key: str, change: str = "", options: str = "") -> str:
@@ -87,26 +90,37 @@ def make_reader(element: Any, *, image_key: str, coordinate_system: str, um_per_
     element
         Image, single- or multiscale. Each level brings its own transformation.
     image_key
-        Its name, for messages.
+        Name of the image, for messages.
     coordinate_system
         System in which positions are given.
     um_per_unit
         µm per unit of that system.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the image is not 8-bit RGB (see :func:`check_image`), or chunks are missing from its store where another
+        level shows a picture.
 
     Warns
     -----
     UserWarning
         If a chunk of the finest level is so large (over 64 Mpx, 192 MB decoded) that it cannot be held, or if its
         blocks are cut lazily from fewer, larger pieces, each of which would be decoded again and again. Such a level is
-        read by way of a scratch file, see :class:`~storm.data.scratch.ScratchSource`.
+        read by way of a scratch file, see :class:`~storm.data.scratch.ScratchSource`. Also if chunks are missing from
+        the store and no other level shows whether they are empty.
     """
     channels = check_image(element, image_key)
     units_to_um = np.array([[um_per_unit, 0.0, 0.0], [0.0, um_per_unit, 0.0]])
-    levels = []
-    for array in levels_of(element):
-        source = as_source(array.transpose("c", "y", "x").data, channels=channels)
-        if not levels:
-            _warn_if_slow(source, element, image_key)
+    arrays = levels_of(element)
+    sources = [as_source(array.transpose("c", "y", "x").data, channels=channels) for array in arrays]
+    _warn_if_slow(sources[0], element, image_key)
+    stored = [source.array for source in sources if isinstance(source, ZarrSource)]
+    if len(stored) == len(sources):
+        check_stored(stored, axes=(1, 2), name=f"image {image_key!r}")
+    levels: list[ImageLevel] = []
+    for k, (array, source) in enumerate(zip(arrays, sources, strict=True)):
+        source.name = f"image {image_key!r} (level {k})"
         px_to_um = compose(affine_of(array, coordinate_system), units_to_um)
         levels.append(ImageLevel(_in_pieces(source), inverse(px_to_um)))
     return PatchReader(levels)
@@ -118,7 +132,7 @@ def _is_huge(source: Source) -> bool:
 
 
 def _in_pieces(source: Source) -> Source:
-    """Let chunks that are too large, or are decoded together, be decoded once into a scratch file."""
+    """The source, or one that decodes its chunks once into a scratch file if they are too large or decoded together."""
     if isinstance(source, DaskSource) and source.shared_leaves:
         return ScratchSource(source.as_one_block())
     return ScratchSource(source) if _is_huge(source) else source

@@ -1,12 +1,12 @@
 """Whether spots lie on their image the right way round: counts against nuclei over flips, quarter turns and shifts.
 
 Where there is tissue there are counts, and where nuclei are dense there are more of them. Both hold on the section as
-it is, and on none of its mirror images but by chance. Three numbers say how well a placement fits:
+it is, and on its mirror images only by chance. Three numbers measure how well a placement fits:
 
 - the share of the spots' area that is tissue,
 - Spearman's correlation of total counts with haematoxylin over the spots, or over squares of 100 µm that hold bins or
   cells,
-- for cells, how many centres are darker in haematoxylin than what surrounds them (they are nuclei), scaled to −1…1.
+- for cells, how many centres are darker in haematoxylin than their surroundings (they are nuclei), scaled to −1…1.
 
 The fit is the better of the last two, the score of a placement is tissue plus fit. Margins come from real sections:
 ``docs/checking.md`` has the tables.
@@ -33,16 +33,23 @@ TURNS: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {
     "quarter turn back": ((0, 1), (-1, 0)),
     "swapped and half turn": ((0, -1), (-1, 0)),
 }
-#: By how much another orientation must score better, and how well it must fit itself, to be called the right one.
-MARGIN, LEAST_FIT = 0.25, 0.5
-#: By how much a shifted section must score better to be called shifted.
+#: Difference in score from which another orientation is called the right one.
+MARGIN = 0.25
+#: Fit that another orientation must reach to be called the right one.
+LEAST_FIT = 0.5
+#: Difference in score from which a section is called shifted.
 SHIFT_MARGIN = 0.1
-#: Edge of the squares into which bins and cells are gathered, in µm, the cells that a square holds at least in the
-#: median, and the places without which nothing is said.
-_SQUARE_UM, _PER_SQUARE, _LEAST = 100.0, 5, 30
-#: Share of the pitch over which the image is averaged around a spot; cells that are looked at, at most.
-_SPOT, _MOST_CELLS = 0.6, 5000
-#: Scores that differ by less are the same.
+#: Edge of the squares over which bins and cells are summed, in µm.
+_SQUARE_UM = 100.0
+#: Bins or cells that the median square must hold for sums to be used.
+_PER_SQUARE = 5
+#: Places without which orientations are not compared.
+_LEAST = 30
+#: Share of the pitch over which the image is averaged around a spot.
+_SPOT = 0.6
+#: Cells whose nuclei are looked up, at most.
+_MOST_CELLS = 5000
+#: Scores that differ by less are taken as equal.
 _TIE = 0.02
 #: Step of the search for the shift of cells, in µm.
 _FINE_STEP_UM = 2.5
@@ -66,7 +73,7 @@ class Placement:
     counts
         Rank correlation of counts with haematoxylin; NaN where there is too little to correlate.
     nuclei
-        Twice the share of centres that are darker than what surrounds them, less one; NaN but for cells.
+        Twice the share of centres that are darker than their surroundings, less one; NaN except for cells.
     """
 
     turn: str
@@ -78,7 +85,7 @@ class Placement:
 
     @property
     def fit(self) -> float:
-        """The better of ``counts`` and ``nuclei``; NaN where there is neither."""
+        """The better of ``counts`` and ``nuclei``; NaN if neither is known."""
         known = [value for value in (self.counts, self.nuclei) if np.isfinite(value)]
         return max(known) if known else float("nan")
 
@@ -94,13 +101,13 @@ class Section:
     Parameters
     ----------
     maps
-        Of the image.
+        Maps of the image.
     points
         Centres in the frame of the image, in µm, shape (n, 2), finite.
     total
         Total counts, shape (n,), or ``None``.
     pitch_um
-        Distance between neighbouring spots.
+        Distance between neighbouring spots in µm.
     cells
         Whether the spots are cells, whose centres are nuclei.
     """
@@ -120,8 +127,9 @@ class Section:
             self.step_um = area_um = _SQUARE_UM
             if per_square < _PER_SQUARE:
                 self.places, total, area_um = points, None, _SPOT * min(pitch_um, _SQUARE_UM)
-        counted = total is not None and len(self.places) >= _LEAST and np.ptp(total) > 0
-        self.ranks = _ranks(total) if counted else None
+        self.ranks: np.ndarray | None = None
+        if total is not None and len(self.places) >= _LEAST and np.ptp(total) > 0:
+            self.ranks = _ranks(total)
         width = max(1, round(area_um / maps.step_um))
         self._tissue, self._stain = (
             uniform_filter(plane, width, mode="constant") for plane in (maps.tissue, maps.haematoxylin)
@@ -133,27 +141,33 @@ class Section:
         return self.ranks is not None or (self.cells is not None and len(self.cells) >= _LEAST)
 
     def place(self, turn: str, *, about: str = "image", shift_um: tuple[float, float] = (0.0, 0.0)) -> Placement:
-        """Say how well the section fits if it is turned, then shifted.
+        """Measure how well the section fits if it is turned, then shifted.
 
         Parameters
         ----------
         turn
             Key of :data:`TURNS`.
         about
-            ``"image"``, ``"sides"`` or ``"spots"``.
+            ``"image"``, ``"sides"`` or ``"spots"``, see :class:`Placement`.
         shift_um
             x and y, in µm.
+
+        Returns
+        -------
+        Placement
         """
-        move = {"turn": turn, "shift_um": shift_um, "middle": self.middle if about == "spots" else None}
-        size_um = self.maps.size_um[::-1] if about == "sides" else self.maps.size_um
-        at = turned(self.places, size_um, **move)
+        width, height = self.maps.size_um
+        size_um = (height, width) if about == "sides" else (width, height)
+        middle = self.middle if about == "spots" else None
+        at = turned(self.places, size_um, turn=turn, middle=middle, shift_um=shift_um)
         counts = nuclei = float("nan")
         if self.ranks is not None:
-            found = _ranks(_at(self._stain, at, self.maps.step_um))
-            counts = 0.0 if found is None else float(found @ self.ranks)
-        if self.cells is not None:
-            own = _at(self.maps.nuclei, turned(self.cells, size_um, **move), self.maps.fine_um)
-            nuclei = float(2 * (own > 0).mean() - 1)
+            stain = _ranks(_at(self._stain, at, self.maps.step_um))
+            counts = 0.0 if stain is None else float(stain @ self.ranks)
+        if self.cells is not None and self.maps.nuclei is not None:
+            cells = turned(self.cells, size_um, turn=turn, middle=middle, shift_um=shift_um)
+            contrast = _at(self.maps.nuclei, cells, self.maps.fine_um)
+            nuclei = float(2 * (contrast > 0).mean() - 1)
         tissue = float(_at(self._tissue, at, self.maps.step_um).mean())
         return Placement(turn, about, shift_um, tissue, counts, nuclei)
 
@@ -168,7 +182,7 @@ class Section:
     def shifted(self) -> Placement:
         """The shift that scores best: up to four pitches to each side, for cells also within 20 µm; or none at all."""
         best = self.place("as given")
-        if self.cells is not None:
+        if self.cells is not None and self.maps.nuclei is not None:
             # The darkest place is a peak, where the share of cells on a nucleus is a plateau.
             dark = [_at(self.maps.nuclei, self.cells + s, self.maps.fine_um).mean() for s in _steps(_FINE_STEP_UM)]
             best = self._better(best, _steps(_FINE_STEP_UM)[[int(np.argmax(dark))]])
@@ -182,14 +196,14 @@ class Section:
 
 
 def is_better(other: Placement, given: Placement) -> bool:
-    """Whether another orientation fits so clearly better that the given one must be taken for wrong."""
+    """Whether another orientation fits so clearly better that the given one is called wrong."""
     return other.fit >= LEAST_FIT and other.score - given.score >= MARGIN
 
 
 def is_shifted(other: Placement, given: Placement) -> bool:
-    """Whether a shift fits so clearly better that the section must be taken for shifted.
+    """Whether a shift fits so clearly better that the section is called shifted.
 
-    Of a section that does not fit as it is, any of many shifts might fit by chance: there the margin is that of the
+    If a section does not fit as it is, one of many shifts might fit by chance: then the margin is that of the
     orientations.
     """
     margin = SHIFT_MARGIN if given.fit >= LEAST_FIT else MARGIN
@@ -214,13 +228,18 @@ def turned(
     points
         x and y, shape (n, 2).
     size_um
-        Width and height of the image.
+        Width and height of the image in µm.
     turn
         Key of :data:`TURNS`.
     middle
-        Turn about this point instead.
+        Point about which to turn, x and y in µm; by default the frame of the image.
     shift_um
-        x and y, added in the end.
+        x and y in µm, added in the end.
+
+    Returns
+    -------
+    ndarray
+        x and y in µm, shape (n, 2).
     """
     matrix = np.array(TURNS[turn], dtype=np.float64)
     if middle is not None:
@@ -236,12 +255,12 @@ def _steps(step_um: float) -> np.ndarray:
 
 def _at(plane: np.ndarray, points: np.ndarray, step_um: float) -> np.ndarray:
     """Values of a map at points, between pixels by interpolation; 0 beyond its edge."""
-    where = points / step_um - 0.5
-    return map_coordinates(plane, [where[:, 1], where[:, 0]], order=1, mode="constant", cval=0.0)
+    px = points / step_um - 0.5
+    return map_coordinates(plane, [px[:, 1], px[:, 0]], order=1, mode="constant", cval=0.0)
 
 
 def _ranks(values: np.ndarray) -> np.ndarray | None:
-    """Ranks of mean 0 and length 1; ``None`` where all values are one."""
+    """Ranks of mean 0 and length 1; ``None`` if all values are equal."""
     ranks = rankdata(values)
     ranks -= ranks.mean()
     length = np.sqrt((ranks**2).sum())

@@ -7,6 +7,8 @@ the address of its array and opens it again on the other side.
 
 from __future__ import annotations
 
+import struct
+import zlib
 from abc import ABC, abstractmethod
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
 
 #: Chunks with more pixels than this are reported: decoded they take over 192 MB each, and a reader has to hold several.
 HUGE_CHUNK_PX = 64_000_000
+
+
+#: What codecs, stores and files raise when a chunk is damaged.
+_DAMAGE = (ArithmeticError, EOFError, LookupError, OSError, RuntimeError, ValueError, struct.error, zlib.error)
 
 
 class Source(ABC):
@@ -57,6 +63,8 @@ class Source(ABC):
         self.shape = tuple(int(s) for s in shape)
         self.y_edges, self.x_edges = (np.asarray(e, dtype=np.int64) for e in edges)
         self.channels = tuple(int(c) for c in channels)
+        #: Name of the image, for errors.
+        self.name = "the image"
 
     @property
     def in_memory(self) -> bool:
@@ -87,12 +95,22 @@ class Source(ABC):
         """Decode chunk ``(i, j)``: uint8, shape (h, w, 3), rows along y.
 
         It is a view of what was decoded, where the channels usually come one after the other, and not to be written.
+
+        Raises
+        ------
+        ValueError
+            If the chunk is damaged.
         """
         box = (
             slice(int(self.y_edges[i]), int(self.y_edges[i + 1])),
             slice(int(self.x_edges[j]), int(self.x_edges[j + 1])),
         )
-        planes = self._decode(i, j, box)
+        try:
+            planes = self._decode(i, j, box)
+        except _DAMAGE as error:
+            cause = error or type(error).__name__
+            msg = f"{self.name} cannot be read: its chunk in row {i}, column {j} is damaged ({cause}); copy it again"
+            raise ValueError(msg) from error
         if self.channels != tuple(range(len(planes))):
             planes = planes[list(self.channels)]
         return np.moveaxis(planes, 0, 2)
@@ -170,6 +188,14 @@ class ZarrSource(Source):
     def from_array(cls, array: zarr.Array, *, channels: tuple[int, ...] = (0, 1, 2)) -> ZarrSource:
         """Make a source that opens the same array on its own."""
         return cls(array.store, array.path, channels=channels)
+
+    @property
+    def array(self) -> zarr.Array:
+        """The array."""
+        if self._array is None:
+            self._open()
+        assert self._array is not None
+        return self._array
 
     def _open(self) -> None:
         import zarr

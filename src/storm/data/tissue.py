@@ -1,4 +1,4 @@
-"""Where the tissue of an H&E image is, and where its nuclei are dense: coarse maps of a whole section."""
+"""Tissue and haematoxylin of an H&E image: coarse maps of a whole section."""
 
 from __future__ import annotations
 
@@ -13,13 +13,23 @@ _MASK_UM = 8.0
 #: Saturation (0 to 1) above which a pixel is tissue: Otsu's threshold, kept within these limits so that an image that
 #: is all tissue, or all glass, is not split in two.
 _SATURATION = (0.05, 0.15)
-#: Resolution at which nuclei are looked at, in µm per pixel: the finest, and pixels of the map at most.
-_FINE_UM, _MOST_PX = 2.0, 40_000_000
-#: Pixels along an edge of the tiles in which a section is read, and of the squares over which the coarse maps average.
-_TILE_PX, _POOL = 64, 4
-#: A nucleus, and what surrounds it, in µm (standard deviation of a Gaussian).
-_NUCLEUS_UM, _AROUND_UM = 3.0, 20.0
-#: Haematoxylin is held in bytes; this is what one of them stands for.
+#: Finest resolution of the map of nuclei, in µm per pixel.
+_FINE_UM = 2.0
+#: Pixels of that map, at most: beyond them its resolution is coarser.
+_MOST_PX = 40_000_000
+#: µm per pixel up to which nuclei are seen.
+_NUCLEI_UM = 3.0
+#: Pixels along an edge of the tiles in which a section is read.
+_TILE_PX = 64
+#: Pixels along an edge of the squares over which the coarse maps average.
+_POOL = 4
+#: Tiles that are read at a time.
+_BATCH = 64
+#: Size of a nucleus in µm (standard deviation of a Gaussian).
+_NUCLEUS_UM = 3.0
+#: Size of a nucleus' surroundings in µm (standard deviation of a Gaussian).
+_AROUND_UM = 20.0
+#: Haematoxylin is held in bytes: optical density of one step.
 _BYTE = 0.01
 
 
@@ -44,10 +54,10 @@ def tissue_share(reader: PatchReader, centres: np.ndarray, *, field_um: float) -
         Shape (n,), 0 to 1; 0 for a centre outside the image.
     """
     out_px = max(2, round(field_um / _MASK_UM))
-    found = np.zeros((len(centres), out_px, out_px), dtype=np.uint8)
+    values = np.zeros((len(centres), out_px, out_px), dtype=np.uint8)
     for index, patches in reader.iter_patches(centres, field_um=field_um, out_px=out_px):
-        found[index] = saturation(patches)
-    return (found > saturation_threshold(found)).mean(axis=(1, 2))
+        values[index] = saturation(patches)
+    return (values > saturation_threshold(values)).mean(axis=(1, 2))
 
 
 def saturation(pixels: np.ndarray) -> np.ndarray:
@@ -56,12 +66,12 @@ def saturation(pixels: np.ndarray) -> np.ndarray:
     return ((255 * (high - low)) // np.maximum(high, 1)).astype(np.uint8)
 
 
-def saturation_threshold(found: np.ndarray) -> float:
-    """Saturation above which a pixel is tissue, in the units of the bytes that are given."""
+def saturation_threshold(values: np.ndarray) -> float:
+    """Saturation (0 to 255) above which a pixel is tissue, from those of an image."""
     from skimage.filters import threshold_otsu
 
-    flat = found.size == 0 or found.min() == found.max()
-    return float(np.clip(0 if flat else threshold_otsu(found.ravel()), 255 * _SATURATION[0], 255 * _SATURATION[1]))
+    flat = values.size == 0 or values.min() == values.max()
+    return float(np.clip(0 if flat else threshold_otsu(values.ravel()), 255 * _SATURATION[0], 255 * _SATURATION[1]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,14 +85,14 @@ class SectionMaps:
     haematoxylin
         Haematoxylin (optical density, in units of the stain), float32 (h, w).
     step_um
-        Edge of a pixel of these two maps.
+        Edge of a pixel of these two maps in µm.
     nuclei
-        Haematoxylin of a nucleus' size less that around it, float32 (h', w'): above zero on a nucleus. ``None`` where
-        it was not asked for, or the image is too coarse to see nuclei.
+        Haematoxylin averaged over the size of a nucleus, less the average around it, float32 (h', w'): above zero on a
+        nucleus. ``None`` if it was not requested, or the image is too coarse to show nuclei.
     fine_um
-        Edge of a pixel of that map.
+        Edge of a pixel of the map of nuclei in µm.
     size_um
-        Width and height of the image.
+        Width and height of the image in µm.
     to_frame
         Affine map (2, 3) from the reader's µm into the frame.
     """
@@ -113,6 +123,7 @@ def section_maps(reader: PatchReader, *, nuclei: bool = False) -> SectionMaps:
     Returns
     -------
     SectionMaps
+        Maps of the whole image in its own frame.
     """
     import torch
 
@@ -125,16 +136,17 @@ def section_maps(reader: PatchReader, *, nuclei: bool = False) -> SectionMaps:
     columns, rows = (int(np.ceil(length / step_um)) for length in (width, height))
     colour = np.full((rows, columns, 3), 255, dtype=np.uint8)
     stain = np.zeros((rows, columns), dtype=np.float32)
-    fine = np.zeros((rows * _POOL, columns * _POOL), dtype=np.uint8) if nuclei and fine_um <= 3 else None
+    fine = np.zeros((rows * _POOL, columns * _POOL), dtype=np.uint8) if nuclei and fine_um <= _NUCLEI_UM else None
     corners = np.stack(np.meshgrid(_starts(width, tile_um, step_um), _starts(height, tile_um, step_um)), axis=-1)
     corners = corners.reshape(-1, 2)
     texture, per_tile = StainTexture(fine_um), _TILE_PX // _POOL
-    how = {"field_um": tile_um, "out_px": _TILE_PX, "batch_size": 64}
+    centres = (corners + 0.5 * _TILE_PX / _POOL) * step_um
     with torch.inference_mode():
-        for index, tiles in own.iter_patches((corners + 0.5 * _TILE_PX / _POOL) * step_um, **how):
+        for index, tiles in own.iter_patches(centres, field_um=tile_um, out_px=_TILE_PX, batch_size=_BATCH):
             x = torch.from_numpy(tiles).permute(0, 3, 1, 2).float() / 255
-            found = texture.maps(x)[:, :1].clamp(min=0)
-            pooled = torch.nn.functional.avg_pool2d(torch.cat([found, x * 255], dim=1), _POOL).numpy()
+            density = texture.maps(x)[:, :1].clamp(min=0)
+            pooled = torch.nn.functional.avg_pool2d(torch.cat([density, x * 255], dim=1), _POOL).numpy()
+            # tiles may reach beyond the lower and right edge of the maps
             for k, (left, top) in zip(range(len(index)), corners[index], strict=True):
                 part = np.s_[top : top + per_tile, left : left + per_tile]
                 low, wide = colour[part].shape[:2]
@@ -143,9 +155,9 @@ def section_maps(reader: PatchReader, *, nuclei: bool = False) -> SectionMaps:
                 if fine is not None:
                     box = np.s_[top * _POOL : (top + per_tile) * _POOL, left * _POOL : (left + per_tile) * _POOL]
                     low, wide = fine[box].shape
-                    fine[box] = np.clip(found[k, 0, :low, :wide].numpy() / _BYTE, 0, 255)
-    found = saturation(colour)
-    tissue = (found > saturation_threshold(found)).astype(np.float32)
+                    fine[box] = np.clip(density[k, 0, :low, :wide].numpy() / _BYTE, 0, 255)
+    saturated = saturation(colour)
+    tissue = (saturated > saturation_threshold(saturated)).astype(np.float32)
     contrast = None if fine is None else _contrast(fine, fine_um)
     return SectionMaps(tissue, stain, step_um, contrast, fine_um, (width, height), to_frame)
 
@@ -160,7 +172,7 @@ def _in_own_frame(reader: PatchReader) -> tuple[PatchReader, np.ndarray]:
 
 
 def _starts(length: float, tile_um: float, step_um: float) -> np.ndarray:
-    """Where tiles begin that cover a length, in steps; the last one ends with it."""
+    """Starts of tiles that cover a length, in steps; the last tile ends with it."""
     last = max(0, int(np.floor((length - tile_um) / step_um)) + 1)
     return np.unique(np.minimum(np.arange(0, last + _TILE_PX // _POOL, _TILE_PX // _POOL), last))
 

@@ -93,8 +93,11 @@ class OrientedLevel(Level):
         self._stored = stored
         self._swapped = orientation >= 5
         self._upside_down, self._mirrored = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
-        turn = slice(None, None, -1 if self._swapped else 1)
-        super().__init__(stored.shape[turn], stored.block[turn])
+        (height, width), (rows, columns) = stored.shape, stored.block
+        if self._swapped:
+            super().__init__((width, height), (columns, rows))
+        else:
+            super().__init__((height, width), (rows, columns))
 
     @property
     def sides(self) -> tuple[list[int], list[int]]:

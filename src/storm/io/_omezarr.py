@@ -87,8 +87,8 @@ def _resolution(metadata: dict[str, Any], axes: list[str], path: Path) -> tuple[
         if change.get("type") == "scale":
             steps = steps * np.asarray(change["scale"], dtype=float)
     source = "scale and unit of the OME-Zarr"
-    sizes = [
-        read_um(float(steps[axes.index(axis)]), unit=_UM[units[axis]]) if units.get(axis) in _UM else None
-        for axis in "xy"
-    ]
+    sizes: list[float | None] = []
+    for axis in "xy":
+        unit = _UM.get(str(units.get(axis)))
+        sizes.append(None if unit is None else read_um(float(steps[axes.index(axis)]), unit=unit))
     return square_um(sizes, source=source, name=str(path)), source

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 #: Side of a chunk in pixels.
 CHUNK = 512
 
-#: The smallest level still has this many pixels along its longer side, where there are so many.
+#: Pixels along the longer side of the smallest level, at the least, where the image has so many.
 _SMALLEST = 512
 
 
@@ -61,6 +61,11 @@ def image_element(levels: Iterable[Any], *, transformations: dict[str, Any], chu
         Transformation of the full-resolution pixels into each coordinate system.
     chunk
         Side of a chunk in pixels.
+
+    Returns
+    -------
+    DataTree
+        A valid image element with the channels ``"r"``, ``"g"`` and ``"b"``.
     """
     import dask.array as da
     from spatialdata.models import Image2DModel
@@ -114,18 +119,23 @@ def fill(
     arrays
         Levels of the store, from full resolution down.
     paint
-        Returns the rectangle with its top left pixel at (y, x), uint8 (3, h, w).
+        Function of y, x and (h, w) that returns the rectangle with its top left pixel at (y, x), uint8 (3, h, w).
     tile
         Side of a tile in pixels, a multiple of the chunks.
     progress
-        Wraps the list of tiles, for a progress bar.
+        Function around the iteration over tiles, such as a progress bar.
     """
-    for y, x, shape in progress(tiles(arrays[0].shape[1:], tile)):
+    for y, x, shape in progress(tiles(_yx(arrays[0]), tile)):
         arrays[0][:, y : y + shape[0], x : x + shape[1]] = paint(y, x, shape)
     for finer, coarser in pairwise(arrays):
-        for y, x, shape in tiles(coarser.shape[1:], tile):
+        for y, x, shape in tiles(_yx(coarser), tile):
             source = finer[:, 2 * y : 2 * (y + shape[0]), 2 * x : 2 * (x + shape[1])]
-            coarser[:, y : y + shape[0], x : x + shape[1]] = halve(source)
+            coarser[:, y : y + shape[0], x : x + shape[1]] = halve(np.asarray(source))
+
+
+def _yx(array: zarr.Array) -> tuple[int, int]:
+    """Height and width of an image (3, y, x)."""
+    return array.shape[1], array.shape[2]
 
 
 def tiles(shape: tuple[int, int], tile: int) -> list[tuple[int, int, tuple[int, int]]]:

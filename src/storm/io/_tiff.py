@@ -6,6 +6,7 @@ import math
 import os
 import threading
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -159,7 +160,7 @@ def _paste(tile: np.ndarray, out: np.ndarray, at: tuple[int, int]) -> None:
     out[:, *target] = tile[:, *source]
 
 
-def open_tiff(path: Path) -> tuple[list[Level], float | None, str]:
+def open_tiff(path: Path) -> tuple[Sequence[Level], float | None, str]:
     """Levels of the largest image in a TIFF, µm per pixel and where they come from.
 
     Raises

@@ -169,7 +169,7 @@ def _not_rgb(page: Any, name: str) -> str:
 
 def _channels(file: TiffFile, series: TiffPageSeries) -> Channels | None:
     if series.kind == "ome":
-        return ome_channels(ome_pixels(file, series.keyframe))  # type: ignore[arg-type]  # a keyframe is a page
+        return ome_channels(ome_pixels(file, series.keyframe))
     if series.kind == "imagej":
         return imagej_channels(file.imagej_metadata)
     if series.kind == "qpi":

@@ -207,7 +207,7 @@ def test_domains_names_what_is_wrong(visium):
     with pytest.raises(KeyError, match=r"key='nope' is not in obs .*storm.tl.domains.*'storm_domain'"):
         storm.pl.domains(visium, "nope")
     visium["table"].obs["depth"] = np.arange(60) + 0.5
-    with pytest.raises(ValueError, match=r"'depth'.* 60 different values.*numbers, not domains"):
+    with pytest.raises(ValueError, match=r"'depth'.* 60 different values.*measurements, not domains"):
         storm.pl.domains(visium, "depth")
     with pytest.raises(ValueError, match=r"no colour for \['1', '2', '3'\]"):
         storm.pl.domains(visium, palette={"0": "red"})
@@ -215,6 +215,77 @@ def test_domains_names_what_is_wrong(visium):
         storm.pl.domains(visium, palette=["red", "blue"])
     with pytest.raises(KeyError, match="image_key='x'"):
         storm.pl.domains(visium, image_key="x")
+    assert plt.get_fignums() == before
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pd.array(["a", "b", None], dtype="string"),
+        pd.array([1, 2, pd.NA], dtype="Int64"),
+        np.array([1.0, 2.0, np.nan]),
+        np.array(["a", "b", None], dtype=object),
+        np.array(["a", "b", pd.NA], dtype=object),
+        pd.Categorical(["a", "b", None], categories=["a", "b", "unused"]),
+        pd.array([True, False, pd.NA], dtype="boolean"),
+    ],
+    ids=lambda labels: str(labels.dtype),
+)
+def test_missing_labels_of_every_spelling(visium, labels):
+    visium["table"].obs["labels"] = pd.Series(labels).iloc[np.arange(60) % 3].array
+    ax = storm.pl.domains(visium, "labels", palette=["red", "blue", "lime"])
+    drawn = {to_hex(c.get_facecolor()[0]): len(c.get_offsets()) for c in spots_of(ax)}
+    assert drawn == {"#ff0000": 20, "#0000ff": 20, to_hex(_draw.MISSING): 20}
+    assert ax.get_legend().get_texts()[-1].get_text() == "none"
+
+
+def test_without_any_label_all_spots_are_grey(visium):
+    visium["table"].obs["storm_domain"] = pd.Categorical([None] * 60)
+    (drawn,) = spots_of(storm.pl.domains(visium))
+    assert to_hex(drawn.get_facecolor()[0]) == to_hex(_draw.MISSING)
+    assert len(drawn.get_offsets()) == 60
+
+
+def test_stored_colours_that_are_none_are_not_used(visium):
+    visium["table"].uns["storm_domain_colors"] = ["red", "no colour", "blue", "lime"]
+    drawn = spots_of(storm.pl.domains(visium))
+    assert [to_hex(c.get_facecolor()[0]) for c in drawn[:4]] == [to_hex(c) for c in _draw.OKABE_ITO[:4]]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"size": 0}, ValueError, "size=0 must be positive"),
+        ({"size": "big"}, TypeError, "size is a number"),
+        ({"alpha": 2}, ValueError, "alpha=2 must be from 0"),
+        ({"image_alpha": np.nan}, ValueError, "image_alpha=nan"),
+        ({"alpha": None}, TypeError, "alpha=None is a NoneType"),
+        ({"ax": np.zeros(2)}, TypeError, "ax is a ndarray; give one matplotlib axes"),
+        ({"palette": "tab10"}, ValueError, "palette='tab10' is text; give a list of 4 colours"),
+        ({"palette": ["red", "blue", "nope", "lime"]}, ValueError, r"palette holds \['nope'\]"),
+        ({"key": 5}, KeyError, "key=5 is not in obs"),
+        ({"table_key": "../table"}, KeyError, "table_key='../table' is not in sdata.tables, which holds: 'table'"),
+        ({"shapes_key": "spot"}, ValueError, "shapes_key='spot'"),
+        ({"coordinate_system": "mm"}, ValueError, "coordinate_system='mm'"),
+        ({"um_per_px": -1.0}, ValueError, "um_per_px=-1.0"),
+    ],
+)
+def test_arguments_that_make_no_sense(visium, options, error, words):
+    before = plt.get_fignums()
+    with pytest.raises(error, match=words):
+        storm.pl.domains(visium, **options)
+    assert plt.get_fignums() == before
+
+
+def test_columns_that_hold_no_labels(visium):
+    before = plt.get_fignums()
+    table = visium["table"]
+    table.obs["lists"] = [[1]] * 60
+    with pytest.raises(TypeError, match=r"'lists'.* holds lists or other containers"):
+        storm.pl.domains(visium, "lists")
+    table.obs = pd.concat([table.obs, table.obs[["storm_domain"]]], axis=1)
+    with pytest.raises(ValueError, match="2 columns called 'storm_domain'"):
+        storm.pl.domains(visium)
     assert plt.get_fignums() == before
 
 
@@ -308,6 +379,44 @@ def test_expression_names_what_is_wrong(visium):
     visium["table_storm"] = AnnData(np.ones((3, 1), dtype=np.float32), var=pd.DataFrame(index=["NEW"]))
     with pytest.raises(ValueError, match=r"'table_storm' does not hold the same spots"):
         storm.pl.expression(visium, "NEW")
+
+
+@pytest.mark.parametrize(
+    ("genes", "options", "error", "words"),
+    [
+        ([], {}, ValueError, "genes is empty"),
+        (5, {}, TypeError, r"genes holds \[5\]"),
+        (["EPCAM", None], {}, TypeError, r"genes holds \[None\]"),
+        ("EPCAM", {"cmap": "nope"}, ValueError, "cmap='nope' is not a colour map"),
+        ("EPCAM", {"size": -1}, ValueError, "size=-1"),
+        ("EPCAM", {"image_alpha": 7}, ValueError, "image_alpha=7"),
+        ("EPCAM", {"axes": np.zeros((1, 3))}, TypeError, "ax is a float"),
+    ],
+)
+def test_expression_arguments_that_make_no_sense(visium, genes, options, error, words):
+    before = plt.get_fignums()
+    with pytest.raises(error, match=words):
+        storm.pl.expression(visium, genes, **options)
+    assert plt.get_fignums() == before
+
+
+def test_expression_of_odd_tables(visium):
+    table = visium["table"]
+    table.uns["storm"] = [1]
+    table.var["storm_r"] = "unknown"
+    axes = storm.pl.expression(visium, "EPCAM")
+    assert axes[0, 2].get_title(loc="right") == ""
+    table.layers["complex"] = table.X.toarray() * 1j
+    with pytest.raises(TypeError, match="'EPCAM' are of type complex"):
+        storm.pl.expression(visium, "EPCAM", layer="complex")
+    table.layers["nothing"] = np.full(table.shape, np.nan)
+    axes = storm.pl.expression(visium, "EPCAM", layer="nothing")
+    assert axes[0, 1].texts[0].get_text() == "not measured"
+    names = table.var_names.to_numpy().copy()
+    names[names == "COL1A1"] = "EPCAM"
+    table.var_names = names
+    with pytest.raises(ValueError, match="2 genes of the table are called 'EPCAM'"):
+        storm.pl.expression(visium, "EPCAM")
 
 
 def test_a_figure_can_be_saved(visium, tmp_path):

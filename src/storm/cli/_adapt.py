@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import storm
 from storm._files import replacing
 from storm.cli._stores import check_new_path, read_store
+
+if TYPE_CHECKING:
+    from storm._types import Modality, Readout
 
 
 def adapt(
@@ -18,13 +21,13 @@ def adapt(
     model: str,
     tile_encoder: Path | None,
     from_scratch: bool,
-    expression: Any,
-    modality: Any,
-    batch: Any,
+    expression: Literal["auto", "keep", "refit"],
+    modality: Modality,
+    batch: Literal["section", "none"],
     epochs: int | None,
     patience: int,
     held_out: float,
-    readout: Any,
+    readout: Readout | None,
     image_key: str | None,
     table_key: str | None,
     shapes_key: str | None,

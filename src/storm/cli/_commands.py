@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from storm import ExpressionHead, StormModel
+    from storm._types import Field, Modality, Precision, Readout
     from storm.encoders import EncoderInfo
 
 
@@ -49,9 +50,9 @@ def encode(
     coordinate_system: str | None,
     um_per_px: float | None,
     field_um: float | None,
-    field: Any,
-    tile_px: Any,
-    precision: Any,
+    field: Field,
+    tile_px: int | Literal["native"] | None,
+    precision: Precision,
     batch_size: int | None,
     device: str,
     recompute: bool,
@@ -91,7 +92,7 @@ def embed(
     out: Path | None,
     model: str,
     tile_encoder: Path | None,
-    modality: Any,
+    modality: Modality,
     image_key: str | None,
     table_key: str | None,
     shapes_key: str | None,
@@ -99,8 +100,8 @@ def embed(
     um_per_px: float | None,
     layer: str | None,
     field_um: float | None,
-    field: Any,
-    readout: Any,
+    field: Field,
+    readout: Readout | None,
     batch_size: int | None,
     device: str,
     seed: int,
@@ -137,8 +138,8 @@ def domains(
     *,
     path: Path,
     out: Path | None,
-    n_domains: Any,
-    method: Any,
+    n_domains: int | Literal["auto"],
+    method: Literal["kmeans", "leiden", "gmm"],
     use_rep: str,
     table_key: str | None,
     seed: int,
@@ -175,7 +176,7 @@ def predict(
     shapes_key: str | None,
     coordinate_system: str | None,
     um_per_px: float | None,
-    field: Any,
+    field: Field,
     batch_size: int | None,
     device: str,
     key_added: str,

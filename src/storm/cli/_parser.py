@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
 from storm import _keys
+from storm._types import Field, Modality, Precision, Readout
 from storm.cli import _values
-
-_MODALITIES = ("auto", "both", "he", "st")
-_READOUTS = ("section", "window", "center", "reconstruction")
-_PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -82,7 +80,9 @@ def _encode(encode: argparse.ArgumentParser) -> None:
     _field_um(encode, of="the encoder's")
     _field(encode)
     encode.add_argument("--tile-px", type=_values.tile_px, help="side of the encoder's input in pixels, or native")
-    encode.add_argument("--precision", choices=_PRECISIONS, default="auto", help="number format (default: auto)")
+    encode.add_argument(
+        "--precision", choices=get_args(Precision), default="auto", help="number format (default: auto)"
+    )
     _batch_size(encode)
     encode.add_argument("--recompute", action="store_true", help="compute even if the result exists already")
     encode.add_argument(
@@ -244,7 +244,7 @@ def _layer(parser: argparse.ArgumentParser) -> None:
 def _field(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--field",
-        choices=["exact", "dense"],
+        choices=get_args(Field),
         default="exact",
         help="dense: one pass over the tissue, for bins and cells (default: exact)",
     )
@@ -255,8 +255,8 @@ def _field_um(parser: argparse.ArgumentParser, *, of: str) -> None:
 
 
 def _modality(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--modality", choices=_MODALITIES, default="auto", help="default: auto")
+    parser.add_argument("--modality", choices=get_args(Modality), default="auto", help="default: auto")
 
 
 def _readout(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--readout", choices=_READOUTS, help="default: the model's")
+    parser.add_argument("--readout", choices=get_args(Readout), help="default: the model's")

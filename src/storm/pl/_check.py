@@ -1,4 +1,4 @@
-"""A look at the section before anything is computed."""
+"""A picture of the section, to check it before anything is computed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from storm._bridge import Keys, select, spots_of, view_of
-from storm._checks import check_positive
+from storm._checks import check_positive, check_whole
 from storm.data.order import spatial_order
 from storm.pl import _draw
 
@@ -19,16 +19,23 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from storm._bridge import SectionView
-    from storm.data.spots import Spots
 
 __all__ = ["check"]
 
-#: Pixels along the edge of a patch, inches of a patch and of the section, and patches side by side.
-_PATCH_PX, _PATCH_IN, _SECTION_IN, _COLUMNS = 320, 1.75, 5.6, 4
-#: Centres over the section, at most: more would hide the tissue.
+#: Edge of a patch in pixels: twice the resolution of its place in the figure at 100 dots per inch.
+_PATCH_PX = 320
+#: Edge of a patch in inches, so that nuclei can be told apart.
+_PATCH_IN = 1.75
+#: Width of the section in inches.
+_SECTION_IN = 5.6
+#: Number of patches side by side.
+_COLUMNS = 4
+#: Largest number of centres drawn over the section: more would hide the tissue.
 _SHOWN = 5_000
-#: Colours of the spot that a patch belongs to, of all others, and of the fields.
-_OWN, _OTHER, _FIELD = "#0072B2", "#000000", "#0072B2"
+#: Colour of the spot in the middle of a patch, and of the fields on the section.
+_OWN = "#0072B2"
+#: Colour of all other spots.
+_OTHER = "#000000"
 
 
 def check(
@@ -43,11 +50,11 @@ def check(
     um_per_px: float | None = None,
     layer: str | None = None,
 ) -> np.ndarray:
-    """Draw the whole image with all spots, and patches with their spots, so that a flip or a wrong scale is seen.
+    """Draw the whole image with all spots, and patches with their spots, to reveal a flip or a wrong scale.
 
-    Of more than 5,000 spots, as many are drawn at random over the whole image. The patches are spread over the section
-    and over the range of its counts, which stand in their titles: nuclei should be dense where counts are high, spots
-    should lie on tissue, and the outlines of cells on nuclei. Numbers tell which patch lies where.
+    Of more than 5,000 spots, a random 5,000 are drawn over the whole image. The patches are spread over the section and
+    over the range of its counts, which their titles give: nuclei should be dense where counts are high, spots should
+    lie on tissue, and the outlines of cells on nuclei. Numbers mark the place of each patch on the section.
 
     Parameters
     ----------
@@ -56,26 +63,24 @@ def check(
     n
         Number of patches.
     field_um
-        Edge of the patches in µm; what ``"storm-mini"`` sees by default.
+        Edge of the patches in µm; by default that of ``"storm-mini"``.
     table_key, image_key, shapes_key, coordinate_system, um_per_px, layer
-        What to read, and the scale, as in :func:`storm.tl.embed`; needed only where there are several.
+        Elements to read and the scale, as in :func:`storm.tl.embed`; needed only if there are several.
 
     Returns
     -------
     ndarray
-        Axes of a new figure, shape (n + 1,): the section, then the patches by rising counts; in µm with y down.
+        Axes of a new figure, shape (n + 1,), in µm with y down: the section, then the patches by rising counts.
 
     Raises
     ------
     KeyError
         If a key does not exist.
     ValueError
-        If there is no image, no scale, or a number is not positive.
+        If there is no image, no scale or no spot with a geometry, ``n`` is not a whole number of at least 1, or
+        ``field_um`` is not positive.
     """
-    check_positive(n, name="n", unit="patches")
-    if n != int(n):
-        msg = f"n={n!r} must be a whole number of patches"
-        raise ValueError(msg)
+    n = check_whole(n, name="n")
     check_positive(field_um, name="field_um", unit="µm")
     keys = Keys(
         table_key=table_key,
@@ -89,7 +94,10 @@ def check(
     spots = spots_of(selection, overlap=False)
     view = view_of(selection, spots, whole=True, max_px=900)
     total = None if spots.counts is None else np.asarray(spots.counts.sum(axis=1)).ravel()
-    chosen = _choose(spots, total, n=int(n))
+    if spots.patches is None:
+        msg = "the section has no H&E image to draw patches from; add one to sdata.images"
+        raise ValueError(msg)
+    chosen = _choose(spots.centres, spots.patches.inside(spots.centres), total, n=n)
     patches = spots.patches.read(spots.centres[chosen], field_um=field_um, out_px=_PATCH_PX)
 
     axes = _axes(view, len(chosen))
@@ -106,23 +114,41 @@ def check(
     return axes
 
 
-def _choose(spots: Spots, total: np.ndarray | None, *, n: int) -> np.ndarray:
-    """Rows of n spots on the image: one from each of n ranges of counts, as far as can be from those before it."""
-    rows = np.flatnonzero(spots.patches.inside(spots.centres))
-    rows = rows if len(rows) else np.flatnonzero(spots.placed)
-    centres = spots.centres[rows]
+def _choose(centres: np.ndarray, inside: np.ndarray, total: np.ndarray | None, *, n: int) -> np.ndarray:
+    """Choose n spots on the image: one from each of n ranges of counts, each far from those chosen before it.
+
+    Parameters
+    ----------
+    centres
+        x and y in µm, shape (spots, 2); NaN without a geometry.
+    inside
+        Whether a spot lies on the image, bool, shape (spots,).
+    total
+        Counts of each spot, shape (spots,), or ``None`` without expression.
+    n
+        Number of spots to choose.
+
+    Returns
+    -------
+    ndarray
+        Row numbers, at most n, by rising counts. If no spot lies on the image, they are chosen among all.
+    """
+    rows = np.flatnonzero(inside)
+    rows = rows if len(rows) else np.flatnonzero(np.isfinite(centres).all(axis=1))
+    centres = centres[rows]
     order = spatial_order(centres) if total is None else np.argsort(total[rows], kind="stable")
+    # The first spot is chosen near the middle, every other one where the nearest chosen spot is farthest away.
     distance = -np.square(centres - np.median(centres, axis=0)).sum(axis=1)
     chosen: list[int] = []
     for part in np.array_split(order, min(n, len(rows))):
         chosen.append(part[np.argmax(distance[part])])
-        from_it = np.square(centres - centres[chosen[-1]]).sum(axis=1)
-        distance = from_it if len(chosen) == 1 else np.minimum(distance, from_it)
+        to_newest = np.square(centres - centres[chosen[-1]]).sum(axis=1)
+        distance = to_newest if len(chosen) == 1 else np.minimum(distance, to_newest)
     return rows[chosen]
 
 
 def _axes(view: SectionView, n: int) -> np.ndarray:
-    """Axes of a new figure: a large one to the left, n small ones in rows of four."""
+    """Make a figure and return its axes, shape (n + 1,): a large one to the left, n small ones in rows of four."""
     import matplotlib.pyplot as plt
 
     x0, x1, y1, y0 = view.extent
@@ -130,13 +156,14 @@ def _axes(view: SectionView, n: int) -> np.ndarray:
     height = max(rows * (_PATCH_IN + 0.25), _SECTION_IN * float(np.clip((y1 - y0) / (x1 - x0), 0.3, 1.6)))
     width = _SECTION_IN + _COLUMNS * _PATCH_IN
     figure: Figure = plt.figure(figsize=(width, height), layout="constrained")
-    left, right = figure.add_gridspec(1, 2, width_ratios=(_SECTION_IN, _COLUMNS * _PATCH_IN))
-    small = right.subgridspec(rows, _COLUMNS)
-    axes = [figure.add_subplot(left)] + [figure.add_subplot(small[k // _COLUMNS, k % _COLUMNS]) for k in range(n)]
+    halves = figure.add_gridspec(1, 2, width_ratios=(_SECTION_IN, _COLUMNS * _PATCH_IN))
+    small = halves[1].subgridspec(rows, _COLUMNS)
+    axes = [figure.add_subplot(halves[0])] + [figure.add_subplot(small[k // _COLUMNS, k % _COLUMNS]) for k in range(n)]
     return np.array(axes, dtype=object)
 
 
 def _section(ax: Axes, view: SectionView, centres: np.ndarray, *, field_um: float) -> None:
+    """Draw the whole image, the spots, and the numbered fields around ``centres``."""
     from matplotlib.patches import Rectangle
     from matplotlib.patheffects import withStroke
 
@@ -146,28 +173,53 @@ def _section(ax: Axes, view: SectionView, centres: np.ndarray, *, field_um: floa
         title = f"{_SHOWN:,} of {len(rows):,} centres on the whole image"
         rows = np.random.default_rng(0).choice(rows, _SHOWN, replace=False)
     x, y = view.centres[rows].T
-    # Small enough that the tissue is seen between them.
+    # Small enough to leave the tissue between them visible.
     size = float(np.clip(1e4 / max(len(x), 1), 1.0, 5.0))
     ax.scatter(x, y, s=size, color=_OTHER, linewidths=0, alpha=0.7, zorder=2)
     rim = [withStroke(linewidth=2.5, foreground="white")]
     for k, (cx, cy) in enumerate(centres):
         corner = (cx - field_um / 2, cy - field_um / 2)
-        ax.add_patch(Rectangle(corner, field_um, field_um, fill=False, edgecolor=_FIELD, linewidth=1.2, zorder=3))
+        ax.add_patch(Rectangle(corner, field_um, field_um, fill=False, edgecolor=_OWN, linewidth=1.2, zorder=3))
         ax.annotate(
-            str(k + 1), (cx + field_um / 2, cy - field_um / 2), xytext=(1.5, 1.5), textcoords="offset points",
-            fontsize=8, color=_FIELD, fontweight="bold", path_effects=rim, zorder=4,
-        )  # fmt: skip
+            str(k + 1),
+            (cx + field_um / 2, cy - field_um / 2),
+            xytext=(1.5, 1.5),
+            textcoords="offset points",
+            fontsize=8,
+            color=_OWN,
+            fontweight="bold",
+            path_effects=rim,
+            zorder=4,
+        )
     _draw.frame(ax, view, title=title, scale_bar=True)
 
 
 def _outlines(ax: Axes, field: SectionView, row: int) -> None:
-    """Outlines of all spots that reach into a field, and of the one in its middle."""
+    """Draw the outlines of all spots that reach into a field, and of the one in its middle."""
     left, right, bottom, top = field.extent
     reach = np.nan_to_num(np.broadcast_to(field.diameters, len(field.centres)))
     x, y = np.nan_to_num(field.centres, nan=np.inf).T
     near = (x > left - reach) & (x < right + reach) & (y > top - reach) & (y < bottom + reach)
     near[row] = False
-    style = {"facecolors": "none", "rasterized": False}
-    others = {"edgecolors": _OTHER, "linewidths": 0.3 if near.sum() > 50 else 0.7, "alpha": 0.6}
-    _draw.spots(ax, field, np.flatnonzero(near), size=1.0, **others, **style)
-    _draw.spots(ax, field, np.array([row]), size=1.0, edgecolors=_OWN, linewidths=1.8, **style, zorder=3)
+    _draw.spots(
+        ax,
+        field,
+        np.flatnonzero(near),
+        size=1.0,
+        facecolors="none",
+        edgecolors=_OTHER,
+        linewidths=0.3 if near.sum() > 50 else 0.7,
+        alpha=0.6,
+        rasterized=False,
+    )
+    _draw.spots(
+        ax,
+        field,
+        np.array([row]),
+        size=1.0,
+        facecolors="none",
+        edgecolors=_OWN,
+        linewidths=1.8,
+        zorder=3,
+        rasterized=False,
+    )

@@ -1,4 +1,4 @@
-"""What all plots share: the µm frame, the H&E under it, spots at their true size, a scale bar, colours."""
+"""Parts of all plots: the frame in µm, the H&E under it, spots at their true size, a scale bar, colours."""
 
 from __future__ import annotations
 
@@ -11,35 +11,42 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
     from matplotlib.collections import Collection
+    from matplotlib.colors import Normalize
 
     from storm._bridge import SectionView
 
-#: Colours that all common forms of colour vision tell apart (Okabe and Ito 2008), those that H&E itself has last.
+#: Colours that remain distinct in all common forms of colour vision (Okabe and Ito 2008); those of H&E come last.
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#F0E442", "#56B4E9", "#D55E00", "#000000", "#CC79A7")
 
-#: Spots without a value.
+#: Colour of spots without a value.
 MISSING = "#BDBDBD"
 
-#: Beyond this many spots a vector file holds them as a picture.
+#: Above this number of spots, a vector file stores them as pixels, so that it opens quickly.
 _RASTERIZE = 5_000
 
 
 def palette(n: int) -> list[str]:
-    """As many colours: Okabe and Ito's eight, then the same darker, then lighter (lightness is what everyone sees)."""
+    """Return n colours: Okabe and Ito's eight, then darker, then lighter ones (everyone can see lightness).
+
+    From the 25th on they repeat.
+    """
     from matplotlib.colors import to_hex, to_rgb
 
     colours = []
     for i in range(n):
-        base = np.array(to_rgb(OKABE_ITO[i % 8]))
-        step = (i // 8) % 3
-        # The darker black would be black again: it is the grey between.
-        shade = (base * 0.55 if base.any() else base + 0.33) if step == 1 else base + (1 - base) * 0.6
-        colours.append(to_hex(base if step == 0 else shade))
+        red, green, blue = to_rgb(OKABE_ITO[i % len(OKABE_ITO)])
+        step = (i // len(OKABE_ITO)) % 3
+        if step == 1:
+            # Black cannot become darker: a dark grey stands for it.
+            factor, offset = (0.55, 0.0) if red or green or blue else (0.0, 0.33)
+        else:
+            factor, offset = (1.0, 0.0) if step == 0 else (0.4, 0.6)
+        colours.append(to_hex((red * factor + offset, green * factor + offset, blue * factor + offset)))
     return colours
 
 
 def new_axes(view: SectionView, *, rows: int = 1, columns: int = 1, width: float = 4.2) -> np.ndarray:
-    """Axes of a new figure, shape (rows, columns), each about ``width`` inches wide and as high as the section asks."""
+    """Make a figure and return its axes, shape (rows, columns), each about ``width`` inches wide, in proportion."""
     import matplotlib.pyplot as plt
 
     x0, x1, y1, y0 = view.extent
@@ -51,7 +58,7 @@ def new_axes(view: SectionView, *, rows: int = 1, columns: int = 1, width: float
 
 
 def frame(ax: Axes, view: SectionView, *, title: str | None, scale_bar: bool) -> None:
-    """Make ``ax`` the section's µm frame: equal aspect, y down as in images, a scale bar instead of ticks."""
+    """Set up ``ax`` in the section's µm: equal aspect, y down as in images, a scale bar instead of ticks."""
     x0, x1, y1, y0 = view.extent
     ax.set(xlim=(x0, x1), ylim=(y1, y0), aspect="equal", xticks=[], yticks=[])
     for spine in ax.spines.values():
@@ -63,13 +70,13 @@ def frame(ax: Axes, view: SectionView, *, title: str | None, scale_bar: bool) ->
 
 
 def _round_length(limit: float) -> float:
-    """The largest of 1, 2, 5 × 10^n µm that is not longer than ``limit``."""
+    """Return the largest of 1, 2, 5 × 10^n that does not exceed ``limit``, both in µm."""
     power = 10.0 ** np.floor(np.log10(limit))
     return float(max(step * power for step in (1, 2, 5) if step * power <= limit))
 
 
 def _emptiest_corner(view: SectionView) -> str:
-    """The corner with the fewest spots, the lower ones first: there the scale bar hides least."""
+    """Return the corner with the fewest spots, where a scale bar hides least; lower corners win a tie."""
     left, right, bottom, top = view.extent
     x, y = ((view.centres[view.placed] - (left, top)) / (right - left, bottom - top)).T
     corners = {
@@ -99,7 +106,7 @@ def _scale_bar(ax: Axes, *, length: float, corner: str) -> None:
         color="black",
         size_vertical=abs(y1 - y0) / 120,
     )
-    # White around black: seen on tissue and on white alike.
+    # Black with a white rim is visible on tissue and on white.
     rim = [withStroke(linewidth=2.5, foreground="white")]
     bar.txt_label.get_children()[0].set(path_effects=rim, fontsize=8)
     for rectangle in bar.size_bar.get_children():
@@ -109,13 +116,28 @@ def _scale_bar(ax: Axes, *, length: float, corner: str) -> None:
 
 
 def histology(ax: Axes, view: SectionView, *, alpha: float = 1.0) -> None:
-    """Put the H&E under everything else; nothing where there is no image."""
+    """Draw the H&E under everything else, if there is an image."""
     if view.image is not None and alpha > 0:
         ax.imshow(view.image, extent=view.extent, alpha=alpha, zorder=0, interpolation="antialiased")
 
 
-def spots(ax: Axes, view: SectionView, rows: np.ndarray, *, size: float, **style: Any) -> Collection:
-    """Draw some spots in data units: the outlines of bins and cells, else circles of their diameter.
+def spots(
+    ax: Axes,
+    view: SectionView,
+    rows: np.ndarray,
+    *,
+    size: float,
+    facecolors: str | None = None,
+    edgecolors: str | None = None,
+    linewidths: float = 0.0,
+    alpha: float | None = None,
+    values: np.ndarray | None = None,
+    cmap: Any = None,
+    norm: Normalize | None = None,
+    zorder: float = 2,
+    rasterized: bool | None = None,
+) -> Collection:
+    """Draw some spots in data units: the outlines of bins and cells, otherwise circles of their diameter.
 
     Parameters
     ----------
@@ -124,31 +146,47 @@ def spots(ax: Axes, view: SectionView, rows: np.ndarray, *, size: float, **style
     view
         The section.
     rows
-        Which spots, integers.
+        Row numbers of the spots.
     size
         Factor on the true size.
-    style
-        Properties of the collection, such as ``facecolors``, or ``array``, ``cmap`` and ``norm``.
+    facecolors, edgecolors, linewidths, alpha, zorder
+        As in :class:`matplotlib.collections.Collection`.
+    values, cmap, norm
+        Number of each spot in ``rows``, shape (len(rows),), which ``norm`` and ``cmap`` turn into its colour.
+    rasterized
+        Whether a vector file stores the spots as pixels; ``None`` decides by their number.
+
+    Returns
+    -------
+    Collection
+        The spots, as they were added to ``ax``.
     """
     from matplotlib.collections import EllipseCollection, PolyCollection
 
-    style = {"linewidths": 0, "zorder": 2, "rasterized": len(view.centres) > _RASTERIZE} | style
     centres = view.centres[rows]
-    if isinstance(view.outlines, np.ndarray):  # all of one number of corners, such as bins
-        drawn: Collection = PolyCollection(centres[:, None] + size * (view.outlines[rows] - centres[:, None]), **style)
+    if isinstance(view.outlines, np.ndarray):  # all with the same number of corners, such as bins
+        drawn: Collection = PolyCollection(centres[:, None] + size * (view.outlines[rows] - centres[:, None]))
     elif view.outlines is not None:
-        drawn = PolyCollection([c + size * (view.outlines[i] - c) for i, c in zip(rows, centres, strict=True)], **style)
+        drawn = PolyCollection([c + size * (view.outlines[i] - c) for i, c in zip(rows, centres, strict=True)])
     else:
         diameter = size * np.broadcast_to(view.diameters, len(view.centres))[rows]
         drawn = EllipseCollection(
-            diameter, diameter, np.zeros(len(rows)), units="xy", offsets=centres, offset_transform=ax.transData, **style
+            diameter, diameter, np.zeros(len(rows)), units="xy", offsets=centres, offset_transform=ax.transData
         )
+    drawn.set(linewidth=linewidths, alpha=alpha, zorder=zorder)
+    if facecolors is not None:
+        drawn.set_facecolor(facecolors)
+    if edgecolors is not None:
+        drawn.set_edgecolor(edgecolors)
+    if values is not None:
+        drawn.set(array=values, cmap=cmap, norm=norm)
+    drawn.set_rasterized(len(view.centres) > _RASTERIZE if rasterized is None else rasterized)
     ax.add_collection(drawn, autolim=False)
     return drawn
 
 
 def legend(ax: Axes, labels: Sequence[str], colours: Sequence[str], *, title: str) -> None:
-    """Legend outside the axes, to the right."""
+    """Draw a legend outside the axes, to the right."""
     from matplotlib.lines import Line2D
 
     handles = [

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from storm import _keys
 from storm._bridge import Keys, read_view, select_table
 from storm._checks import check_choice
 from storm.pl import _draw
+from storm.pl._arguments import check_axes, check_cmap, check_style
 from storm.pl._genes import Gene, read_gene
 
 if TYPE_CHECKING:
@@ -49,8 +51,8 @@ def expression(
 ) -> np.ndarray:
     """Draw genes as measured and as predicted, beside the H&E: one row per gene, one frame in µm for all panels.
 
-    What is not there has no panel: the H&E where there is no image, "measured" where none of the genes is measured,
-    "predicted" where none is predicted (run :func:`storm.tl.predict_expression` first).
+    A panel is left out if there is nothing to draw: the H&E without an image, "measured" if none of the genes was
+    measured, "predicted" if none was predicted (run :func:`storm.tl.predict_expression` first).
 
     Parameters
     ----------
@@ -59,43 +61,48 @@ def expression(
     genes
         Names of one or more genes.
     key
-        Where the prediction lies: ``layers[key]`` of the table, else the table ``"<table>_<key>"``.
+        Key of the prediction: ``layers[key]`` of the table, or otherwise the table ``"<table>_<key>"``.
     layer
         Layer with the measured values; ``None`` is ``X``.
     log1p
-        Whether to show measured values as log1p(counts per 10,000), the scale of the prediction. ``None`` does so if
+        Whether to draw measured values as log1p(counts per 10,000), the scale of the prediction. ``None`` does so if
         they are whole numbers.
     table_key, image_key, shapes_key, coordinate_system, um_per_px
-        What to read, and the scale, as in :func:`storm.tl.embed`; needed only where there are several.
+        Elements to read and the scale, as in :func:`storm.tl.embed`; needed only if there are several.
     axes
         Axes to draw into, shape (genes, panels); ``None`` makes a figure.
     scale
-        ``"own"`` gives each panel its own colour bar (a prediction is smoother than a measurement, so its range is
-        smaller); ``"shared"`` gives a gene's two panels one scale, from the values of both.
+        ``"own"`` gives each panel its own colour scale (a prediction is smoother than a measurement, so its range is
+        smaller); ``"shared"`` gives both panels of a gene the same scale, from the values of both.
     cmap
-        Colour map.
+        Colour map of matplotlib, or its name.
     size
         Factor on the size of the spots.
     image_alpha
-        Opacity of the H&E under measured and predicted spots.
+        Opacity of the H&E under measured and predicted spots, from 0 to 1.
     scale_bar
-        Whether to draw a scale bar (where µm are known).
+        Whether to draw a scale bar; it needs a known scale.
 
     Returns
     -------
-    The axes, shape (genes, panels), in µm with y down; without those of the colour bars.
+    ndarray
+        The axes, shape (genes, panels), in µm with y down; those of the colour bars are not among them.
 
     Raises
     ------
     KeyError
         If a gene is neither measured nor predicted, or a key does not exist.
     ValueError
-        If ``axes`` have another shape, or ``scale`` is unknown.
+        If no gene is given, a gene's name is not unique, ``axes`` have another shape, or an option is invalid.
+    TypeError
+        If a gene is not text, values are not numbers, or a size or opacity is not a number.
     """
+    check_style(size=size, image_alpha=image_alpha)
+    check_cmap(cmap)
     check_choice(scale, ("shared", "own"), name="scale")
-    names = [genes] if isinstance(genes, str) else list(genes)
+    names = _names(genes)
     table_name, table = select_table(data, table_key)
-    found = [read_gene(data, table, name, table_key=table_name, key=key, layer=layer, log1p=log1p) for name in names]
+    values = [read_gene(data, table, name, table_key=table_name, key=key, layer=layer, log1p=log1p) for name in names]
     view = read_view(
         data,
         Keys(
@@ -110,13 +117,13 @@ def expression(
         panel
         for panel, present in (
             ("H&E", view.image is not None),
-            ("measured", any(gene.measured is not None for gene in found)),
-            ("predicted", any(gene.predicted is not None for gene in found)),
+            ("measured", any(gene.measured is not None for gene in values)),
+            ("predicted", any(gene.predicted is not None for gene in values)),
         )
         if present
     ]
     grid = _grid(axes, view, shape=(len(names), len(panels)))
-    for row, gene in zip(grid, found, strict=True):
+    for row, gene in zip(grid, values, strict=True):
         norms = _norms(gene, scale=scale)
         for ax, panel in zip(row, panels, strict=True):
             if panel == "H&E":
@@ -129,10 +136,24 @@ def expression(
     return grid
 
 
+def _names(genes: Any) -> list[str]:
+    """Return the genes to draw as a list."""
+    names = [genes] if isinstance(genes, str) else list(genes) if isinstance(genes, Iterable) else [genes]
+    if not names:
+        msg = "genes is empty; name at least one gene, for example storm.pl.expression(data, 'EPCAM')"
+        raise ValueError(msg)
+    if wrong := [name for name in names if not isinstance(name, str)]:
+        msg = f"genes holds {wrong[:3]}; genes are given by name, for example ['EPCAM', 'COL1A1']"
+        raise TypeError(msg)
+    return names
+
+
 def _grid(axes: np.ndarray | None, view: SectionView, *, shape: tuple[int, int]) -> np.ndarray:
     if axes is None:
         return _draw.new_axes(view, rows=shape[0], columns=shape[1], width=3.2)
     grid = np.asarray(axes, dtype=object)
+    for ax in grid.flat:
+        check_axes(ax)
     if grid.size != shape[0] * shape[1]:
         msg = f"axes have shape {grid.shape}, but there are {shape[0]} genes of {shape[1]} panels: give shape {shape}"
         raise ValueError(msg)
@@ -140,18 +161,18 @@ def _grid(axes: np.ndarray | None, view: SectionView, *, shape: tuple[int, int])
 
 
 def _norms(gene: Gene, *, scale: str) -> dict[str, Normalize]:
-    """Colour scale of each panel."""
+    """Return the colour scale of each panel."""
     from matplotlib.colors import Normalize
 
-    there = {"measured": gene.measured, "predicted": gene.predicted}
-    finite = {panel: values[np.isfinite(values)] for panel, values in there.items() if values is not None}
+    panels = {"measured": gene.measured, "predicted": gene.predicted}
+    finite = {panel: values[np.isfinite(values)] for panel, values in panels.items() if values is not None}
     if scale == "shared":
         together = np.concatenate(list(finite.values()))
         finite = dict.fromkeys(finite, together)
     norms = {}
     for panel, values in finite.items():
         low, high = np.percentile(values, _SPAN) if values.size else (0.0, 1.0)
-        # A gene found in fewer spots than the percentile reaches still has a range.
+        # The percentiles of a gene with counts in very few spots may be equal; its range then ends at its maximum.
         norms[panel] = Normalize(low, high if high > low else max(float(values.max(initial=low)), low + 1e-6))
     return norms
 
@@ -167,23 +188,24 @@ def _values(
     size: float,
     alpha: float,
 ) -> None:
-    """One panel of values with its colour bar."""
+    """Draw one panel of values with its colour bar."""
     values = gene.measured if panel == "measured" else gene.predicted
-    if values is None or norm is None:
+    if values is None or norm is None or not np.isfinite(values).any():
         ax.text(0.5, 0.5, f"not {panel}", transform=ax.transAxes, ha="center", va="center", color="0.4", fontsize=9)
         return
     _draw.histology(ax, view, alpha=alpha)
     rows = view.placed[np.isfinite(values[view.placed])]
-    drawn = _draw.spots(ax, view, rows, size=size, array=values[rows], cmap=cmap, norm=norm)
+    drawn = _draw.spots(ax, view, rows, size=size, values=values[rows], cmap=cmap, norm=norm)
     bar = ax.figure.colorbar(drawn, ax=ax, shrink=0.7, aspect=18, pad=0.02, extend=_extend(values, norm))
     bar.ax.tick_params(labelsize=7)
     bar.outline.set_visible(False)
     bar.set_label(gene.unit if panel == "measured" else gene.predicted_unit, fontsize=7)
     if panel == "predicted" and np.isfinite(gene.reliability):
-        # Beside the title, not on the panel: tissue may fill that.
+        # Beside the title, because tissue may fill the panel.
         ax.set_title(f"held-out r = {gene.reliability:.2f}", loc="right", fontsize=8)
 
 
 def _extend(values: np.ndarray, norm: Normalize) -> Literal["neither", "both", "min", "max"]:
+    # Arrow heads of the colour bar, for values beyond its ends.
     below, above = np.nanmin(values) < norm.vmin, np.nanmax(values) > norm.vmax
     return "both" if below and above else "min" if below else "max" if above else "neither"

@@ -1,8 +1,10 @@
-"""One gene as measured and as predicted, read from the keys that :func:`storm.tl.predict_expression` writes."""
+"""A gene as measured and as predicted, read from the keys that :func:`storm.tl.predict_expression` writes."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
-#: Counts are shown on the scale of the prediction.
+#: Label of counts on the scale of the prediction.
 _LOG1P = "log1p of counts per 10,000"
 
 
@@ -26,11 +28,11 @@ class Gene:
     Attributes
     ----------
     name
-        Its name in the table.
+        Name in the table.
     measured, predicted
-        Values in the order of the table, shape (n,), float64, or ``None``. NaN where there is none.
+        Values in the order of the table, float64, shape (n,), NaN where a spot has none; ``None`` without any values.
     unit, predicted_unit
-        What the values are.
+        Labels of the values, for a colour bar.
     reliability
         Held-out Pearson correlation of the prediction; NaN if unknown.
     """
@@ -59,6 +61,10 @@ def read_gene(
     ------
     KeyError
         If it is neither measured nor predicted, or ``layer`` does not exist.
+    ValueError
+        If several columns have its name, or its prediction belongs to other spots.
+    TypeError
+        If its values are not numbers.
     """
     if layer is not None:
         check_key(layer, list(table.layers), name="layer", where="layers")
@@ -75,9 +81,12 @@ def read_gene(
     return Gene(name, measured, predicted, unit, predicted_unit, reliability)
 
 
-def _measured(table: AnnData, name: str, *, layer: str | None, log1p: bool | None) -> tuple[np.ndarray, str]:
+def _measured(table: AnnData, name: str, *, layer: str | None, log1p: bool | None) -> tuple[np.ndarray | None, str]:
+    """Values of a measured gene, shape (n,), and their unit; ``None`` if the table has no matrix."""
     matrix = table.X if layer is None else table.layers[layer]
-    values = _column(matrix, table.var_names.get_loc(name))
+    if matrix is None:
+        return None, "X"
+    values = _column(matrix, _place(table, name), name=name)
     if log1p is False or (log1p is None and not np.array_equal(values, np.round(values))):
         return values, layer or "X"
     total = np.asarray(matrix.sum(axis=1), dtype=np.float64).ravel()
@@ -88,32 +97,55 @@ def _measured(table: AnnData, name: str, *, layer: str | None, log1p: bool | Non
 def _predicted(
     data: SpatialData | AnnData, table: AnnData, name: str, *, table_key: str | None, key: str
 ) -> tuple[np.ndarray | None, float, str]:
-    """Values, held-out r and unit; from the table's layer, else from the table beside it."""
-    beside = getattr(data, "tables", {}).get(f"{table_key}_{key}")
+    """Return values, held-out r and unit: from the table's layer, otherwise from the table beside it."""
     if key in table.layers and name in table.var_names:
-        values = _column(table.layers[key], table.var_names.get_loc(name))
+        values = _column(table.layers[key], _place(table, name), name=name)
         if np.isfinite(values).any():
-            return values, _reliability(table, name), _unit(table, key)
+            return values, _reliability(table, name, key=key), _unit(table, key)
+    beside_key = None if table_key is None else _keys.predicted_table(table_key, key)
+    beside = getattr(data, "tables", {}).get(beside_key)
     if beside is not None and name in beside.var_names:
         if list(beside.obs_names) != list(table.obs_names):
             msg = (
-                f"table {table_key + '_' + key!r} does not hold the same spots as {table_key!r} ({beside.n_obs} and "
+                f"table {beside_key!r} does not hold the same spots as {table_key!r} ({beside.n_obs} and "
                 f"{table.n_obs}); predict again with storm.tl.predict_expression"
             )
             raise ValueError(msg)
-        return _column(beside.X, beside.var_names.get_loc(name)), _reliability(beside, name), _unit(beside, key)
+        values = _column(beside.X, _place(beside, name), name=name)
+        return values, _reliability(beside, name, key=key), _unit(beside, key)
     return None, float("nan"), ""
 
 
-def _column(matrix: Any, column: int) -> np.ndarray:
+def _place(table: AnnData, name: str) -> int:
+    """Return the number of a gene's column."""
+    place = table.var_names.get_loc(name)
+    if not isinstance(place, int | np.integer):
+        count = int((table.var_names == name).sum())
+        msg = f"{count} genes of the table are called {name!r}; first table.var_names_make_unique()"
+        raise ValueError(msg)
+    return int(place)
+
+
+def _column(matrix: Any, column: int, *, name: str) -> np.ndarray:
+    """Return a column of a dense or sparse matrix (n, g) as float64, shape (n,)."""
     values = matrix[:, [column]]
-    values = values.toarray() if hasattr(values, "toarray") else values
-    return np.asarray(values, dtype=np.float64).ravel()
+    values = np.asarray(values.toarray() if hasattr(values, "toarray") else values)
+    if values.dtype.kind not in "biuf":
+        msg = f"the values of gene {name!r} are of type {values.dtype}; expression is given as real numbers"
+        raise TypeError(msg)
+    return values.astype(np.float64).ravel()
 
 
-def _reliability(table: AnnData, name: str) -> float:
-    return float(table.var[_keys.RELIABILITY][name]) if _keys.RELIABILITY in table.var else float("nan")
+def _reliability(table: AnnData, name: str, *, key: str) -> float:
+    """Return a gene's held-out r, NaN if it is unknown."""
+    if _keys.RELIABILITY not in table.var:
+        return float("nan")
+    value = table.var[_keys.RELIABILITY].iloc[_place(table, name)]
+    return float(value) if isinstance(value, Real) else float("nan")
 
 
 def _unit(table: AnnData, key: str) -> str:
-    return str(table.uns.get(_keys.UNS, {}).get(key, {}).get("units", _LOG1P))
+    """Return the unit in the provenance of a prediction."""
+    records = table.uns.get(_keys.UNS)
+    record = records.get(key) if isinstance(records, Mapping) else None
+    return str(record.get("units", _LOG1P)) if isinstance(record, Mapping) else _LOG1P

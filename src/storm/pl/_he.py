@@ -1,4 +1,4 @@
-"""The section itself."""
+"""The H&E image of a section."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from storm._bridge import Keys, read_view
 from storm.pl import _draw
+from storm.pl._arguments import check_axes
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -35,27 +36,31 @@ def he(
     data
         The section.
     table_key, image_key, shapes_key, coordinate_system, um_per_px
-        What to read, and the scale, as in :func:`storm.tl.embed`; needed only where there are several.
+        Elements to read and the scale, as in :func:`storm.tl.embed`; needed only if there are several.
     ax
         Axes to draw into; ``None`` makes a figure.
     outlines
         Whether to draw the outlines of spots, bins or cells.
     title
-        Title of the axes.
+        Title of the axes; ``None`` draws none.
     scale_bar
-        Whether to draw a scale bar (where µm are known).
+        Whether to draw a scale bar; it needs a known scale.
 
     Returns
     -------
-    The axes, in µm with y down.
+    Axes
+        The axes, in µm with y down.
 
     Raises
     ------
     ValueError
-        If there is no image, or several and no ``image_key``.
+        If there is no image, or there are several and no ``image_key``.
     KeyError
         If a key does not exist.
+    TypeError
+        If ``ax`` is not a matplotlib axes.
     """
+    check_axes(ax)
     view = read_view(
         data,
         Keys(

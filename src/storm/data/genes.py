@@ -15,10 +15,12 @@ from storm.data._aliases import ALIASES
 _ENSEMBL = re.compile(r"^(ENS[A-Z]*G\d{11})(\.\d+)?(_PAR_Y)?$", re.IGNORECASE)
 #: Prefixes of Ensembl gene ids and the species they stand for.
 _SPECIES = {"ENSG": "human", "ENSMUSG": "mouse"}
-#: Names of controls on Xenium ("NegControlProbe_00042"), MERSCOPE ("Blank-3") and CosMx ("Negative12", "NegPrb3").
+#: Names of controls on Xenium ("NegControlProbe_00042"), MERSCOPE ("Blank-3") and CosMx ("Negative12", "NegPrb3"), of
+#: spike-ins ("ERCC-00002") and of what counting tools could not assign ("__ambiguous").
 _CONTROL = re.compile(
     r"^(NegControl(Probe|Codeword)_|(Unassigned|Deprecated)Codeword_|antisense_|Intergenic_Region_"
-    r"|Blank[-_]?\d+$|NegPrb[-_]?\d+$|Negative[-_]?\d+$|SystemControl[-_]?\d+$|FalseCode[-_]?\d+$)",
+    r"|Blank[-_]?\d+$|NegPrb[-_]?\d+$|Negative[-_]?\d+$|SystemControl[-_]?\d+$|FalseCode[-_]?\d+$"
+    r"|ERCC-\d{5}$|__)",
     re.IGNORECASE,
 )
 #: Kinds of features that are genes, as 10x and others write them, without case.

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from storm.io._genes import is_control, report_left_out
+from storm.data.genes import is_gene
+from storm.io._genes import BY_NAME, report_left_out
 from storm.io._vendor import check_named_once, need_columns, places, read_table
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def read_cell_counts(path: Path) -> CellCounts:
                 text[name] = True
                 continue
             if text[name] or numeric.isna().any():
-                msg = f"{path}: column {name!r} holds {_bad(block[name], numeric)!r} in place of a count"
+                msg = f"{path}: column {name!r} holds {_bad(block[name], numeric)} in place of a count"
                 raise ValueError(msg)
             values[:, column] = numeric.to_numpy(dtype=np.float32)
         if not np.isfinite(values).all() or (values < 0).any():
@@ -140,12 +141,12 @@ def read_cell_counts(path: Path) -> CellCounts:
         msg = f"{path}: the table of 0 observations × {len(others)} genes holds no counts"
         raise ValueError(msg)
     check_named_once(index, path, what="cells")
-    control = is_control([str(name) for name in others])
+    control = ~is_gene([str(name) for name in others])
     gene = ~control & ~np.array([text[name] for name in others], dtype=bool)
     if not gene.any():
         msg = f"{path} holds no column of a gene; it has {list(header.columns[:40])}"
         raise ValueError(msg)
-    left_out = {"controls (by their names)": int(control.sum())} if control.any() else {}
+    left_out = {BY_NAME: int(control.sum())} if control.any() else {}
     report_left_out(left_out, path)
     facts = {
         "features_left_out": left_out,
@@ -162,10 +163,11 @@ def read_cell_counts(path: Path) -> CellCounts:
     )
 
 
-def _bad(values: pd.Series, numeric: pd.Series) -> Any:
-    """The first cell of a column that is no number."""
+def _bad(values: pd.Series, numeric: pd.Series) -> str:
+    """The first cell of a column that is not a number, for an error."""
     bad = values[numeric.isna()]
-    return (bad if len(bad) else values).iloc[0]
+    value = (bad if len(bad) else values).iloc[0]
+    return "an empty cell" if pd.isna(value) else repr(value)
 
 
 def _blocks(path: Path, *, rows: int) -> Iterator[pd.DataFrame]:

@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-import re
 import warnings
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from storm._logging import logger
+from storm.data.genes import is_gene
 
-#: Kind of feature that 10x Genomics calls a gene.
-_GENE = "gene expression"
-#: Kinds of 10x Genomics that belong to every run and measure nothing of the tissue.
+#: Words in the kinds of features that are part of every run and measure nothing of the tissue.
 _CONTROL_KINDS = ("control", "codeword", "blank")
-#: Names of features that measure nothing of the tissue: controls of Xenium, CosMx and MERSCOPE, spike-ins, and what
-#: counting tools could not assign (``__ambiguous``).
-_CONTROLS = re.compile(
-    r"(negcontrol(probe|codeword)|unassignedcodeword|deprecatedcodeword|intergenic_region|blank|negprb|negative"
-    r"|systemcontrol|falsecode)[-_ ]*(probe[-_ ]*)?\d+$|antisense_|ercc-\d{5}$|__",
-    re.IGNORECASE,
-)
-#: Kind under which such a feature is counted.
-_BY_NAME = "controls (by their names)"
-
-
-def is_control(names: Iterable[str]) -> np.ndarray:
-    """Which names are those that vendors give to controls and blanks, bool (n,)."""
-    return np.array([_CONTROLS.match(name) is not None for name in names], dtype=bool)
+#: Kind under which controls are counted that only their names tell.
+BY_NAME = "controls (by their names)"
 
 
 def gene_mask(features: pd.DataFrame, path: Path) -> tuple[np.ndarray, dict[str, int]]:
@@ -46,14 +31,14 @@ def gene_mask(features: pd.DataFrame, path: Path) -> tuple[np.ndarray, dict[str,
     path
         The file, for the report.
     """
-    names = features["name"].astype(str) if "name" in features else pd.Series(dtype=str)
-    kinds = features["type"].astype(str) if "type" in features else pd.Series("Gene Expression", index=names.index)
-    gene = (kinds.str.strip().str.casefold() == _GENE).to_numpy(dtype=bool)
-    control = gene & is_control(names)
-    left_out = dict(Counter(kinds[~gene]))
-    if control.any():
-        left_out[_BY_NAME] = int(control.sum())
-    gene &= ~control
+    names = features["name"].astype(str).to_numpy() if "name" in features else np.array([], dtype=str)
+    kinds = features["type"].astype(str).to_numpy() if "type" in features else None
+    gene = is_gene(names, kinds)
+    left_out: dict[str, int] = {}
+    for k in np.flatnonzero(~gene):
+        kind = "" if kinds is None else kinds[k]
+        word = BY_NAME if kind.strip().casefold() in ("", "gene expression") else kind
+        left_out[word] = left_out.get(word, 0) + 1
     if gene.any():
         report_left_out(left_out, path)
     return gene, left_out

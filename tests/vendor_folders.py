@@ -1,0 +1,1 @@
+io/vendor_folders.py

@@ -15,7 +15,6 @@ from spatialdata.transformations import Identity
 
 from planted_section import UM, circles, colours, counts, frames, grid_px, image_element, planted_image, section
 from storm._bridge import read_spots
-from storm._bridge.keys import Keys
 
 # anndata announces a change of its own defaults, in the name of contextlib
 pytestmark = pytest.mark.filterwarnings("ignore:zarr v3 autosharding:UserWarning")
@@ -112,7 +111,7 @@ def test_anndata() -> None:
     spots = read_spots(table)
     assert not spots.um_known
     np.testing.assert_allclose(spots.centres, grid_px())
-    scaled = read_spots(table, Keys(um_per_px=UM))
+    scaled = read_spots(table, um_per_px=UM)
     assert scaled.um_known
     np.testing.assert_allclose(scaled.centres, grid_px() * UM)
 

@@ -11,7 +11,6 @@ from spatialdata.transformations import Affine, Identity, Scale, Sequence, Trans
 
 from planted_section import SIZE, UM, circles, colours, frames, grid_px, image_element, section, table_for
 from storm._bridge import read_spots
-from storm._bridge.keys import Keys
 
 TURN = np.array([[0.4, -0.3, 11.0], [0.3, 0.4, -7.0], [0, 0, 1]])  # rotated and scaled by one half
 
@@ -88,7 +87,7 @@ def test_coordinate_system_in_common() -> None:
         section(
             image=image_element({"a": Identity(), "b": Identity()}), shapes=circles(transformations={"b": Identity()})
         ),
-        Keys(um_per_px=UM),
+        um_per_px=UM,
     )
     np.testing.assert_allclose(colours(spots), grid_px(), atol=0.7)
 
@@ -96,8 +95,8 @@ def test_coordinate_system_in_common() -> None:
 def test_several_equivalent_systems() -> None:
     """As spatialdata-io's Visium: shapes and image lie to each other in the same way in both."""
     half = {"full": Identity(), "hires": Scale([0.5, 0.5], axes=("x", "y"))}
-    spots = read_spots(section(image=image_element(half), shapes=circles(transformations=half)), Keys(um_per_px=UM))
+    spots = read_spots(section(image=image_element(half), shapes=circles(transformations=half)), um_per_px=UM)
     np.testing.assert_allclose(spots.centres, grid_px() * UM)
     other = {"full": Identity(), "hires": Scale([0.6, 0.5], axes=("x", "y"))}
     with pytest.raises(ValueError, match="lie differently to each other"):
-        read_spots(section(image=image_element(half), shapes=circles(transformations=other)), Keys(um_per_px=UM))
+        read_spots(section(image=image_element(half), shapes=circles(transformations=other)), um_per_px=UM)

@@ -12,7 +12,6 @@ from spatialdata.transformations import Identity, Scale, set_transformation
 import storm
 from planted_section import UM, circles, colours, counts, grid_px, image_element, planted_image, section, table_for
 from storm._bridge import read_spots
-from storm._bridge.keys import Keys
 from storm._keys import UM_SYSTEMS
 
 
@@ -29,7 +28,7 @@ def scalefactors(**factors) -> dict:
 
 
 def test_scale_from_the_argument() -> None:
-    spots = read_spots(in_pixels(), Keys(um_per_px=0.4))
+    spots = read_spots(in_pixels(), um_per_px=0.4)
     assert spots.scale.source == "the argument um_per_px"
     assert spots.scale.um_per_px == 0.4
     np.testing.assert_allclose(spots.centres, grid_px() * 0.4)
@@ -41,9 +40,7 @@ def test_argument_counts_pixels_of_the_full_image() -> None:
     halved = Image2DModel.parse(
         planted_image()[:, ::2, ::2], dims=("c", "y", "x"), transformations={"global": Scale([2, 2], axes=("x", "y"))}
     )
-    spots = read_spots(
-        section(image=halved, shapes=circles(transformations={"global": Identity()})), Keys(um_per_px=1.0)
-    )
+    spots = read_spots(section(image=halved, shapes=circles(transformations={"global": Identity()})), um_per_px=1.0)
     assert spots.scale.um_per_unit == 0.5
     np.testing.assert_allclose(spots.centres, grid_px() * 0.5)
 
@@ -55,7 +52,7 @@ def test_scale_from_a_transformation(name: str) -> None:
     np.testing.assert_allclose(spots.centres, grid_px() * UM)
     assert name in spots.scale.source
     in_px = read_spots(
-        section(image=image_element(places), shapes=circles(transformations=places)), Keys(coordinate_system="global")
+        section(image=image_element(places), shapes=circles(transformations=places)), coordinate_system="global"
     )
     np.testing.assert_allclose(in_px.centres, grid_px() * UM)
     assert in_px.scale.um_per_px == pytest.approx(UM)
@@ -73,7 +70,7 @@ def test_the_readers_source_is_told_with_the_transformation() -> None:
     said = "the coordinate system 'um', which storm.io.visium has from: spot_diameter_fullres"
     assert read_spots(sdata).scale.source == said
     assert read_spots(sdata, image=False).scale.source == said
-    assert read_spots(sdata, Keys(coordinate_system="global")).scale.source == (
+    assert read_spots(sdata, coordinate_system="global").scale.source == (
         "the transformation of the image into 'um', which storm.io.visium has from: spot_diameter_fullres"
     )
     assert storm.pp.check(sdata, estimate=False)["scale"].facts["source"] == said
@@ -86,9 +83,9 @@ def test_the_readers_source_is_told_with_the_transformation() -> None:
 def test_the_readers_source_is_not_told_of_an_image_that_was_placed_anew() -> None:
     sdata = read_by_storm(um_per_px=UM, um_per_px_source="spot_diameter_fullres")
     set_transformation(sdata["he"], Scale([2 * UM, 2 * UM], axes=("x", "y")), to_coordinate_system="um")
-    assert read_spots(sdata, Keys(coordinate_system="um")).scale.source == "the coordinate system 'um'"
+    assert read_spots(sdata, coordinate_system="um").scale.source == "the coordinate system 'um'"
     sdata.attrs["storm_io"] = "something else"
-    assert read_spots(sdata, Keys(coordinate_system="um")).scale.source == "the coordinate system 'um'"
+    assert read_spots(sdata, coordinate_system="um").scale.source == "the coordinate system 'um'"
 
 
 def test_scale_from_an_image_in_um_when_the_shapes_are_not() -> None:
@@ -158,5 +155,5 @@ def test_scale_of_xenium_shapes() -> None:
 
 def test_agreeing_sources_are_no_problem() -> None:
     sdata = section(table=table_for(np.arange(48), **scalefactors(microns_per_pixel=0.51)))
-    assert read_spots(sdata, Keys(um_per_px=0.49)).scale.source == "the argument um_per_px"
+    assert read_spots(sdata, um_per_px=0.49).scale.source == "the argument um_per_px"
     assert read_spots(sdata).scale.um_per_px == UM

@@ -11,7 +11,6 @@ from spatialdata import SpatialData
 
 from planted_section import UM, circles, counts, grid_px, section, table_for
 from storm._bridge import read_spots, select_table
-from storm._bridge.keys import Keys
 
 
 def test_rows_follow_the_table() -> None:
@@ -49,7 +48,7 @@ def test_several_regions() -> None:
     sdata = several_regions()
     with pytest.raises(ValueError, match=r"several elements; choose one with shapes_key= out of \['left', 'right'\]"):
         read_spots(sdata)
-    spots = read_spots(sdata, Keys(shapes_key="right"))
+    spots = read_spots(sdata, shapes_key="right")
     np.testing.assert_array_equal(spots.placed, np.arange(48) >= 24)
     np.testing.assert_allclose(spots.centres[24:], grid_px()[24:] * UM)
 
@@ -57,7 +56,7 @@ def test_several_regions() -> None:
 def test_several_tables() -> None:
     sdata = section()
     sdata.tables["other"] = table_for(np.arange(10))
-    assert len(read_spots(sdata, Keys(table_key="other"))) == 10
+    assert len(read_spots(sdata, table_key="other")) == 10
     assert select_table(sdata, "other")[0] == "other"
     assert select_table(sdata, "other")[1] is sdata.tables["other"]
 
@@ -91,7 +90,7 @@ def test_layer() -> None:
     table = table_for(np.arange(48))
     table.layers["counts"] = table.X
     table.X = table.X * 0.37
-    np.testing.assert_array_equal(read_spots(section(table=table), Keys(layer="counts")).counts.toarray(), counts(48))
+    np.testing.assert_array_equal(read_spots(section(table=table), layer="counts").counts.toarray(), counts(48))
 
 
 def test_counts_are_not_needed_for_places() -> None:

@@ -55,7 +55,7 @@ def test_tiles_in_pixels() -> None:
     set_transformation(sdata.images["he"], {"global": Identity()}, set_all=True)
     shapes, table = make_tile_table(select(sdata, Keys(um_per_px=2.0), image=True), field_um=50)
     sdata.shapes[TILES], sdata.tables[TILES_TABLE] = shapes, table
-    spots = read_spots(sdata, Keys(um_per_px=2.0), table=False)
+    spots = read_spots(sdata, um_per_px=2.0, table=False)
     np.testing.assert_allclose(spots.centres, table.obsm["spatial"])
 
 

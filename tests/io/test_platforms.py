@@ -11,7 +11,6 @@ from spatialdata import SpatialData
 
 import vendor_folders as vendor
 from storm import io
-from storm._bridge.keys import Keys
 from storm._bridge.read import read_spots
 
 PX = 32
@@ -173,7 +172,7 @@ def test_xenium_finds_image_and_alignment(tmp_path: Path) -> None:
 def test_xenium_lies_in_global_as_the_vendor_has_it(tmp_path: Path) -> None:
     folder, he, px = vendor.xenium_folder(tmp_path, alignment=SHIFT)
     sdata = io.xenium(folder, he, SHIFT)
-    spots = read_spots(sdata, Keys(coordinate_system="global"))
+    spots = read_spots(sdata, coordinate_system="global")
     assert spots.scale.um_per_unit == pytest.approx(vendor.PIXEL)
     assert spots.scale.um_per_px == pytest.approx(2 * vendor.PIXEL)
     np.testing.assert_allclose(spots.centres / vendor.PIXEL, px * 2 + [1000, 3000], rtol=1e-5)

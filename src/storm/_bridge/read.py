@@ -24,8 +24,13 @@ if TYPE_CHECKING:
 
 def read_spots(
     data: SpatialData | AnnData,
-    keys: Keys | None = None,
     *,
+    image_key: str | None = None,
+    table_key: str | None = None,
+    shapes_key: str | None = None,
+    coordinate_system: str | None = None,
+    um_per_px: float | None = None,
+    layer: str | None = None,
     image: Wanted = "auto",
     table: Wanted = "auto",
     overlap: bool = True,
@@ -36,8 +41,8 @@ def read_spots(
     ----------
     data
         A SpatialData with an image, a table or both; or an AnnData with ``obsm["spatial"]``, which has no image.
-    keys
-        Which elements; not needed where there is only one of each.
+    image_key, table_key, shapes_key, coordinate_system, um_per_px, layer
+        Which elements, and their scale; see :class:`~storm._bridge.keys.Keys`.
     image
         ``True``: an image is needed; ``False``: none is read; ``"auto"``: it is read if there is one.
     table
@@ -60,6 +65,14 @@ def read_spots(
     TypeError
         If ``data`` is neither a SpatialData nor an AnnData, or the image is not uint8.
     """
+    keys = Keys(
+        image_key=image_key,
+        table_key=table_key,
+        shapes_key=shapes_key,
+        coordinate_system=coordinate_system,
+        um_per_px=um_per_px,
+        layer=layer,
+    )
     return spots_of(select(data, keys, image=image, table=table), counts=table, overlap=overlap)
 
 

@@ -14,6 +14,9 @@ DOMAIN = "storm_domain"
 #: Default ``layers`` key of :func:`storm.tl.predict_expression`, and suffix of the table it may create.
 EXPRESSION = "storm"
 
+#: Default keys: what is stored under them is STORM's own, also where its provenance was lost on the way.
+DEFAULTS = (X_STORM, DOMAIN, EXPRESSION)
+
 #: ``var`` column with a predicted gene's held-out Pearson correlation.
 RELIABILITY = "storm_r"
 

@@ -126,20 +126,20 @@ def find_element(sdata: SpatialData, key: str) -> Any:
 def centres_of(element: Any, coordinate_system: str) -> tuple[pd.Index, np.ndarray]:
     """Centre of each instance of an element, in a coordinate system.
 
-    Circles and points stand for themselves, polygons for their centroids, labels for the means of their pixels.
+    The centre of a circle or point is its position, of a polygon its centroid, of a label the mean of its pixels. An
+    outline that crosses itself is made valid first, because its lobes would count against each other.
 
     Returns
     -------
-    The element's index (n,) and x, y (n, 2).
+    index
+        The element's index, shape (n,).
+    centres
+        x and y, float64, shape (n, 2); NaN for an empty outline.
     """
     from geopandas import GeoDataFrame
 
     if isinstance(element, GeoDataFrame):
-        geometry = element.geometry
-        if not (geometry.geom_type == "Point").all():
-            geometry = geometry.centroid
-        own = np.column_stack([geometry.x.to_numpy(), geometry.y.to_numpy()]).astype(np.float64)
-        return element.index, apply(affine_of(element, coordinate_system), own)
+        return element.index, apply(affine_of(element, coordinate_system), _centroids(element.geometry.to_numpy()))
     if hasattr(element, "map_partitions"):
         frame = element[["x", "y"]].compute(scheduler="synchronous")
         return frame.index, apply(affine_of(element, coordinate_system), frame.to_numpy(dtype=np.float64))
@@ -149,6 +149,25 @@ def centres_of(element: Any, coordinate_system: str) -> tuple[pd.Index, np.ndarr
     with dask.config.set(scheduler="synchronous"):
         frame = get_centroids(element, coordinate_system)[["x", "y"]].compute()
     return frame.index, frame.to_numpy(dtype=np.float64)
+
+
+def _centroids(geometry: np.ndarray) -> np.ndarray:
+    """X and y of the centre of each geometry, shape (n, 2)."""
+    import shapely
+
+    crossed = ~shapely.is_valid(geometry) & (shapely.get_type_id(geometry) != 0)
+    if crossed.any():
+        geometry = geometry.copy()
+        geometry[crossed] = shapely.make_valid(geometry[crossed])
+    centres = np.full((len(geometry), 2), np.nan)
+    there = ~(shapely.is_empty(geometry) | shapely.is_missing(geometry))
+    centres[there] = shapely.get_coordinates(shapely.centroid(geometry[there]))
+    return centres
+
+
+def has_outline(element: Any) -> np.ndarray:
+    """Which instances of shapes have an outline that is not empty, bool, shape (n,)."""
+    return ~element.geometry.is_empty.to_numpy() & ~element.geometry.isna().to_numpy()
 
 
 def check_centres(centres: np.ndarray, ids: np.ndarray, *, where: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
-from storm._bridge.geometry import centres_of, check_centres
+from storm._bridge.geometry import centres_of, check_centres, has_outline
 from storm._bridge.image import levels_of
 from storm._bridge.scale import ScaleSources
 from storm._bridge.select import annotated_regions, match_instances
@@ -43,9 +45,32 @@ def read_places(selection: Selection) -> tuple[np.ndarray, np.ndarray, ScaleSour
     return _by_obsm(selection) if region is None else _by_shapes(selection, region)
 
 
+def outside_tissue(table: AnnData | None) -> np.ndarray | None:
+    """Rows that Space Ranger found outside the tissue (``obs["in_tissue"] == 0``), bool, shape (n_obs,).
+
+    Parameters
+    ----------
+    table
+        The table.
+
+    Returns
+    -------
+    ndarray or None
+        ``None`` where no row is outside the tissue, or the table has no such column of 0 and 1.
+    """
+    if table is None or "in_tissue" not in table.obs:
+        return None
+    column = pd.to_numeric(table.obs["in_tissue"].astype(object), errors="coerce")
+    if not column.isin([0, 1]).all():
+        return None
+    outside = (column == 0).to_numpy()
+    return outside if outside.any() else None
+
+
 def _by_obsm(selection: Selection) -> tuple[np.ndarray, np.ndarray, ScaleSources]:
     table = selection.table
     assert table is not None  # without a table there is a region
+    _check_one_library(table)
     if "spatial" not in table.obsm:
         msg = (
             f"the table has no coordinates in obsm['spatial'] (obsm holds {sorted(table.obsm) or 'nothing'}); store x "
@@ -58,6 +83,38 @@ def _by_obsm(selection: Selection) -> tuple[np.ndarray, np.ndarray, ScaleSources
     name = annotated[0][0] if annotated and len(annotated[0]) == 1 else None
     sources = ScaleSources(centres=centres, spatial=centres, uns=table.uns, attrs=selection.attrs, region=name)
     return table.obs_names.to_numpy(dtype=str), centres, sources
+
+
+def _check_one_library(table: AnnData) -> None:
+    """Raise if a table without regions holds several sections: the neighbours of a spot could lie in another one."""
+    spatial = table.uns.get("spatial")
+    libraries = [str(name) for name in spatial] if isinstance(spatial, Mapping) else []
+    if len(libraries) < 2:
+        return
+    columns = {}
+    for name in table.obs.columns:
+        values = {str(value) for value in table.obs[name].dropna().unique()} if _may_name(table.obs[name]) else set()
+        if values and values <= set(libraries):
+            columns[name] = values
+    if any(len(values) == 1 for values in columns.values()):
+        return  # the rows of one section, which kept the pictures of all
+    advice = "No column of obs holds their names; if all rows are of one section, remove the others from uns['spatial']"
+    if columns:
+        name = next(iter(columns))
+        advice = (
+            f"Columns of obs that tell them apart: {list(columns)}; for example "
+            f"adata[adata.obs[{name!r}] == {libraries[0]!r}].copy()"
+        )
+    msg = (
+        f"uns['spatial'] holds several libraries, {libraries}, and the neighbours of a spot must be of its own "
+        f"section: give one section at a time. {advice}"
+    )
+    raise ValueError(msg)
+
+
+def _may_name(column: pd.Series) -> bool:
+    """Whether a column may hold names of sections: text or categories."""
+    return isinstance(column.dtype, pd.CategoricalDtype) or pd.api.types.is_string_dtype(column.dtype)
 
 
 def _obsm_spatial(table: AnnData) -> np.ndarray:
@@ -75,11 +132,16 @@ def _obsm_spatial(table: AnnData) -> np.ndarray:
 def _by_shapes(selection: Selection, region: Region) -> tuple[np.ndarray, np.ndarray, ScaleSources]:
     table, system = selection.table, selection.coordinate_system
     index, own = centres_of(region.element, system)
+    outlined = has_outline(region.element) if hasattr(region.element, "geometry") else np.ones(len(own), dtype=bool)
     if table is None or region.rows is None or region.instances is None:
-        ids, centres, spatial, used = index.to_numpy().astype(str), own, None, np.arange(len(own))
+        ids, centres, spatial, used = index.to_numpy().astype(str), own, None, np.flatnonzero(outlined)
     else:
         ids = table.obs_names.to_numpy(dtype=str)
         at = match_instances(region.instances, index, table_key=selection.table_key, shapes_key=region.key)
+        at = np.where(outlined[at], at, -1)  # -1 stays -1
+        if (at < 0).all():
+            msg = f"all outlines of shapes {region.key!r} are empty, so that no row has a place"
+            raise ValueError(msg)
         centres = np.full((table.n_obs, 2), np.nan)
         used = np.flatnonzero(region.rows)[at >= 0]
         centres[used] = own[at[at >= 0]]

@@ -9,7 +9,7 @@ import numpy as np
 from storm._bridge.counts import read_counts
 from storm._bridge.image import check_image, make_reader
 from storm._bridge.keys import Keys
-from storm._bridge.places import read_places
+from storm._bridge.places import outside_tissue, read_places
 from storm._bridge.scale import resolve_scale
 from storm._bridge.selection import Selection, select
 from storm.data.spots import Spots
@@ -117,6 +117,12 @@ def spots_of(
     else:
         matrix, genes = None, None
     ids, centres, sources = read_places(selection)
+    off_tissue = outside_tissue(table)
+    if off_tissue is not None:
+        if off_tissue.all():
+            msg = "all rows of the table lie outside the tissue (obs['in_tissue'] == 0); there is nothing to read"
+            raise ValueError(msg)
+        centres = np.where(off_tissue[:, None], np.nan, centres)
     scale = resolve_scale(
         sources,
         um_per_px=selection.keys.um_per_px,
@@ -140,6 +146,7 @@ def spots_of(
         genes=genes,
         patches=patches,
         scale=scale,
+        off_tissue=off_tissue,
     )
     if overlap:
         _check_overlap(spots, image_key)

@@ -22,6 +22,19 @@ VISIUM_PITCH_UM = 100.0
 TOLERANCE = 1.05
 
 
+#: µm per pixel, or per unit of the coordinates, beyond which a number is a slip: 0.1 nm and 10 cm.
+RANGE_UM = (1e-4, 1e5)
+
+
+def check_um_per_px(um_per_px: Any) -> None:
+    """Raise unless a number can be the µm per pixel of an image, or per unit of coordinates."""
+    check_positive(um_per_px, name="um_per_px", unit="µm per pixel of the full-resolution image")
+    low, high = RANGE_UM
+    if not low <= float(um_per_px) <= high:
+        msg = f"um_per_px={um_per_px!r} is not the size of a pixel in µm: give a number from {low:g} to {high:g}"
+        raise ValueError(msg)
+
+
 class ScaleError(ValueError):
     """The length of a pixel is unknown, or said in two ways that disagree."""
 
@@ -100,7 +113,7 @@ def resolve_scale(
         If two sources disagree by more than 5 %, or none is there and one is required; a ValueError.
     """
     if um_per_px is not None:
-        check_positive(um_per_px, name="um_per_px", unit="µm per pixel of the full-resolution image")
+        check_um_per_px(um_per_px)
     found = [*_said(sources, um_per_px), *_transformed(sources), *_from_metadata(sources)]
     if not found:
         found = list(_from_pitch(sources))
@@ -169,19 +182,27 @@ def _from_metadata(sources: ScaleSources) -> Iterator[tuple[float, str]]:
         px = _fullres_px(sources)
         if px is None:
             continue
-        if "microns_per_pixel" in factors:
-            yield float(factors["microns_per_pixel"]) / px, f"{where}['microns_per_pixel']"
-        elif "bin_size_um" in factors and "spot_diameter_fullres" in factors:
-            um = float(factors["bin_size_um"]) / float(factors["spot_diameter_fullres"])
-            yield um / px, f"{where}['bin_size_um'] / ['spot_diameter_fullres']"
-        elif "spot_diameter_fullres" in factors and (
+        per_px, diameter = _length(factors, "microns_per_pixel"), _length(factors, "spot_diameter_fullres")
+        bin_um = _length(factors, "bin_size_um")
+        if per_px is not None:
+            yield per_px / px, f"{where}['microns_per_pixel']"
+        elif bin_um is not None and diameter is not None:
+            yield bin_um / diameter / px, f"{where}['bin_size_um'] / ['spot_diameter_fullres']"
+        elif diameter is not None and (
             "fiducial_diameter_fullres" in factors or declared_platform(sources) == "visium"
         ):
-            um = VISIUM_SPOT_UM / float(factors["spot_diameter_fullres"])
-            yield um / px, f"{where}['spot_diameter_fullres'] (65 µm on Visium)"
+            yield VISIUM_SPOT_UM / diameter / px, f"{where}['spot_diameter_fullres'] (65 µm on Visium)"
     if declared_platform(sources) == "xenium" and hasattr(sources.shapes, "geometry"):
         um = 1 / sources.length_of_unit(sources.shapes)
         yield um, "the platform: shapes of Xenium are stored in µm"
+
+
+def _length(factors: Mapping[str, Any], key: str) -> float | None:
+    """A length out of metadata; ``None`` for what is not a positive number: zero, text, nothing."""
+    value = factors.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        return None
+    return float(value) if 0 < float(value) < np.inf else None
 
 
 def _scalefactors(sources: ScaleSources) -> list[tuple[str, Mapping[str, Any]]]:

@@ -78,6 +78,24 @@ def select_table(data: SpatialData | AnnData, table_key: str | None = None) -> t
     return table_key, data.tables[table_key]
 
 
+def records_of(table: AnnData) -> Mapping[str, Any]:
+    """Provenance of everything that STORM wrote into a table, by key; empty if it wrote nothing.
+
+    Raises
+    ------
+    ValueError
+        If ``uns["storm"]`` holds something else.
+    """
+    records = table.uns.get(UNS, {})
+    if not isinstance(records, Mapping):
+        msg = (
+            f"uns[{UNS!r}] holds {type(records).__name__}, and STORM keeps a dictionary with the provenance of its "
+            f"results there; rename or remove that entry"
+        )
+        raise ValueError(msg)
+    return records
+
+
 def _predicted_for(sdata: SpatialData, key: str, other: str) -> bool:
     """Whether one table is the prediction that :func:`storm.tl.predict_expression` put beside another.
 
@@ -87,8 +105,7 @@ def _predicted_for(sdata: SpatialData, key: str, other: str) -> bool:
     if key == predicted_table(other):
         return True
     table = sdata.tables[key]
-    made = table.uns.get(UNS)
-    named = isinstance(made, Mapping) and any(key == predicted_table(other, key_added) for key_added in made)
+    named = any(key == predicted_table(other, key_added) for key_added in records_of(table))
     places, others = annotated_regions(table), annotated_regions(sdata.tables[other])
     return named and places is not None and others is not None and set(places[0]) == set(others[0])
 
@@ -141,6 +158,12 @@ def _describe(key: str, element: Any) -> str:
 def annotated_regions(table: AnnData) -> tuple[list[str], str, str] | None:
     """Elements that a table annotates, with the names of its region and instance columns; ``None`` if it does not."""
     attrs = table.uns.get("spatialdata_attrs")
+    if attrs is not None and not isinstance(attrs, Mapping):
+        msg = (
+            f"uns['spatialdata_attrs'] holds {type(attrs).__name__}, not a dictionary with region, region_key and "
+            f"instance_key; write it anew with sdata.set_table_annotates_spatialelement"
+        )
+        raise ValueError(msg)
     if not attrs or not attrs.get("region_key") or not attrs.get("instance_key"):
         return None
     region = attrs.get("region")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from storm._bridge.geometry import affine_of, apply, length_scale
+from storm._bridge.geometry import affine_of, apply, has_outline, length_scale
 from storm._bridge.keys import Keys
 from storm._bridge.read import spots_of
 from storm._bridge.select import match_instances
@@ -204,6 +204,7 @@ def read_outlines(
         at[region.rows] = match_instances(
             region.instances, element.index, table_key=selection.table_key, shapes_key=region.key
         )
+    at = np.where(has_outline(element)[at], at, -1)
     if (element.geom_type == "Point").all():
         radius = element["radius"].to_numpy(dtype=np.float64) * length_scale(affine)
         return None, np.where(at >= 0, 2 * radius[at], np.nan)
@@ -216,7 +217,9 @@ def _corners(polygons: GeoDataFrame, affine: np.ndarray) -> tuple[np.ndarray | l
     """Outer corners of each polygon (its largest part), mapped, and the areas, not mapped."""
     import shapely
 
-    geometry = polygons.geometry.to_numpy()
+    # An empty outline has no part: a triangle stands in for it, which is not drawn.
+    stand_in = shapely.Polygon([(0, 0), (1, 0), (0, 1)])
+    geometry = np.where(has_outline(polygons), polygons.geometry.to_numpy(), stand_in)
     parts, owner = shapely.get_parts(geometry, return_index=True)
     areas = shapely.area(parts)
     order = np.lexsort((-areas, owner))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from storm._bridge.keys import Keys
-from storm._bridge.select import check_container, is_spatialdata
+from storm._bridge.select import check_container, is_spatialdata, records_of
 from storm._bridge.selection import Selection, select
 from storm._bridge.tiles import make_tile_table
-from storm._bridge.write import add_elements, check_writable, write_results
+from storm._bridge.write import add_elements, check_keys_added, check_writable, write_results
 from storm._keys import TILES, TILES_TABLE
 
 if TYPE_CHECKING:
@@ -47,17 +48,31 @@ class Workspace:
         assert self.selection.table is not None  # open_workspace selects or makes one
         return self.selection.table
 
-    def write(self, **results: Any) -> None:
+    def write(self, *, uns: Mapping[str, Mapping[str, Any]] | None = None, **results: Any) -> None:
         """Write results into the table, then hand new elements over: the last step, after everything was computed.
+
+        Only rows of the region that was read are written; those of other regions keep what they hold.
 
         Parameters
         ----------
+        uns
+            Provenance by key.
         **results
-            The slots of :func:`~storm._bridge.write.write_results`.
+            The other slots of :func:`~storm._bridge.write.write_results`.
         """
-        write_results(self.table, **results)
+        region = self.selection.region if is_spatialdata(self.selection.data) else None
+        rows = None if region is None else region.rows
+        if region is not None and rows is not None and not rows.all() and uns is not None:
+            uns = {key: self._with_other_regions(key, region.key, facts) for key, facts in uns.items()}
+        write_results(self.table, rows=rows, uns=uns, **results)
         if self.made:
             add_elements(self.owner, **self.made)
+
+    def _with_other_regions(self, key: str, region: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Provenance of a region, beside that of the regions that were computed before under the same key."""
+        before = records_of(self.table).get(key)
+        regions = before.get("regions", {}) if isinstance(before, Mapping) else {}
+        return {**facts, "region": region, "regions": {**regions, region: dict(facts)}}
 
     def add_table(self, name: str, table: AnnData) -> None:
         """Add a table beside the one that was read, together with the elements that were made for this call."""
@@ -73,6 +88,7 @@ def open_workspace(
     field_um: float | None = None,
     stride_um: float | None = None,
     copy: bool = False,
+    keys_added: Mapping[str, Iterable[str]] | None = None,
 ) -> Workspace:
     """Decide where a tool works, and select what it reads there.
 
@@ -89,6 +105,9 @@ def open_workspace(
         ``field_um`` none is made.
     copy
         Work on a copy: tables are copied, images and shapes are shared.
+    keys_added
+        Keys that the results will have, by their slot (``"obs"``, ``"obsm"``, ``"layers"``); they are checked before
+        anything is computed.
 
     Returns
     -------
@@ -109,6 +128,7 @@ def open_workspace(
     if not is_spatialdata(owner) or owner.tables or keys.table_key is not None or field_um is None:
         selection = select(owner, keys, image=image, table=True)
         check_writable(selection.table, selection.table_key)
+        check_keys_added(selection.table, **(keys_added or {}))
         return Workspace(selection, owner, store=store)
     import spatialdata
 
@@ -117,6 +137,7 @@ def open_workspace(
     made = {"shapes": {TILES: shapes}, "tables": {TILES_TABLE: tiles}}
     grid = spatialdata.SpatialData(images={whole.image_key: whole.image}, shapes=made["shapes"], attrs=owner.attrs)
     grid.tables[TILES_TABLE] = tiles
+    check_keys_added(tiles, **(keys_added or {}))
     return Workspace(select(grid, keys, image=image, table=True), owner, made, store)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from functools import partial
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from storm._bridge.select import annotated_regions, is_spatialdata
-from storm._keys import UNS
+from storm._bridge.select import annotated_regions, is_spatialdata, records_of
+from storm._checks import check_new_key
+from storm._keys import CHECK, DEFAULTS, UNS
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -48,9 +49,57 @@ def check_writable(table: AnnData, table_key: str | None = None) -> None:
         raise ValueError(msg)
 
 
+def check_keys_added(
+    table: AnnData,
+    *,
+    obs: Iterable[str] = (),
+    obsm: Iterable[str] = (),
+    layers: Iterable[str] = (),
+    name: str = "key_added",
+) -> None:
+    """Raise unless results can be written under new keys; for callers that want to know before they compute.
+
+    A key must be one that AnnData and SpatialData store, must not have a meaning of its own in its place, and must not
+    hold something that STORM did not write.
+
+    Parameters
+    ----------
+    table
+        The table that gets the results.
+    obs, obsm, layers
+        Keys of the results, by their place.
+    name
+        The argument with which the user chose the keys, for the error.
+
+    Raises
+    ------
+    TypeError
+        If a key is not text.
+    ValueError
+        If a key cannot be stored, is reserved, or is taken by something that STORM did not write.
+    """
+    annotated = annotated_regions(table)
+    links = [] if annotated is None else list(annotated[1:])
+    # The names of the result's place are reserved in the other places too: provenance has one list of names.
+    reserved = {"obs": [*links, CHECK], "obsm": ["spatial", CHECK], "layers": ["X", "raw", CHECK]}
+    records = records_of(table)
+    for slot, keys in (("obs", obs), ("obsm", obsm), ("layers", layers)):
+        for key in keys:
+            check_new_key(key, name=name, reserved=reserved[slot])
+            base = key.removesuffix("_he").removesuffix("_st")
+            own = key in records or base in records or key in DEFAULTS or base in DEFAULTS
+            if key in getattr(table, slot) and not own and not (slot == "obsm" and key.startswith("X_")):
+                msg = (
+                    f"{name}={key!r}: {slot}[{key!r}] exists already and was not written by STORM; choose another "
+                    f"{name}, or remove that entry first"
+                )
+                raise ValueError(msg)
+
+
 def write_results(
     table: AnnData,
     *,
+    rows: np.ndarray | None = None,
     obs: Mapping[str, Any] | None = None,
     obsm: Mapping[str, Any] | None = None,
     layers: Mapping[str, Any] | None = None,
@@ -63,6 +112,9 @@ def write_results(
     ----------
     table
         The table.
+    rows
+        Rows that were computed, bool, shape (n_obs,), where they are not all rows: the others keep what they hold under
+        the same keys.
     obs
         Columns by name, each of length n_obs, in the order of the table.
     obsm
@@ -89,6 +141,10 @@ def write_results(
     obsm = {k: _matrix(v, (n_obs, None), name=f"obsm[{k!r}]") for k, v in (obsm or {}).items()}
     layers = {k: _matrix(v, (n_obs, n_vars), name=f"layers[{k!r}]") for k, v in (layers or {}).items()}
     provenance = {k: storable(v, name=f"uns[{UNS!r}][{k!r}]") for k, v in (uns or {}).items()}
+    if rows is not None and not rows.all():
+        obs = {k: _merged_column(table.obs, k, v, rows) for k, v in obs.items()}
+        obsm = {k: _merged_matrix(table.obsm, k, v, rows, slot="obsm") for k, v in obsm.items()}
+        layers = {k: _merged_matrix(table.layers, k, v, rows, slot="layers") for k, v in layers.items()}
 
     undo: list[Callable[[], None]] = []
     try:
@@ -97,11 +153,38 @@ def write_results(
                 _assign(target, key, value, undo)
         if provenance:
             # a new dictionary, so that the old one is still whole when it has to come back
-            _assign(table.uns, UNS, {**table.uns.get(UNS, {}), **provenance}, undo)
+            _assign(table.uns, UNS, {**records_of(table), **provenance}, undo)
     except BaseException:
         for step in reversed(undo):
             step()
         raise
+
+
+def _merged_matrix(target: Any, key: str, new: Any, rows: np.ndarray, *, slot: str) -> Any:
+    """The new values in the rows that were computed, and in the others what is stored there."""
+    if key not in target:
+        return new
+    old = target[key]
+    old = old.toarray() if sparse.issparse(old) else np.asarray(old)
+    if old.shape != new.shape:
+        if not np.isfinite(old[~rows]).any():
+            return new
+        msg = (
+            f"{slot}[{key!r}] holds results of other rows with {old.shape[1]} columns, and these have {new.shape[1]}; "
+            f"give another key_added, or compute all regions in the same way"
+        )
+        raise ValueError(msg)
+    merged = old.astype(np.float32)
+    merged[rows] = new[rows]
+    return merged
+
+
+def _merged_column(target: pd.DataFrame, key: str, new: pd.Series, rows: np.ndarray) -> pd.Series:
+    if key not in target:
+        return new
+    old, fresh = target[key].astype(object), new.astype(object)
+    merged = old.where(~rows, fresh)
+    return merged.astype("category") if isinstance(new.dtype, pd.CategoricalDtype) else merged.astype(new.dtype)
 
 
 def _assign(target: Any, key: str, value: Any, undo: list[Callable[[], None]]) -> None:

@@ -57,13 +57,18 @@ def warn_nan(values: np.ndarray, spots: Spots, *, name: str) -> None:
     missing = ~np.isfinite(values).all(axis=1)
     if not missing.any():
         return
-    reasons = {"without a geometry": ~spots.placed}
+    reasons = {}
+    unplaced = ~spots.placed
+    if spots.off_tissue is not None:
+        reasons["outside the tissue (in_tissue is 0)"] = spots.off_tissue
+        unplaced &= ~spots.off_tissue
+    reasons["without a geometry"] = unplaced
     if spots.patches is not None:
         reasons["centred outside the image"] = spots.placed & ~spots.patches.inside(spots.centres)
     if spots.counts is not None:
         reasons["without counts"] = np.asarray(spots.counts.sum(axis=1)).ravel() == 0
-    said = ", ".join(f"{(rows & missing).sum()} {why}" for why, rows in reasons.items() if (rows & missing).any())
-    warnings.warn(f"{missing.sum()} of {len(missing)} rows of {name!r} are NaN: {said}", UserWarning, stacklevel=3)
+    counted = ", ".join(f"{(rows & missing).sum()} {why}" for why, rows in reasons.items() if (rows & missing).any())
+    warnings.warn(f"{missing.sum()} of {len(missing)} rows of {name!r} are NaN: {counted}", UserWarning, stacklevel=3)
 
 
 def provenance(

@@ -41,10 +41,12 @@ def own_components(
         Float32, shape (n, min(n_components, g)), with a mean square of 1 per row; NaN where no spot of a window has
         counts.
     """
-    full = np.asarray(counts.sum(axis=1)).ravel() > 0  # zeros may be stored
-    axes, genes, mean = _axes(counts, np.flatnonzero(full), n_components, n_genes)
+    # In spatial order, on which the sample does not depend; rows without a place are not of this section.
+    placed = windows.rows()
+    full = placed[np.asarray(counts.sum(axis=1)).ravel()[placed] > 0]  # zeros may be stored
+    axes, genes, mean = _axes(counts, full, n_components, n_genes)
     scores = np.full((counts.shape[0], axes.shape[1]), np.nan, dtype=np.float32)
-    for rows in _blocks(np.flatnonzero(full)):
+    for rows in _blocks(full):
         scores[rows] = log_normalise(counts[rows])[:, genes] @ axes - mean @ axes
     averaged = window_mean(scores, windows)
     size = np.sqrt(np.nanmean(np.square(averaged).sum(axis=1))) if np.isfinite(averaged).any() else 1.0

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
 from storm import __version__
+from storm._bridge.select import records_of
 from storm._checks import check_choice, check_positive
 from storm._inference.dense import encode_dense
 from storm._inference.device import Compute
 from storm._inference.tiles import encode_tiles
-from storm._keys import UNS, tiles_key
+from storm._keys import tiles_key
 from storm._loading import StormModel
 from storm._logging import logger
 from storm._types import Field
@@ -221,8 +223,8 @@ def held_result(table: AnnData | None, key: str) -> tuple[np.ndarray, dict[str, 
     """What an earlier call stored under ``obsm[key]``, with its provenance; ``None`` without either of them."""
     if table is None or key not in table.obsm:
         return None
-    facts = table.uns.get(UNS, {}).get(key)
-    return None if facts is None else (table.obsm[key], facts)
+    facts = records_of(table).get(key)
+    return (table.obsm[key], dict(facts)) if isinstance(facts, Mapping) else None
 
 
 def input_size(encoder: EncoderInfo, tile_px: int | str | None, *, field_um: float) -> int:

@@ -53,6 +53,9 @@ class Spots:
         Reader of H&E patches, or ``None``.
     scale
         µm per pixel and where it comes from, or ``None`` where no scale is known.
+    off_tissue
+        Rows that the platform's software found outside the tissue, bool, shape (n,); they have no centre. ``None`` if
+        there are none.
     """
 
     ids: np.ndarray
@@ -62,6 +65,7 @@ class Spots:
     genes: np.ndarray | None = None
     patches: PatchReader | None = None
     scale: ScaleInfo | None = None
+    off_tissue: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         n = len(self.ids)

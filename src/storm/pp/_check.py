@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from storm import _keys
 from storm._bridge.keys import Keys
+from storm._bridge.scale import check_um_per_px
 from storm._bridge.select import select_table
 from storm._bridge.write import check_writable, write_results
 from storm._checks import check_positive
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 
 #: Order of the rows: where things are first.
 _ORDER = (
-    "places", "scale", "pitch", "bins", "shapes", "image", "inside", "tissue", "orientation", "shift", "patch",
-    "chunks", "counts", "genes", "windows", "time", "memory",
+    "places", "in_tissue", "scale", "pitch", "bins", "shapes", "image", "inside", "tissue", "orientation", "shift",
+    "patch", "chunks", "counts", "genes", "windows", "time", "memory",
 )  # fmt: skip
 
 
@@ -53,11 +54,12 @@ def check(
     raise. Each row has a verdict: ``"ok"``; ``"warn"`` (look at it); ``"fail"`` (results would be wrong, or there would
     be none); ``"info"``. The page *Checking a section* says what each row means and how sure it is.
 
-    Rows that there can be: ``places`` (rows with a geometry), ``scale`` (µm per pixel and its source), ``pitch``
-    (whether the spots lie as far apart as the platform's), ``bins`` (too small), ``shapes`` (which of several),
-    ``image`` (cannot be read), ``inside`` and ``tissue`` (centres on the image, on tissue), ``orientation`` (whether
-    the section lies the other way round), ``shift``, ``patch`` (its size and up-sampling), ``chunks``, ``counts``,
-    ``genes``, ``windows`` (missing neighbours), ``time`` and ``memory`` (of :func:`storm.tl.embed` on this machine).
+    Possible rows: ``places`` (rows with a geometry), ``in_tissue`` (spots outside the tissue), ``scale`` (µm per pixel
+    and its source), ``pitch`` (whether the spots lie as far apart as the platform's), ``bins`` (too small), ``shapes``
+    (which of several), ``image`` (cannot be read), ``inside`` and ``tissue`` (centres on the image, on tissue),
+    ``orientation`` (whether the section lies the other way round), ``shift``, ``patch`` (its size and up-sampling),
+    ``chunks``, ``counts``, ``genes``, ``windows`` (missing neighbours), ``time`` and ``memory`` (of
+    :func:`storm.tl.embed` on this machine).
 
     Parameters
     ----------
@@ -98,7 +100,7 @@ def check(
     field_um = loaded.tile_encoder.field_um if field_um is None else field_um
     check_positive(field_um, name="field_um", unit="µm")
     if um_per_px is not None:
-        check_positive(um_per_px, name="um_per_px", unit="µm per pixel of the full-resolution image")
+        check_um_per_px(um_per_px)
     compute = Compute.of(device)
     keys = Keys(
         image_key=image_key, table_key=table_key, shapes_key=shapes_key, coordinate_system=coordinate_system,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,6 +42,7 @@ def place_rows(reading: Reading, windows: Windows | None) -> list[Row]:
         rows.append(_scale(spots))
     if not reading.tiled:
         rows.append(_placed(spots))
+        rows += _off_tissue(spots)
         if windows is not None:
             rows.append(_pitch(reading, windows, failed="scale" in said))
         rows += _elements(reading)
@@ -72,6 +74,8 @@ def _scale(spots: Spots) -> Row:
 
 def _placed(spots: Spots) -> Row:
     n, placed = len(spots), int(spots.placed.sum())
+    if spots.off_tissue is not None:
+        n -= int(spots.off_tissue.sum())
     verdict: Verdict = "ok" if placed == n else "warn" if placed >= 0.5 * n else "fail"
     text = (
         "rows whose instance has no geometry in the element that is annotated stay NaN: compare the instance column of "
@@ -81,6 +85,16 @@ def _placed(spots: Spots) -> Row:
         "places", f"{placed:,} of {n:,} rows have a place, no place is taken twice", verdict,
         text if placed < n else "", {"n": n, "placed": placed},
     )  # fmt: skip
+
+
+def _off_tissue(spots: Spots) -> list[Row]:
+    """Spots that Space Ranger found on glass."""
+    if spots.off_tissue is None:
+        return []
+    n = int(spots.off_tissue.sum())
+    text = "they are left out of every neighbourhood and statistic, and their rows in results are NaN"
+    value = f"{n:,} of {len(spots):,} spots lie outside the tissue (in_tissue is 0)"
+    return [Row("in_tissue", value, "info", text, {"outside": n})]
 
 
 def _pitch(reading: Reading, windows: Windows, *, failed: bool) -> Row:
@@ -125,7 +139,10 @@ def _expected(reading: Reading) -> tuple[float | None, str | None]:
     bins = re.search(r"square_(\d{3})um", region)
     if bins:
         return float(bins.group(1)), "Visium HD"
-    read = attrs.get(READ, {}).get("bin_size")  # by storm.io.visium_hd, which names its shapes "bins"
+    note = attrs.get(READ)
+    read = (
+        note.get("bin_size") if isinstance(note, Mapping) else None
+    )  # by storm.io.visium_hd, which names its shapes "bins"
     if platform == "visium_hd" and isinstance(read, int):
         return float(read), "Visium HD"
     return (VISIUM_PITCH_UM, "Visium") if platform == "visium" else (None, None)

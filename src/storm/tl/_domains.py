@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.metrics import silhouette_score
@@ -15,7 +16,7 @@ from sklearn.mixture import GaussianMixture
 from storm import __version__
 from storm._bridge.keys import Keys
 from storm._bridge.workspace import open_workspace
-from storm._checks import check_choice, check_key
+from storm._checks import check_choice, check_key, check_positive, check_whole
 from storm._keys import DOMAIN, X_STORM
 from storm.data.components import finite_rows, principal_components
 from storm.metrics import silhouette
@@ -34,6 +35,8 @@ _GMM_DIM = 15
 _LARGE = 50_000
 #: Principal components in which the rows of a large section are clustered.
 _LARGE_DIM = 50
+#: Columns by which rows are sorted before they are clustered, so that their order in the table does not matter.
+_ORDER_COLUMNS = 8
 #: Rows of a large section on which ``"auto"`` tries its numbers, and on which a mixture is fitted.
 _AUTO_ROWS, _GMM_ROWS = 20_000, 100_000
 
@@ -107,20 +110,25 @@ def domains(
     Xiang, Hou et al. (2026), arXiv:2604.03630, Methods: *spatial domain discovery*.
     """
     check_choice(method, ("kmeans", "leiden", "gmm"), name="method")
-    work = open_workspace(data, Keys(table_key=table_key), image=False, copy=copy)
+    check_whole(seed, name="seed", least=0)
+    check_whole(n_init, name="n_init")
+    check_whole(n_neighbors, name="n_neighbors", least=2)
+    check_positive(resolution, name="resolution")
+    work = open_workspace(data, Keys(table_key=table_key), image=False, copy=copy, keys_added={"obs": [key_added]})
     table = work.table
     if use_rep not in table.obsm and use_rep == X_STORM:
         there = sorted(table.obsm) or "nothing"
         msg = f"use_rep={use_rep!r} is not in obsm, which holds {there}; run storm.tl.embed first"
         raise KeyError(msg)
     check_key(use_rep, sorted(table.obsm), name="use_rep", where="obsm")
-    embedding = table.obsm[use_rep]
+    embedding = _as_matrix(table.obsm[use_rep], name=f"obsm[{use_rep!r}]")
     known = finite_rows(embedding)
     n = int(known.sum())
     _check_number(n_domains, n, table.n_obs)
     values, facts = _rows(embedding, known, dim=_GMM_DIM if method == "gmm" else _LARGE_DIM)
-    labels, found = cluster(
-        values,
+    order = np.lexsort(values.T[:_ORDER_COLUMNS])
+    sorted_labels, choices = cluster(
+        values[order],
         n_domains,
         method=method,
         resolution=resolution,
@@ -128,20 +136,42 @@ def domains(
         n_init=n_init,
         seed=seed,
     )
-    facts |= found
+    labels = np.empty_like(sorted_labels)
+    labels[order] = sorted_labels
+    facts |= choices
     if not known.all():
         text = f"{(~known).sum()} of {len(known)} rows of {use_rep!r} are NaN and get no domain"
         warnings.warn(text, UserWarning, stacklevel=2)
     number = len(np.unique(labels))
-    order = np.argsort(-np.bincount(labels, minlength=number), kind="stable")
+    by_size = np.argsort(-np.bincount(labels, minlength=number), kind="stable")
     rank = np.empty(number, dtype=int)
-    rank[order] = np.arange(number)
+    rank[by_size] = np.arange(number)
     codes = np.full(len(known), -1)
     codes[known] = rank[labels]
     column = pd.Categorical.from_codes(codes, categories=pd.Index([str(i) for i in range(number)]))
     facts |= {"storm_version": __version__, "use_rep": use_rep, "method": method, "n_domains": number, "seed": seed}
     work.write(obs={key_added: column}, uns={key_added: facts})
     return work.owner if copy else None
+
+
+def _as_matrix(values: Any, *, name: str) -> Any:
+    """An embedding with rows and columns of real numbers; a sparse one as a dense array.
+
+    Raises
+    ------
+    ValueError
+        If it has another number of axes, no columns, or something else than real numbers.
+    """
+    if sparse.issparse(values):
+        values = values.toarray()
+    if values.ndim != 2 or values.shape[1] == 0:
+        msg = f"{name} has shape {tuple(values.shape)}; an embedding has the shape (n_obs, d) with d of at least 1"
+        raise ValueError(msg)
+    kinds = values.dtypes if isinstance(values, pd.DataFrame) else [values.dtype]
+    if any(np.dtype(kind).kind not in "biuf" for kind in kinds):
+        msg = f"{name} holds {', '.join(sorted({str(kind) for kind in kinds}))}; an embedding holds real numbers"
+        raise ValueError(msg)
+    return values
 
 
 def _rows(embedding: Any, known: np.ndarray, *, dim: int) -> tuple[np.ndarray, dict[str, Any]]:

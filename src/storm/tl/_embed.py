@@ -10,7 +10,7 @@ import numpy as np
 from storm._bridge.keys import Keys
 from storm._bridge.read import spots_of
 from storm._bridge.workspace import open_workspace
-from storm._checks import check_choice, check_positive
+from storm._checks import check_choice, check_positive, check_whole
 from storm._inference.combine import combine
 from storm._inference.device import Compute
 from storm._inference.neighbourhoods import section_windows
@@ -145,6 +145,7 @@ def embed(
     loaded = load_model(model)
     readout = readout or loaded.settings["readout"]
     check_choice(readout, READOUTS, name="readout")
+    check_whole(seed, name="seed", least=0)
     compute = Compute.of(device, precision=precision, batch_size=batch_size)
     field_um = loaded.tile_encoder.field_um if field_um is None else field_um
     check_positive(field_um, name="field_um", unit="µm")
@@ -155,6 +156,7 @@ def embed(
         field_um=None if modality == "st" else field_um,
         stride_um=stride_um,
         copy=copy,
+        keys_added={"obsm": [key_added, *(f"{key_added}_{name}" for name in ("he", "st") if per_modality)]},
     )
     vocabulary = getattr(loaded.expression, "vocabulary", None)
     spots = spots_of(work.selection, counts=wanted_counts(modality), vocabulary=vocabulary)

@@ -136,7 +136,9 @@ def encode_tiles(
     tile_px = input_size(loaded, tile_px, field_um=field_um)
     key = key_added or tiles_key(loaded.name)
 
-    work = open_workspace(data, keys, image=True, field_um=field_um, stride_um=stride_um, copy=copy)
+    work = open_workspace(
+        data, keys, image=True, field_um=field_um, stride_um=stride_um, copy=copy, keys_added={"obsm": [key]}
+    )
     spots = spots_of(work.selection, counts=False)
     with journal_of(work.store, key) as journal:
         embedding = tile_embedding(

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from storm._bridge.keys import Keys
 from storm._bridge.select import check_container, is_spatialdata, records_of
 from storm._bridge.selection import Selection, select
@@ -68,6 +70,23 @@ class Workspace:
         if self.made:
             add_elements(self.owner, **self.made)
 
+    def check_new_table(self, name: str) -> None:
+        """Raise if a table of that name would replace something that STORM did not write.
+
+        Raises
+        ------
+        ValueError
+            If the object holds an element of that name which is not a table of predicted genes.
+        """
+        kinds = ("images", "labels", "points", "shapes", "tables")
+        elements = {key: kind for kind in kinds for key in getattr(self.owner, kind)}
+        if name in elements and not (elements[name] == "tables" and records_of(self.owner.tables[name])):
+            msg = (
+                f"the prediction would be stored as table {name!r}, and the object holds {elements[name]} of that name "
+                f"which STORM did not write; choose another key_added"
+            )
+            raise ValueError(msg)
+
     def _with_other_regions(self, key: str, region: str, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Provenance of a region, beside that of the regions that were computed before under the same key."""
         before = records_of(self.table).get(key)
@@ -76,6 +95,11 @@ class Workspace:
 
     def add_table(self, name: str, table: AnnData) -> None:
         """Add a table beside the one that was read, together with the elements that were made for this call."""
+        region, old = self.selection.region, self.owner.tables.get(name)
+        if region is not None and region.rows is not None and old is not None:
+            same = old.obs_names.equals(table.obs_names) and old.var_names.equals(table.var_names)
+            if same and not region.rows.all():
+                table.X = np.where(region.rows[:, None], table.X, old.X)
         add_elements(self.owner, shapes=self.made.get("shapes"), tables={**self.made.get("tables", {}), name: table})
 
 

@@ -134,7 +134,7 @@ def encode_tiles(
     field_um = loaded.field_um if field_um is None else field_um
     check_positive(field_um, name="field_um", unit="µm")
     tile_px = input_size(loaded, tile_px, field_um=field_um)
-    key = key_added or tiles_key(loaded.name)
+    key = tiles_key(loaded.name) if key_added is None else key_added
 
     work = open_workspace(
         data, keys, image=True, field_um=field_um, stride_um=stride_um, copy=copy, keys_added={"obsm": [key]}

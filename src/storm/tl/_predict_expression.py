@@ -123,8 +123,15 @@ def predict_expression(
     compute = Compute.of(device, precision=precision, batch_size=batch_size)
     field_um = head.notes.get("field_um", loaded.tile_encoder.field_um) if field_um is None else field_um
     work = open_workspace(
-        data, keys, image=True, field_um=field_um, stride_um=stride_um, copy=copy, keys_added={"layers": [key_added]}
+        data,
+        keys,
+        image=True,
+        field_um=field_um,
+        stride_um=stride_um,
+        copy=copy,
+        keys_added={"layers": [key_added]},
     )
+    work.check_new_table(predicted_table(str(work.selection.table_key), key_added))
     spots = spots_of(work.selection, counts=False)
     windows = section_windows(spots)
     with journal_of(work.store, key_added) as journal:

@@ -6,10 +6,10 @@ like one that is black. The levels of a pyramid show the same picture: what one 
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Sequence
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,32 +50,33 @@ def check_stored(arrays: Sequence[zarr.Array], *, axes: tuple[int, int], name: s
     Warns
     -----
     UserWarning
-        If chunks are missing and no other level shows the place.
+        If chunks are missing and no other level shows the place, or a level has no chunk at all.
     """
-    missing = [missing_chunks(array) for array in arrays]
-    for k, boxes in enumerate(missing):
+    doubts = []
+    for k, array in enumerate(arrays):
+        boxes = missing_chunks(array)
         if not boxes:
             continue
         others = sorted((j for j in range(len(arrays)) if j != k), key=lambda j: (abs(j - k), -j))
         unknown = 0
         for box in boxes[:: -(-len(boxes) // _MOST_LOOKED_UP)]:
-            shown = (_is_shown(box, arrays[k], arrays[j], missing[j], axes) for j in others)
-            answer = next((one for one in shown if one is not None), None)
-            if answer:
+            answers = [_is_shown(box, array, arrays[j], axes) for j in others]
+            if True in answers:
                 msg = (
                     f"{name} is damaged: {len(boxes)} chunks of level {k} are missing from the store "
-                    f"({_address(arrays[k])}), and another level of its pyramid shows that they were not empty; copy "
+                    f"({_address(array)}), and another level of its pyramid shows that they were not empty; copy "
                     f"the store again"
                 )
                 raise ValueError(msg)
-            unknown += answer is None
-        if unknown:
-            msg = (
-                f"{len(boxes)} chunks of {name}, level {k}, are missing from the store ({_address(arrays[k])}) and "
-                f"read as {int(arrays[k].fill_value or 0)} (0 is black); unless the image is empty there, the store "
-                f"was not copied completely"
-            )
-            warnings.warn(msg, UserWarning, stacklevel=3)
+            unknown += False not in answers
+        if unknown or len(boxes) == math.prod(_grid(array)):
+            doubts.append(f"{len(boxes)} chunks of level {k} ({_address(array)})")
+    if doubts:
+        msg = (
+            f"{name}: {', '.join(doubts)} are missing from the store and read as black; unless the image is black "
+            f"there, the store was not copied completely"
+        )
+        warnings.warn(msg, UserWarning, stacklevel=3)
 
 
 def missing_chunks(array: zarr.Array) -> list[Box]:
@@ -86,18 +87,20 @@ def missing_chunks(array: zarr.Array) -> list[Box]:
         return []
     folder = Path(array.store.root) / array.path
     sides = array.shards or array.chunks
-    grid = (range(-(-length // side)) for length, side in zip(array.shape, sides, strict=True))
     return [
         tuple(slice(i * n, min((i + 1) * n, length)) for i, n, length in zip(at, sides, array.shape, strict=True))
-        for at in product(*grid)
+        for at in np.ndindex(*_grid(array))
         if not os.path.exists(folder / array.metadata.encode_chunk_key(at))
     ]
 
 
-def _is_shown(
-    box: Box, array: zarr.Array, other: zarr.Array, gaps: Sequence[Box], axes: tuple[int, int]
-) -> bool | None:
-    """Whether another level shows something in a place; ``None`` if it is too coarse to tell, or has a gap there."""
+def _grid(array: zarr.Array) -> list[int]:
+    """Number of files of an array along each axis."""
+    return [-(-length // side) for length, side in zip(array.shape, array.shards or array.chunks, strict=True)]
+
+
+def _is_shown(box: Box, array: zarr.Array, other: zarr.Array, axes: tuple[int, int]) -> bool | None:
+    """Whether another level shows something in a place; ``None`` if it is too coarse to tell."""
     window = list(box)
     for axis in axes:
         factor = other.shape[axis] / array.shape[axis]
@@ -107,8 +110,6 @@ def _is_shown(
         window[axis] = slice(low + excess // 2, high - (excess + 1) // 2)
         if window[axis].stop <= window[axis].start:
             return None
-    if any(all(a.start < b.stop and b.start < a.stop for a, b in zip(window, gap, strict=True)) for gap in gaps):
-        return None
     pixels = np.asarray(other[tuple(window)]).astype(np.int32)
     return bool(np.abs(pixels - int(array.fill_value or 0)).max() > _SEEN)
 

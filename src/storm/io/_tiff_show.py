@@ -86,6 +86,9 @@ def how_shown(file: TiffFile, series: TiffPageSeries, name: str) -> Shown:
     """
     page: Any = series.keyframe
     planes = _planes(series, name)
+    if page.planarconfig not in (1, 2):
+        msg = f"{name} has the planar configuration {page.planarconfig}, and TIFF has 1 and 2; copy or export it again"
+        raise ValueError(msg)
     if page.photometric == _PALETTE and page.samplesperpixel == 1 and planes == 1:
         return _palette(page, name)
     check_three(planes * page.samplesperpixel, series.dtype, name)
@@ -151,7 +154,7 @@ def _planes(series: TiffPageSeries, name: str) -> int:
 
 def _palette(page: Any, name: str) -> Shown:
     colours = page.colormap
-    if colours is None or page.bitspersample > 8 or np.shape(colours)[0] != 3:
+    if page.bitspersample > 8 or np.shape(colours) != (3, 2**page.bitspersample):
         msg = f"{name} is a palette image of {page.bitspersample} bits without its colours; export it as 8-bit RGB"
         raise ValueError(msg)
     colours = np.asarray(colours)

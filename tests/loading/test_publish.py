@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 import storm
-from storm._loading.hub import prepare
 from storm.encoders import get_encoder, with_weights
 from storm.encoders.vit import vit
 
@@ -90,7 +89,9 @@ def test_download_and_refusal(cache, folder, tiny_model, monkeypatch) -> None:
         storm.load_model(REPO, download=True)
 
 
-def test_upload(cache, tiny_model, monkeypatch, tmp_path) -> None:
+@pytest.fixture
+def uploads(cache, monkeypatch, tmp_path):
+    """A hub that copies what is uploaded to ``uploaded``; its calls."""
     calls = {}
 
     class Api:
@@ -101,22 +102,29 @@ def test_upload(cache, tiny_model, monkeypatch, tmp_path) -> None:
             calls["repo"] = (repo_id, options)
 
         def upload_folder(self, *, repo_id, folder_path, commit_message):
-            shutil.copytree(folder_path, tmp_path / "uploaded")
+            shutil.copytree(folder_path, tmp_path / "uploaded", dirs_exist_ok=True)
             return f"https://huggingface.co/{repo_id}/commit/1"
 
-    with pytest.raises(ConnectionError, match=r"HF_HUB_OFFLINE is set.*model.save\(folder\)"):
-        tiny_model.push_to_hub(REPO)
     monkeypatch.setattr("storm._loading.hub.hub_answers", lambda: True)
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    return calls
+
+
+def test_no_upload_without_a_hub(cache, tiny_model) -> None:
+    with pytest.raises(ConnectionError, match=r"HF_HUB_OFFLINE is set.*model.save\(folder\)"):
+        tiny_model.push_to_hub(REPO)
+
+
+def test_upload(uploads, tiny_model, tmp_path) -> None:
     assert tiny_model.push_to_hub(REPO, token="mine").startswith("https://huggingface.co/someone/storm-mine")
-    assert calls == {"token": "mine", "repo": (REPO, {"private": True, "exist_ok": True})}
+    assert uploads == {"token": "mine", "repo": (REPO, {"private": True, "exist_ok": True})}
     assert storm.load_model(tmp_path / "uploaded").sha256 == tiny_model.sha256
     card = (tmp_path / "uploaded" / "README.md").read_text()
     assert tiny_model.sha256 in card
     assert "not trained" in card
 
 
-def test_weights_under_anothers_licence_stay_here(tmp_path, toy_once, toy, monkeypatch) -> None:
+def test_weights_under_anothers_licence_stay_here(uploads, tmp_path, toy_once, toy, monkeypatch) -> None:
     from dataclasses import replace
 
     small = vit("vit_tiny_patch16_224", pooling="cls", img_size=28, patch_size=14, embed_dim=32, depth=1, num_heads=2)
@@ -125,19 +133,21 @@ def test_weights_under_anothers_licence_stay_here(tmp_path, toy_once, toy, monke
     genes = toy_once.tables["table"].var_names
     model = storm.build_model("storm-tiny", genes=genes, tile_encoder=with_weights(info, small()))
     model.save(tmp_path / "kept")
-    prepare(model, tmp_path / "sent", include_tile_encoder=False)
-    assert not (tmp_path / "sent" / "tile_encoder.safetensors").exists()
-    assert (tmp_path / "sent" / "TILE_ENCODER_LICENCE.txt").is_file()
-    assert "its weights are not included" in (tmp_path / "sent" / "README.md").read_text()
-    received = storm.load_model(tmp_path / "sent")
+    model.push_to_hub(REPO)
+    sent = tmp_path / "uploaded"
+    assert not (sent / "tile_encoder.safetensors").exists()
+    assert (sent / "TILE_ENCODER_LICENCE.txt").is_file()
+    assert "its weights are not included" in (sent / "README.md").read_text()
+    received = storm.load_model(sent)
     assert received.sha256 == model.sha256
     storm.tl.embed(toy, model=received, modality="st")
     with pytest.raises(
         FileNotFoundError, match=r"handed on without these weights \(licence CC-BY-NC-ND.*tile_encoder="
     ):
         storm.tl.embed(toy, model=received)
-    prepare(model, tmp_path / "whole", include_tile_encoder=True)
-    assert (tmp_path / "whole" / "tile_encoder.safetensors").is_file()
+    model.push_to_hub(REPO, include_tile_encoder=True)
+    assert (sent / "tile_encoder.safetensors").is_file()
+    assert "weights in `tile_encoder.safetensors`" in (sent / "README.md").read_text()
 
 
 class _Silent(http.server.SimpleHTTPRequestHandler):
@@ -189,7 +199,7 @@ def test_address_that_lies_or_does_not_answer(server, no_proxy, folder) -> None:
     values = json.loads(config.read_text())
     values["sha256"]["../escape.txt"] = "0" * 64
     config.write_text(json.dumps(values))
-    with pytest.raises(ValueError, match="does not list its files"):
+    with pytest.raises(ValueError, match=r"'../escape.txt' in field 'sha256' is not the name of a file in this folder"):
         storm.load_model(server)
     config.unlink()
     with pytest.raises(ConnectionError, match=r"config.json could not be fetched.*copy the folder"):
@@ -197,3 +207,29 @@ def test_address_that_lies_or_does_not_answer(server, no_proxy, folder) -> None:
     assert not list(storm.settings.cache_dir.rglob("config.json"))
     with pytest.raises(ConnectionError, match="could not be fetched"):
         storm.load_model("http://127.0.0.1:9/nothing")
+
+
+def test_a_download_is_no_larger_than_declared(server, no_proxy, folder) -> None:
+    config = folder / "config.json"
+    values = json.loads(config.read_text())
+    assert values["bytes"]["genes.tsv"] == (folder / "genes.tsv").stat().st_size
+    config.write_text(json.dumps({**values, "bytes": {**values["bytes"], "genes.tsv": 10}}))
+    with pytest.raises(ValueError, match=r"genes\.tsv is larger than the 10 bytes that it may have"):
+        storm.load_model(server)
+    # as storm 0.1.0 wrote it, without sizes
+    del values["bytes"]
+    config.write_text(json.dumps(values))
+    assert storm.load_model(server).name == server
+    config.write_text(json.dumps({**values, "card": {"text": "x" * 5_000_000}}))
+    with pytest.raises(ValueError, match=r"config\.json is larger than the 4,194,304 bytes"):
+        storm.load_model(server, download=True)
+    # the model that was fetched before is still there
+    config.unlink()
+    assert storm.load_model(server).name == server
+
+
+def test_a_damaged_copy_is_fetched_again(server, no_proxy, tiny_model) -> None:
+    storm.load_model(server)
+    copy = next(storm.settings.cache_dir.glob("models/*/config.json"))
+    copy.write_text("[1]")
+    assert storm.load_model(server).sha256 == tiny_model.sha256

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from storm.data.components import with_signs
 from storm.data.normalise import log_normalise
 from storm.data.windows import Windows
 from storm.model.readout import BANDWIDTH
@@ -97,9 +98,7 @@ def _axes(counts: csr_matrix, rows: np.ndarray, n_components: int, n_genes: int)
         block = log_normalise(counts[part])[:, genes].toarray() - mean
         products += block.T @ block
     _, axes = np.linalg.eigh(products)
-    axes = axes[:, ::-1][:, :n_components]
-    # An axis has no sign of its own: its largest loading is positive.
-    return axes * np.sign(axes[abs(axes).argmax(axis=0), np.arange(axes.shape[1])]), genes, mean
+    return with_signs(axes[:, ::-1][:, :n_components]), genes, mean
 
 
 def _blocks(rows: np.ndarray) -> Iterator[np.ndarray]:

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from storm._checks import check_choice
-from storm._loading.folder import empty_statistics
+from storm._checks import check_choice, check_whole
 from storm._loading.model import StormModel
+from storm._loading.parts import empty_statistics
 from storm.data.genes import Vocabulary
-from storm.encoders import EncoderInfo, get_encoder, with_weights
+from storm.encoders import EncoderInfo, with_weights
+from storm.encoders.registry import as_info
 from storm.expression import ExpressionEncoder, FactorExpression, NovaeEncoder
 from storm.expression.novae import random_novae
 from storm.model.build import SIZES, build_storm
@@ -32,52 +33,50 @@ def build_model(
     seed: int = 0,
     **changes: Any,
 ) -> StormModel:
-    """Build a model with an untrained network: to pretrain it, or to test with it.
+    """Build a model with an untrained network, for pretraining or for tests.
 
     ``"storm-base"`` is the paper's: H0-mini, Novae and a spatial encoder of six blocks of width 768. Encoders that are
-    not given are drawn at random too, so that the whole of it runs without anybody's weights; a model for pretraining
-    takes loaded ones.
+    not given get random weights too, so that the whole model runs without published weights; for pretraining, give
+    loaded encoders.
 
     Parameters
     ----------
     name
         ``"storm-base"``, ``"storm-mini"`` or ``"storm-tiny"``.
     genes
-        Gene symbols that the ST decoder writes, and that a random expression encoder reads; by default those of
+        Gene symbols that the ST decoder predicts, and that a random expression encoder reads; by default those of
         ``expression``.
     tile_encoder
-        What :func:`storm.encoders.load_encoder` or :func:`storm.encoders.wrap_encoder` returned; or a name, whose
-        architecture gets random weights. By default ``"h0-mini"`` for ``"storm-base"``, the packaged one else.
+        An encoder from :func:`storm.encoders.load_encoder` or :func:`storm.encoders.wrap_encoder`; or a name, whose
+        architecture gets random weights. By default ``"h0-mini"`` for ``"storm-base"``, otherwise the packaged one.
     expression
-        A loaded encoder, such as :func:`storm.expression.load_novae` returns. By default a random Novae for
-        ``"storm-base"``, random factors else.
+        A loaded encoder, for example from :func:`storm.expression.load_novae`. By default a random Novae for
+        ``"storm-base"``, otherwise random factors.
     tile_px
         Side of the tile encoder's input in pixels, or ``"native"``; see :func:`storm.tl.encode_tiles`.
     seed
-        Of all random weights; torch's own random numbers are left alone.
+        Random seed of all weights that are drawn; torch's own random numbers are left alone.
     **changes
         Fields of :class:`storm.model.StormConfig` to set differently.
 
     Returns
     -------
     StormModel
-        On the CPU, in evaluation mode; its ``trained`` is false, and every embedding that it makes says so.
+        On the CPU, in evaluation mode; its ``trained`` is false, which is recorded with every embedding made with it.
 
     Raises
     ------
-    ValueError
-        If there is no such size, genes are missing, or a part does not fit.
+    TypeError, ValueError
+        If the name is unknown, genes are missing, a part does not fit, or a field has an impossible value.
 
     References
     ----------
     Xiang, Hou et al. (2026), arXiv:2604.03630, Methods: *STORM model design*. The paper states neither width nor depth.
     """
     check_choice(name, [f"storm-{size}" for size in SIZES], name="name")
+    check_whole(seed, name="seed", least=0)
     base = name == "storm-base"
-    if genes is None and expression is None:
-        msg = f"{name!r} has no genes of its own; give genes=sdata.tables['table'].var_names, or expression="
-        raise ValueError(msg)
-    vocabulary = expression.vocabulary if genes is None else Vocabulary(tuple(str(gene) for gene in genes))
+    vocabulary = _vocabulary(name, genes, expression)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tiles = _tile_encoder(("h0-mini" if base else "stain-texture") if tile_encoder is None else tile_encoder)
@@ -88,17 +87,33 @@ def build_model(
         network = build_storm(name.removeprefix("storm-"), **(sizes | changes)).requires_grad_(False).eval()
     settings: dict[str, Any] = {**_SETTINGS, "trained": False}
     if tile_px is not None:
-        field_um = tiles.field_um
-        settings["tile_px"] = tiles.native_px(field_um) if tile_px == "native" else int(tile_px)
+        settings["tile_px"] = (
+            tiles.native_px(tiles.field_um) if tile_px == "native" else check_whole(tile_px, name="tile_px")
+        )
     return StormModel(
-        name=name, network=network, tile_encoder=tiles, expression=expression, vocabulary=vocabulary,
-        statistics=empty_statistics(network.config), settings=settings,
+        name=name,
+        network=network,
+        tile_encoder=tiles,
+        expression=expression,
+        vocabulary=vocabulary,
+        statistics=empty_statistics(network.config),
+        settings=settings,
         card={"summary": f"{name} with a random network (seed {seed}), not trained"},
-    )  # fmt: skip
+    )
+
+
+def _vocabulary(name: str, genes: Sequence[str] | None, expression: ExpressionEncoder | None) -> Vocabulary:
+    if genes is not None:
+        return Vocabulary(tuple(str(gene) for gene in ([genes] if isinstance(genes, str) else genes)))
+    own = getattr(expression, "vocabulary", None)
+    if own is None:
+        msg = f"{name!r} has no genes of its own; give genes=sdata.tables['table'].var_names, or expression="
+        raise ValueError(msg)
+    return own
 
 
 def _tile_encoder(encoder: str | EncoderInfo) -> EncoderInfo:
-    info = get_encoder(encoder) if isinstance(encoder, str) else encoder
+    info = as_info(encoder)
     if info.architecture is None or info.sha256 is not None:
         return info
     return with_weights(info, info.architecture().requires_grad_(False).eval())
@@ -109,7 +124,11 @@ def _novae(vocabulary: Vocabulary, dim: int) -> NovaeEncoder:
 
 
 def _factors(vocabulary: Vocabulary, dim: int, seed: int) -> FactorExpression:
-    encoder = FactorEncoder(len(vocabulary), dim).eval()
+    if len(vocabulary) < dim:
+        msg = f"{len(vocabulary)} genes have no {dim} orthogonal factors; give at least {dim} genes, or st_dim="
+        raise ValueError(msg)
+    encoder = FactorEncoder(len(vocabulary), dim)
+    encoder.eval()
     drawn = np.random.default_rng(seed).normal(size=(len(vocabulary), dim))
     encoder.loadings.copy_(torch.from_numpy(np.linalg.qr(drawn)[0]))
     return FactorExpression(encoder, vocabulary, name="factors, random")

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from storm._loading.files import read_json, write_json
+from storm._loading.files import read_fields, write_json
 from storm.model.heads import ExpressionMLP
-from storm.model.weights import load_weights, save_weights
+from storm.model.weights import build_from, save_weights
 
 #: Format of a head's files.
 FORMAT = 1
@@ -18,21 +18,21 @@ FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class ExpressionHead:
-    """Genes from H&E: a trained head and how far to trust each gene.
+    """Genes from H&E: a trained head, and how reliable each gene is.
 
     Attributes
     ----------
     genes
         Gene symbols, in the order of the head's output.
     reliability
-        Pearson correlation of each gene on spots that the head was not trained on, shape (n_genes,); NaN where it was
-        not measured.
+        Pearson correlation between prediction and measurement of each gene on spots that the head was not trained on,
+        float32, shape (n_genes,); NaN where it was not measured.
     module
         The head, from H&E tokens to log1p-normalised expression.
     model_sha256
-        Checksum of the model whose tokens it reads.
+        Checksum of the model whose tokens the head reads.
     notes
-        What it was trained on and how its reliability was measured.
+        What the head was trained on and how its reliability was measured.
     """
 
     genes: tuple[str, ...]
@@ -83,21 +83,32 @@ class ExpressionHead:
         FileNotFoundError
             If the folder holds no head.
         ValueError
-            If its files do not fit their checksum or each other.
+            If its files do not match their checksum or each other, a field has an impossible value, or weights are not
+            finite real numbers.
         """
         path = Path(path)
-        values = read_json(path / "head.json")
-        if values.get("format") != FORMAT:
-            found = values.get("format")
-            msg = f"the head in {str(path)!r} has format {found!r}, this version reads {FORMAT}; update storm"
+        fields = read_fields(path / "head.json")
+        version = fields.raw("format") if "format" in fields else None
+        if version != FORMAT or isinstance(version, bool):
+            msg = f"the head in {str(path)!r} has format {version!r}, this version reads {FORMAT}; update storm"
             raise ValueError(msg)
-        module = ExpressionMLP(values["in_dim"], len(values["genes"]), hidden=values["hidden"])
-        load_weights(module, path / "head.safetensors", expected=values["sha256"])
-        reliability = np.array([np.nan if r is None else r for r in values["reliability"]], dtype=np.float32)
+        genes, reliability = fields.texts("genes"), fields.numbers("reliability")
+        if not genes or len(set(genes)) != len(genes):
+            fields.refuse("genes", "a list of different genes that is not empty")
+        if len(reliability) != len(genes) or any(abs(r) > 1 for r in reliability):
+            fields.refuse("reliability", f"a list of {len(genes)} correlations, as many as there are genes")
+        in_dim, hidden = fields.whole("in_dim"), fields.whole("hidden")
+        model_sha256, notes = fields.sha256("model_sha256"), fields.mapping("notes")
+        module = build_from(
+            lambda: ExpressionMLP(in_dim, len(genes), hidden=hidden),
+            path / "head.safetensors",
+            expected=fields.sha256("sha256"),
+            sizes={"in_dim": in_dim, "hidden": hidden, "number of genes": len(genes)},
+        )
         return cls(
-            genes=tuple(values["genes"]),
-            reliability=reliability,
-            module=module.requires_grad_(False).eval(),
-            model_sha256=values["model_sha256"],
-            notes=values["notes"],
+            genes=genes,
+            reliability=np.array(reliability, dtype=np.float32),
+            module=module,
+            model_sha256=model_sha256,
+            notes=notes,
         )

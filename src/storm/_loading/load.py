@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from storm._loading.fetch import find_model
-from storm._loading.folder import read_model
-from storm._loading.model import StormModel
+from storm._loading.model import StormModel, check_same
 
 if TYPE_CHECKING:
     from storm.encoders import EncoderInfo
@@ -24,9 +22,11 @@ def load_model(
 ) -> StormModel:
     """Load a model by name, from a folder, from the Hugging Face hub or from an address.
 
-    Every file is checked against the checksum in the model's configuration; nothing is unpickled. The weights of the
-    tile encoder are not part of a model unless it fine-tuned them: they are looked for on this machine when the first
-    tile is encoded, and must have the checksum of those that the model was trained with.
+    Every file is checked against the checksum in the model's configuration; nothing is unpickled. Sizes in the
+    configuration are compared with the weights before memory is allocated, and weights must be finite. The weights of
+    the tile encoder are not part of a model unless it fine-tuned them: they are looked for on this machine when the
+    first tile is encoded, and must have the checksum of those that the model was trained with. Torch's and numpy's
+    random numbers are left alone.
 
     Parameters
     ----------
@@ -35,16 +35,16 @@ def load_model(
         which is looked for in the hub's cache on this machine unless ``download``; the ``https://`` address of such a
         folder, which is fetched once and kept in ``storm.settings.cache_dir``; or a model already loaded.
     tile_encoder
-        Your copy of the tile encoder's weights (file or folder), or what :func:`storm.encoders.load_encoder` or
-        :func:`storm.encoders.wrap_encoder` returned.
+        Your copy of the tile encoder's weights (file or folder), or an encoder from
+        :func:`storm.encoders.load_encoder` or :func:`storm.encoders.wrap_encoder`.
     sha256
-        The model's checksum, as :attr:`StormModel.sha256` says it, to be sure that it is the very one.
+        Expected checksum of the model, as in :attr:`StormModel.sha256`.
     download
-        Fetch it from the hub if it is not on this machine or has changed there; fetch an address again.
+        Fetch the model from the hub if it is not on this machine or has changed there; fetch an address again.
     revision
         Branch, tag or commit on the hub.
     token
-        Access token for the hub; ``None`` takes ``HF_TOKEN`` or what ``hf auth login`` stored.
+        Access token for the hub; by default ``HF_TOKEN``, or the token stored by ``hf auth login``.
 
     Returns
     -------
@@ -53,25 +53,30 @@ def load_model(
 
     Raises
     ------
+    TypeError
+        If ``model``, ``tile_encoder`` or ``sha256`` has another type than those above.
     ValueError
-        If no model of that name exists, a file does not fit its checksum or the configuration, the model or its tile
-        encoder is another one, or the folder has a format that this version does not know.
+        If no model of that name exists; a file does not match its checksum or the configuration; the configuration has
+        an impossible field or a format that this version of storm does not read; weights are not finite real numbers;
+        or the model or its tile encoder is not the expected one.
     FileNotFoundError
-        If a file of the model is missing, or it is not on this machine; the text says how to get it.
+        If a file of the model is missing, or the model is not on this machine; the text tells how to get it.
     ConnectionError
         If the hub or the address cannot be reached.
     PermissionError
-        If the hub refuses.
+        If the hub refuses the download.
     """
     if isinstance(model, StormModel):
-        loaded = model
         if tile_encoder is not None:
             msg = f"model {model.name!r} is loaded already; give tile_encoder when it is loaded from its folder"
             raise ValueError(msg)
-    else:
-        folder = find_model(model, download=download, revision=revision, token=token)
-        loaded = read_model(folder, name=str(model), tile_encoder=tile_encoder)
-    if sha256 is not None and loaded.sha256 != sha256.lower():
-        msg = f"model {loaded.name!r} has the sha256 {loaded.sha256}, not {sha256}; it is another model"
-        raise ValueError(msg)
-    return loaded
+        check_same(model, sha256)
+        return model
+    return StormModel.from_pretrained(
+        model,
+        revision=revision,
+        token=token,
+        local_files_only=not download,
+        sha256=sha256,
+        tile_encoder=tile_encoder,
+    )

@@ -1,51 +1,42 @@
-"""A model as a whole: network, tile encoder, expression encoder, genes and head."""
+"""A model as a whole: its parts, its name, and how it is stored, published and loaded."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from tempfile import TemporaryDirectory
 
-import numpy as np
-from torch import nn
-
-from storm._checks import check_choice
-from storm._loading.head import ExpressionHead
-from storm._types import Readout
-from storm.data.genes import Vocabulary
+from storm._loading.card import model_card
+from storm._loading.fetch import find_model
+from storm._loading.folder import leave_out, read_parts, write_parts
+from storm._loading.hub import check_hub, upload
+from storm._loading.parts import ModelParts
+from storm._loading.tiles import WEIGHTS
 from storm.encoders import EncoderInfo
-from storm.expression.interface import ExpressionEncoder
-from storm.model.config import StormConfig
-from storm.model.storm import Storm
-
-READOUTS: tuple[Readout, ...] = get_args(Readout)
 
 
 @dataclass(frozen=True, kw_only=True)
-class StormModel:
+class StormModel(ModelParts):
     """A loaded model.
 
     Attributes
     ----------
     name
-        Name, folder or address under which it was loaded.
+        Name, folder or address from which it was loaded.
     network
         The spatial encoder with its decoders, in evaluation mode.
     tile_encoder
-        The tile encoder that it was trained with. Its weights are looked for when the first tile is encoded.
+        The tile encoder that the network was trained with. Its weights are looked for when the first tile is encoded.
     expression
         The expression encoder.
     vocabulary
-        Genes that the ST decoder writes, the union of the training panels.
+        Genes that the ST decoder predicts, the union of the training panels.
     statistics
         Training mean and standard deviation of the tile and expression embeddings: ``he_mean``, ``he_std``,
         ``st_mean``, ``st_std``.
     settings
         What else belongs to the model: ``standardise`` ("section" or "training"), ``readout``, ``modality_weights``,
-        and, where it is not the tile encoder's own, ``tile_px``.
+        and, if it is not the tile encoder's own, ``tile_px``.
     head
         Expression head, or ``None``.
     card
@@ -53,85 +44,68 @@ class StormModel:
 
     Raises
     ------
-    ValueError
-        If the parts do not fit each other.
+    TypeError, ValueError
+        If a setting has an impossible value, or the parts do not fit each other.
     """
 
     name: str
-    network: Storm
-    tile_encoder: EncoderInfo
-    expression: ExpressionEncoder
-    vocabulary: Vocabulary
-    statistics: nn.ParameterDict
-    settings: dict[str, Any]
-    head: ExpressionHead | None = None
-    card: dict[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        check_choice(self.settings["readout"], READOUTS, name="readout")
-        check_choice(self.settings["standardise"], ("section", "training"), name="standardise")
-        for what, own, wanted in (
-            (f"tile encoder {self.tile_encoder.name!r}", self.tile_encoder.dim, self.config.he_dim),
-            (f"expression encoder {self.expression.name!r}", self.expression.dim, self.config.st_dim),
-        ):
-            if own != wanted:
-                msg = f"{what} gives {own} numbers a spot, and the network reads {wanted}; use the one it was made for"
-                raise ValueError(msg)
-        if self.config.n_genes not in (0, len(self.vocabulary)):
-            msg = f"the network writes {self.config.n_genes} genes, and the vocabulary names {len(self.vocabulary)}"
-            raise ValueError(msg)
-
-    @property
-    def config(self) -> StormConfig:
-        """Shape of the network."""
-        return self.network.config
-
-    @property
-    def tile_px(self) -> int:
-        """Side of the tile encoder's input in this model, in pixels."""
-        return self.settings.get("tile_px", self.tile_encoder.tile_px)
-
-    @property
-    def trained(self) -> bool:
-        """Whether it has learned anything; random weights are for tests and for pretraining."""
-        return self.settings.get("trained", True)
-
-    @cached_property
-    def sha256(self) -> str:
-        """Checksum over all weights: two models with one checksum give the same embedding."""
-        from storm.expression.store import KINDS
-
-        digest = hashlib.sha256()
-        stored = type(self.expression) in KINDS.values()
-        for state in (
-            self.network.state_dict(), self.expression.state() if stored else {}, self.statistics.state_dict(),
-        ):  # fmt: skip
-            for name, tensor in sorted(state.items()):
-                digest.update(name.encode())
-                digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        # Models of the first format had neither weights in the tile encoder nor another kind of expression encoder.
-        if self.tile_encoder.sha256 is not None:
-            digest.update(self.tile_encoder.sha256.encode())
-        if not stored:
-            digest.update(self.expression.name.encode())
-        elif self.expression.kind != "factors":
-            digest.update(json.dumps(self.expression.facts(), sort_keys=True).encode())
-        return digest.hexdigest()
-
-    def statistic(self, name: str) -> np.ndarray:
-        """One of the training statistics as an array.
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        local_files_only: bool = False,
+        sha256: str | None = None,
+        tile_encoder: str | Path | EncoderInfo | None = None,
+    ) -> StormModel:
+        """Load a model from the Hugging Face hub, downloading it if necessary; or from a folder.
 
         Parameters
         ----------
-        name
-            ``"he_mean"``, ``"he_std"``, ``"st_mean"`` or ``"st_std"``.
+        source
+            ``"owner/name"`` on the hub, or a folder that :meth:`save` wrote.
+        revision
+            Branch, tag or commit.
+        token
+            The user's access token; by default ``HF_TOKEN``, or the token stored by ``hf auth login``.
+        local_files_only
+            Look only in the hub's cache on this machine.
+        sha256, tile_encoder
+            See :func:`storm.load_model`.
 
         Returns
         -------
-        ndarray
-            Shape (he_dim,) or (st_dim,).
+        StormModel
+
+        Raises
+        ------
+        FileNotFoundError, ConnectionError, PermissionError, TypeError, ValueError
+            See :func:`storm.load_model`.
         """
-        return self.statistics[name].detach().cpu().numpy()
+        if not isinstance(source, str | Path):
+            msg = (
+                f"model={source!r} is a {type(source).__name__}; give the name of a packaged model, a folder, "
+                "'owner/name' on the Hugging Face hub, an 'https://…' address (text or pathlib.Path), or a StormModel"
+            )
+            raise TypeError(msg)
+        folder = find_model(source, download=not local_files_only, revision=revision, token=token)
+        parts = read_parts(folder, tile_encoder=tile_encoder)
+        loaded = cls(
+            name=str(source),
+            network=parts.network,
+            tile_encoder=parts.tile_encoder,
+            expression=parts.expression,
+            vocabulary=parts.vocabulary,
+            statistics=parts.statistics,
+            settings=parts.settings,
+            head=parts.head,
+            card=parts.card,
+        )
+        check_same(loaded, sha256)
+        return loaded
 
     def save(self, path: str | Path) -> None:
         """Write the model into a folder that :func:`storm.load_model` reads.
@@ -149,9 +123,7 @@ class StormModel:
         TypeError
             If the expression encoder is a class of the user's own.
         """
-        from storm._loading.folder import write_model
-
-        write_model(self, Path(path).expanduser())
+        write_parts(self, Path(path).expanduser())
 
     def push_to_hub(
         self,
@@ -162,21 +134,21 @@ class StormModel:
         include_tile_encoder: bool = False,
         commit_message: str = "Upload a STORM model",
     ) -> str:
-        """Upload the model to the Hugging Face hub, where :meth:`from_pretrained` finds it.
+        """Upload the model to the Hugging Face hub, for :meth:`from_pretrained`.
 
         Parameters
         ----------
         repo_id
             ``"owner/name"``; made if it does not exist.
         token
-            The user's access token; ``None`` takes ``HF_TOKEN`` or what ``hf auth login`` stored.
+            The user's access token; by default ``HF_TOKEN``, or the token stored by ``hf auth login``.
         private
             Whether a new repository is private.
         include_tile_encoder
-            Upload fine-tuned weights of the tile encoder too. Their maker's licence may forbid it, so the default is
-            not to.
+            Upload fine-tuned weights of the tile encoder too. Their maker's licence may forbid it, so they are left out
+            by default.
         commit_message
-            Of the upload.
+            Message of the upload's commit.
 
         Returns
         -------
@@ -190,51 +162,38 @@ class StormModel:
         PermissionError
             If the hub refuses the upload.
         """
-        from storm._loading.hub import push
+        check_hub()
+        with TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            write_parts(self, folder)
+            if not include_tile_encoder:
+                leave_out(folder, WEIGHTS)
+            card = model_card(self, has_tile_weights=(folder / WEIGHTS).is_file())
+            return upload(folder, card, repo_id=repo_id, token=token, private=private, commit_message=commit_message)
 
-        return push(
-            self, repo_id, token=token, private=private, include_tile_encoder=include_tile_encoder,
-            commit_message=commit_message,
-        )  # fmt: skip
 
-    @classmethod
-    def from_pretrained(
-        cls,
-        source: str | Path,
-        *,
-        revision: str | None = None,
-        token: str | None = None,
-        local_files_only: bool = False,
-        sha256: str | None = None,
-        tile_encoder: str | Path | EncoderInfo | None = None,
-    ) -> StormModel:
-        """Load a model from the Hugging Face hub, downloading it if need be; or from a folder.
+def check_same(model: StormModel, sha256: str | None) -> None:
+    """Raise unless a model has the expected checksum.
 
-        Parameters
-        ----------
-        source
-            ``"owner/name"`` on the hub, or a folder that :meth:`save` wrote.
-        revision
-            Branch, tag or commit.
-        token
-            The user's access token; ``None`` takes ``HF_TOKEN`` or what ``hf auth login`` stored.
-        local_files_only
-            Look only in the hub's cache on this machine.
-        sha256, tile_encoder
-            See :func:`storm.load_model`.
+    Parameters
+    ----------
+    model
+        The model.
+    sha256
+        The checksum, in upper or lower case; ``None`` if any will do.
 
-        Returns
-        -------
-        StormModel
-
-        Raises
-        ------
-        FileNotFoundError, ConnectionError, PermissionError, ValueError
-            As :func:`storm.load_model`.
-        """
-        from storm._loading.load import load_model
-
-        return load_model(
-            source, download=not local_files_only, revision=revision, token=token, sha256=sha256,
-            tile_encoder=tile_encoder,
-        )  # fmt: skip
+    Raises
+    ------
+    TypeError
+        If ``sha256`` is not text.
+    ValueError
+        If the model has another checksum.
+    """
+    if sha256 is None:
+        return
+    if not isinstance(sha256, str):
+        msg = f"sha256={sha256!r} is a {type(sha256).__name__}; give the 64 characters of StormModel.sha256 as text"
+        raise TypeError(msg)
+    if model.sha256 != sha256.lower():
+        msg = f"model {model.name!r} has the sha256 {model.sha256}, not {sha256}; it is another model"
+        raise ValueError(msg)

@@ -83,8 +83,7 @@ def principal_components(values: Any, keep: np.ndarray, n_components: int) -> tu
     mean = total / n
     covariance = products / n - np.outer(mean, mean)
     variance, axes = np.linalg.eigh(covariance)
-    axes = axes[:, ::-1][:, :n_components]
-    axes = axes * np.sign(axes[abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
+    axes = with_signs(axes[:, ::-1][:, :n_components])
     scores = np.empty((n, n_components), dtype=np.float32)
     at = 0
     for part, block in blocks(values):
@@ -92,6 +91,15 @@ def principal_components(values: Any, keep: np.ndarray, n_components: int) -> tu
         scores[at : at + len(rows)] = (rows - shift) @ axes.astype(rows.dtype) - mean @ axes
         at += len(rows)
     return scores, float(variance[::-1][:n_components].sum() / max(variance.sum(), np.finfo(float).tiny))
+
+
+def with_signs(axes: np.ndarray) -> np.ndarray:
+    """Principal axes, shape (d, k), with the sign that makes the largest loading of each positive.
+
+    The sign of a principal axis is arbitrary, and differs between solvers and machines. This choice makes it the same
+    everywhere.
+    """
+    return axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
 
 
 def _kept(block: np.ndarray, keep: np.ndarray) -> np.ndarray:

@@ -1,8 +1,9 @@
-"""Neighbourhood graphs of spots as arrays: who is beside whom, and the small graph around each spot."""
+"""Neighbourhood graphs of spots as arrays: the neighbours of each spot, and the small graph around it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -11,6 +12,8 @@ from scipy.spatial import Delaunay, QhullError, cKDTree
 from storm._checks import check_choice, check_positive
 from storm.data.lattice import find_lattice
 
+#: How neighbours are found; see :func:`spatial_graph`.
+GraphKind = Literal["auto", "lattice", "delaunay"]
 #: Pitches within which positions of a lattice are neighbours: six of a hexagonal one, eight of a square one.
 _REACH = {"hex": 1.3, "square": 1.57}
 
@@ -40,7 +43,7 @@ class SmallGraphs:
     length: np.ndarray
 
 
-def spatial_graph(centres: np.ndarray, *, kind: str = "auto", radius: float | None = None) -> csr_matrix:
+def spatial_graph(centres: np.ndarray, *, kind: GraphKind = "auto", radius: float | None = None) -> csr_matrix:
     """Distances between neighbours, as Novae draws its graphs.
 
     Parameters
@@ -58,7 +61,7 @@ def spatial_graph(centres: np.ndarray, *, kind: str = "auto", radius: float | No
     csr_matrix
         float64, shape (n, n), symmetric, without a diagonal.
     """
-    check_choice(kind, ("auto", "lattice", "delaunay"), name="graph")
+    check_choice(kind, get_args(GraphKind), name="graph")
     if radius is not None:
         check_positive(radius, name="radius", unit="µm")
     centres = np.asarray(centres, dtype=np.float64)

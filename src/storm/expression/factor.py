@@ -10,12 +10,15 @@ import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
-from storm.data.genes import GeneMatch, Vocabulary, match_genes, require_shared
+from storm._checks import check_whole
+from storm.data.genes import Vocabulary
 from storm.expression.interface import by_blocks
+from storm.expression.known_genes import KnownGenes
 from storm.model.expression import FactorEncoder
+from storm.model.weights import check_sizes, fill
 
 
-class FactorExpression:
+class FactorExpression(KnownGenes):
     """Posterior means of a :class:`storm.model.expression.FactorEncoder`, whatever genes a table has.
 
     Parameters
@@ -25,9 +28,9 @@ class FactorExpression:
     vocabulary
         Its genes; a loaded model's ``vocabulary``.
     min_genes
-        Fewer shared genes than this are an error.
+        Smallest number of genes that a table has to share with the encoder.
     name
-        Name for the provenance.
+        Name of the encoder in the provenance.
     """
 
     needs_centres = False
@@ -36,41 +39,37 @@ class FactorExpression:
     def __init__(
         self, encoder: FactorEncoder, vocabulary: Vocabulary, *, min_genes: int = 20, name: str = "factors"
     ) -> None:
-        self.name = name
-        self.vocabulary = vocabulary
-        self.min_genes = min_genes
+        super().__init__(vocabulary, min_genes=min_genes, name=name)
         self._encoder = encoder
 
     @classmethod
     def restore(cls, facts: dict[str, Any], vocabulary: Vocabulary, state: dict[str, Tensor]) -> FactorExpression:
-        """The encoder that :meth:`facts` and :meth:`state` describe."""
-        encoder = FactorEncoder(len(vocabulary), facts["dim"])
-        encoder.load_state_dict(state)
-        return cls(encoder.eval(), vocabulary, min_genes=facts["min_genes"], name=facts["name"])
+        """Build the encoder from what :meth:`facts` and :meth:`state` returned."""
+        dim = check_whole(facts["dim"], name="dim")
+        largest = max((max(tensor.shape, default=1) for tensor in state.values()), default=0)
+        check_sizes({"dim": dim, "number of genes": len(vocabulary)}, largest=largest, name="expression.safetensors")
+        with torch.device("meta"):
+            encoder = FactorEncoder(len(vocabulary), dim)
+        fill(encoder, state, name="expression.safetensors")
+        return cls(encoder, vocabulary, min_genes=facts["min_genes"], name=facts["name"])
 
     def facts(self) -> dict[str, Any]:
-        """What must be known to build it again, beside its genes and :meth:`state`."""
+        """What :meth:`restore` needs besides the genes and :meth:`state`, for JSON."""
         return {"dim": self.dim, "min_genes": self.min_genes, "name": self.name}
 
     def state(self) -> dict[str, Tensor]:
-        """Its tensors."""
+        """Tensors by name."""
         return self._encoder.state_dict()
 
     @property
     def dim(self) -> int:
-        """Size of the embedding."""
+        """Length of the embedding."""
         return self._encoder.dim
-
-    def match(self, genes: Sequence[str]) -> GeneMatch:
-        """How the table's genes meet the vocabulary."""
-        return match_genes(genes, self.vocabulary)
 
     def encode(self, counts: csr_matrix, genes: Sequence[str], *, centres: np.ndarray | None = None) -> np.ndarray:
         """Embed the spots of one section; see :class:`ExpressionEncoder`. Each spot depends on its own counts only."""
-        match = self.match(genes)
-        require_shared(match, self.vocabulary, self.min_genes)
-        columns = np.flatnonzero(match.index >= 0)
-        measured = torch.from_numpy(match.index[columns])
+        columns, places = self.shared(genes)
+        measured = torch.from_numpy(places)
         with torch.inference_mode():
             weights = self._encoder.weights(measured).numpy()
             centre = self._encoder.mean[measured].numpy() @ weights

@@ -11,35 +11,35 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.linalg import LinearOperator, svds
 from torch import Tensor
 
-from storm._checks import check_positive
-from storm.data.genes import GeneMatch, Vocabulary, match_genes, require_shared
+from storm._checks import check_whole
+from storm.data.components import with_signs
+from storm.data.genes import Vocabulary
 from storm.data.normalise import log_normalise
 from storm.expression.interface import by_blocks, check_counts
+from storm.expression.known_genes import KnownGenes
 from storm.expression.variable import variable_genes
 
 
-class VariableGenes:
+class VariableGenes(KnownGenes):
     """log1p-normalised expression of a fixed list of genes (paper, ablation: *raw HVG vector*).
 
-    A gene of the list that a table lacks is 0; :meth:`match` tells which.
+    A gene of the list that a table lacks is 0; see :meth:`match`.
 
     Parameters
     ----------
     genes
         The list, in the order of the embedding; see :meth:`fit`.
     min_genes
-        Fewer shared genes than this are an error.
+        Smallest number of genes that a table has to share with the encoder.
     name
-        Name for the provenance.
+        Name of the encoder in the provenance.
     """
 
     needs_centres = False
     kind = "genes"
 
     def __init__(self, genes: Sequence[str], *, min_genes: int = 1, name: str = "hvg") -> None:
-        self.name = name
-        self.vocabulary = Vocabulary(tuple(str(gene) for gene in genes))
-        self.min_genes = min_genes
+        super().__init__(Vocabulary(tuple(str(gene) for gene in genes)), min_genes=min_genes, name=name)
 
     @classmethod
     def fit(cls, counts: csr_matrix, genes: Sequence[str], *, n_top: int = 1000) -> VariableGenes:
@@ -52,13 +52,13 @@ class VariableGenes:
         genes
             Name of each column, shape (g,).
         n_top
-            How many; a table of fewer genes gives them all.
+            Number of genes; all genes of a smaller table.
 
         Returns
         -------
         VariableGenes
         """
-        check_positive(n_top, name="n_top", unit="genes")
+        check_whole(n_top, name="n_top")
         expression = log_normalise(check_counts(counts, genes))
         if expression.shape[1] <= n_top:
             return cls(genes)
@@ -67,41 +67,35 @@ class VariableGenes:
 
     @classmethod
     def restore(cls, facts: dict[str, Any], vocabulary: Vocabulary, state: dict[str, Tensor]) -> VariableGenes:
-        """The encoder that :meth:`facts` and :meth:`state` describe."""
-        return cls(vocabulary.symbols, **facts)
+        """Build the encoder from what :meth:`facts` and :meth:`state` returned."""
+        return cls(vocabulary.symbols, min_genes=facts["min_genes"], name=facts["name"])
 
     def facts(self) -> dict[str, Any]:
-        """What must be known to build it again, beside its genes."""
+        """What :meth:`restore` needs besides the genes, for JSON."""
         return {"min_genes": self.min_genes, "name": self.name}
 
     def state(self) -> dict[str, Tensor]:
-        """Its tensors: none."""
+        """Tensors by name: none."""
         return {}
 
     @property
     def dim(self) -> int:
-        """Size of the embedding: the number of genes."""
+        """Length of the embedding: the number of genes."""
         return len(self.vocabulary)
-
-    def match(self, genes: Sequence[str]) -> GeneMatch:
-        """How the table's genes meet the list."""
-        return match_genes(genes, self.vocabulary)
 
     def encode(self, counts: csr_matrix, genes: Sequence[str], *, centres: np.ndarray | None = None) -> np.ndarray:
         """Embed the spots of one section; see :class:`ExpressionEncoder`. Each spot depends on its own counts only."""
-        match = self.match(genes)
-        require_shared(match, self.vocabulary, self.min_genes)
-        columns = np.flatnonzero(match.index >= 0)
+        columns, places = self.shared(genes)
 
         def encode(block: csr_matrix) -> np.ndarray:
             out = np.zeros((block.shape[0], self.dim), dtype=np.float32)
-            out[:, match.index[columns]] = block[:, columns].toarray()
+            out[:, places] = block[:, columns].toarray()
             return out
 
         return by_blocks(counts, genes, encode, dim=self.dim)
 
 
-class PCAEncoder:
+class PCAEncoder(KnownGenes):
     """Principal components of log1p-normalised expression, fitted once.
 
     A gene that a table lacks counts as being at its training mean.
@@ -115,9 +109,9 @@ class PCAEncoder:
     loadings
         Shape (g, d), orthonormal columns.
     min_genes
-        Fewer shared genes than this are an error.
+        Smallest number of genes that a table has to share with the encoder.
     name
-        Name for the provenance.
+        Name of the encoder in the provenance.
     """
 
     needs_centres = False
@@ -126,11 +120,9 @@ class PCAEncoder:
     def __init__(
         self, genes: Sequence[str], mean: np.ndarray, loadings: np.ndarray, *, min_genes: int = 1, name: str = "pca"
     ) -> None:
-        self.name = name
-        self.vocabulary = Vocabulary(tuple(str(gene) for gene in genes))
+        super().__init__(Vocabulary(tuple(str(gene) for gene in genes)), min_genes=min_genes, name=name)
         self.mean = np.asarray(mean, dtype=np.float32)
         self.loadings = np.asarray(loadings, dtype=np.float32)
-        self.min_genes = min_genes
         if self.mean.shape != (len(self.vocabulary),) or self.loadings.shape[:1] != self.mean.shape:
             msg = f"mean {self.mean.shape} and loadings {self.loadings.shape} do not fit {len(self.vocabulary)} genes"
             raise ValueError(msg)
@@ -148,9 +140,9 @@ class PCAEncoder:
         genes
             Name of each column, shape (g,).
         n_components
-            Size of the embedding.
+            Length of the embedding.
         n_top
-            Most variable genes to read; ``None`` reads all.
+            Number of the most variable genes that are read; ``None`` reads all genes.
 
         Returns
         -------
@@ -164,11 +156,11 @@ class PCAEncoder:
         counts = check_counts(counts, genes)
         expression = log_normalise(counts)[np.asarray(counts.sum(axis=1)).ravel() > 0]
         names = [str(gene) for gene in genes]
-        if n_top is not None and expression.shape[1] > n_top:
+        if n_top is not None and expression.shape[1] > check_whole(n_top, name="n_top"):
             keep = variable_genes(expression, n_top=n_top)
             expression, names = expression[:, np.flatnonzero(keep)], [names[i] for i in np.flatnonzero(keep)]
         n, g = expression.shape
-        if not 0 < n_components < min(n, g):
+        if check_whole(n_components, name="n_components") >= min(n, g):
             msg = f"n_components={n_components} must lie between 1 and {min(n, g) - 1}: there are {n} spots, {g} genes"
             raise ValueError(msg)
         expression = expression.astype(np.float64)
@@ -184,38 +176,35 @@ class PCAEncoder:
         )
         start = np.random.default_rng(0).normal(size=min(n, g))
         _, size, right = svds(centred, k=n_components, v0=start)
-        right = right[np.argsort(-size)]
-        # The sign of a component is arbitrary: its largest loading is positive.
-        sign = np.sign(right[np.arange(n_components), np.abs(right).argmax(axis=1)])
-        return cls(names, mean, (right * sign[:, None]).T)
+        return cls(names, mean, with_signs(right[np.argsort(-size)].T))
 
     @classmethod
     def restore(cls, facts: dict[str, Any], vocabulary: Vocabulary, state: dict[str, Tensor]) -> PCAEncoder:
-        """The encoder that :meth:`facts` and :meth:`state` describe."""
-        return cls(vocabulary.symbols, state["mean"].numpy(), state["loadings"].numpy(), **facts)
+        """Build the encoder from what :meth:`facts` and :meth:`state` returned."""
+        return cls(
+            vocabulary.symbols,
+            state["mean"].numpy(),
+            state["loadings"].numpy(),
+            min_genes=facts["min_genes"],
+            name=facts["name"],
+        )
 
     def facts(self) -> dict[str, Any]:
-        """What must be known to build it again, beside its genes and :meth:`state`."""
+        """What :meth:`restore` needs besides the genes and :meth:`state`, for JSON."""
         return {"min_genes": self.min_genes, "name": self.name}
 
     def state(self) -> dict[str, Tensor]:
-        """Its tensors."""
+        """Tensors by name."""
         return {"mean": torch.from_numpy(self.mean), "loadings": torch.from_numpy(self.loadings)}
 
     @property
     def dim(self) -> int:
-        """Size of the embedding."""
+        """Length of the embedding."""
         return self.loadings.shape[1]
-
-    def match(self, genes: Sequence[str]) -> GeneMatch:
-        """How the table's genes meet those of the loadings."""
-        return match_genes(genes, self.vocabulary)
 
     def encode(self, counts: csr_matrix, genes: Sequence[str], *, centres: np.ndarray | None = None) -> np.ndarray:
         """Embed the spots of one section; see :class:`ExpressionEncoder`. Each spot depends on its own counts only."""
-        match = self.match(genes)
-        require_shared(match, self.vocabulary, self.min_genes)
-        columns = np.flatnonzero(match.index >= 0)
-        loadings = self.loadings[match.index[columns]]
-        centre = self.mean[match.index[columns]] @ loadings
+        columns, places = self.shared(genes)
+        loadings = self.loadings[places]
+        centre = self.mean[places] @ loadings
         return by_blocks(counts, genes, lambda block: block[:, columns] @ loadings - centre, dim=self.dim)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -16,40 +16,52 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 from torch.nn import functional as F
 
-from storm._checks import check_choice
-from storm.data.genes import GeneMatch, Vocabulary, match_genes, require_shared
+from storm._checks import check_choice, check_positive, check_whole
+from storm.data.genes import Vocabulary
 from storm.data.normalise import log_normalise
 from storm.encoders.hub import UNREACHABLE, cache_dir, hub_answers
 from storm.expression._gat import check_encoder, encode_graphs, encode_single
-from storm.expression._graph import neighbourhoods, restrict, small_graphs, spatial_graph
+from storm.expression._graph import GraphKind, neighbourhoods, restrict, small_graphs, spatial_graph
 from storm.expression.interface import blank_empty, check_counts
+from storm.expression.known_genes import KnownGenes
 from storm.expression.variable import novae_genes
+from storm.model.weights import fill
 
-CONTEXTS = ("spot", "visible", "full")
-#: Genes below which Novae refuses a table.
+#: Which neighbours a spot's embedding depends on; see :class:`NovaeEncoder`.
+Context = Literal["spot", "visible", "full"]
+CONTEXTS: tuple[Context, ...] = get_args(Context)
+#: Number of genes below which Novae refuses a table.
 _MIN_GENES = 20
 #: What Novae adds to a standard deviation before it divides.
 _EPS = 1e-8
 #: Values of one dense block of expression.
 _BLOCK = 2**22
-#: Novae's hyper-parameters that give its tensors their shape, or decide which cells a graph holds.
+#: Novae's hyper-parameters that determine the shape of its tensors, or which cells a graph holds.
 _SHAPE = (
-    "embedding_size", "hidden_size", "num_layers", "output_size", "heads", "histo_embedding_size", "n_hops_local",
-)  # fmt: skip
+    "embedding_size",
+    "hidden_size",
+    "num_layers",
+    "output_size",
+    "heads",
+    "histo_embedding_size",
+    "n_hops_local",
+)
+#: Most hops of a local graph; Novae's default is 2, and a graph of twenty hops would hold most of a section.
+_MAX_HOPS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlideStatistics:
-    """How a section's expression is standardised before Novae reads it.
+    """Statistics with which a section's expression is standardised before Novae reads it.
 
     Attributes
     ----------
     genes
-        Novae's genes that are read, as named in its vocabulary, shape (m,).
+        Genes that Novae reads, as named in its vocabulary, length m.
     target_sum
         Counts per spot after normalisation.
     mean, std
-        Of log1p-normalised expression over the section's spots, shape (m,).
+        Mean and standard deviation of log1p-normalised expression over the section's spots, float32, shape (m,).
     """
 
     genes: tuple[str, ...]
@@ -58,7 +70,7 @@ class SlideStatistics:
     std: np.ndarray
 
 
-class NovaeEncoder:
+class NovaeEncoder(KnownGenes):
     """A frozen Novae behind the interface of all expression encoders.
 
     Expression is normalised to the section's median count (Novae's own choice), log1p-transformed and standardised per
@@ -71,24 +83,25 @@ class NovaeEncoder:
     model
         A trained ``novae.Novae``. Its layers are copied; the object is left as it was.
     name
-        Name for the provenance.
+        Name of the encoder in the provenance.
     context
         ``"spot"``: each spot is a graph of its own, so that nothing of its neighbours leaks in (the paper's way, and
         the one for masked pretraining). ``"visible"``: edges among visible spots only. ``"full"``: Novae's own way,
         with neighbours and their neighbours; for inference only.
     graph
-        ``"auto"``, ``"lattice"`` or ``"delaunay"``: who is a neighbour, where the context needs it.
+        How neighbours are found where the context needs them: ``"lattice"``, ``"delaunay"``, or ``"auto"``, which uses
+        a lattice where the centres lie on one.
     radius_um
         Longest edge of a Delaunay graph in µm.
     variable
         Keep highly variable genes only, as Novae does in panels of more than a hundred genes.
     device
-        Where the layers run.
+        Device on which the layers run.
 
     Raises
     ------
     ValueError
-        If Novae was trained in a way that cannot be run here, or an option does not exist.
+        If Novae was trained in a way that cannot be run here, or an option has an impossible value.
     """
 
     kind = "novae"
@@ -98,20 +111,27 @@ class NovaeEncoder:
         model: Any,
         *,
         name: str = "novae",
-        context: str = "spot",
-        graph: str = "auto",
+        context: Context = "spot",
+        graph: GraphKind = "auto",
         radius_um: float | None = None,
         variable: bool = True,
         device: str | torch.device = "cpu",
     ) -> None:
         check_choice(context, CONTEXTS, name="context")
-        check_choice(graph, ("auto", "lattice", "delaunay"), name="graph")
+        check_choice(graph, get_args(GraphKind), name="graph")
+        if radius_um is not None:
+            check_positive(radius_um, name="radius_um", unit="µm")
+        if not isinstance(variable, bool):
+            msg = f"variable={variable!r} must be True or False"
+            raise TypeError(msg)
         if model.cell_embedder is None or model.mode.multimodal:
-            how = "H&E embeddings" if model.mode.multimodal else "another embedding of cells"
-            msg = f"{name!r} was trained on {how} beside or instead of genes; give a Novae that reads genes alone"
+            other = "H&E embeddings" if model.mode.multimodal else "another embedding of cells"
+            msg = f"{name!r} was trained on {other} beside or instead of genes; give a Novae that reads genes alone"
             raise ValueError(msg)
         check_encoder(model.encoder)
-        self.name = name
+        # Novae folds its names to lower case; most human symbols are upper case.
+        symbols = tuple(str(gene).upper() for gene in model.cell_embedder.gene_names)
+        super().__init__(Vocabulary(symbols), min_genes=_MIN_GENES, name=name)
         self.context = context
         self.graph = graph
         self.radius_um = radius_um
@@ -121,46 +141,48 @@ class NovaeEncoder:
         self._cells = copy.deepcopy(model.cell_embedder).requires_grad_(False).eval().to(self.device)
         self._encoder = copy.deepcopy(model.encoder).requires_grad_(False).eval().to(self.device)
         self._shape = {key: model.hparams[key] for key in _SHAPE}
-        # Novae folds its names to lower case; most human symbols are upper case.
-        self.vocabulary = Vocabulary(tuple(str(gene).upper() for gene in self._cells.gene_names))
 
     @classmethod
     def restore(cls, facts: dict[str, Any], vocabulary: Vocabulary, state: dict[str, Tensor]) -> NovaeEncoder:
-        """The encoder that :meth:`facts` and :meth:`state` describe."""
-        options = dict(facts)
-        model = random_novae(vocabulary.symbols, **options.pop("shape"))
+        """Build the encoder from what :meth:`facts` and :meth:`state` returned."""
+        shape = facts["shape"]
+        _check_shape(shape, vocabulary, state)
+        model = random_novae(vocabulary.symbols, **shape)
         for part, module in (("cells", model.cell_embedder), ("encoder", model.encoder)):
             prefix = f"{part}."
             own = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
-            module.load_state_dict(own)
-        return cls(model, **options)
+            fill(module, own, name="expression.safetensors")
+        return cls(
+            model,
+            name=facts["name"],
+            context=facts["context"],
+            graph=facts["graph"],
+            radius_um=facts["radius_um"],
+            variable=facts["variable"],
+        )
 
     def facts(self) -> dict[str, Any]:
-        """What must be known to build it again, beside its genes and :meth:`state`."""
+        """What :meth:`restore` needs besides the genes and :meth:`state`, for JSON."""
         options = {key: getattr(self, key) for key in ("name", "context", "graph", "radius_um", "variable")}
         return options | {"shape": self._shape}
 
     def state(self) -> dict[str, Tensor]:
-        """Its tensors: those of Novae that an embedding needs."""
+        """Tensors by name: those of Novae that an embedding needs."""
         parts = {"cells": self._cells, "encoder": self._encoder}
         return {f"{part}.{name}": t for part, module in parts.items() for name, t in module.state_dict().items()}
 
     @cached_property
     def dim(self) -> int:
-        """Size of the embedding."""
-        return self._encoder.node_aggregation.attention_aggregation.nn.out_features
+        """Length of the embedding."""
+        return cast("int", self._encoder.node_aggregation.attention_aggregation.nn.out_features)
 
     @property
     def needs_centres(self) -> bool:
         """Whether a spot's embedding depends on where its neighbours are."""
         return self.context != "spot"
 
-    def match(self, genes: Sequence[str]) -> GeneMatch:
-        """How the table's genes meet Novae's vocabulary."""
-        return match_genes(genes, self.vocabulary)
-
     def statistics(self, counts: csr_matrix, genes: Sequence[str]) -> SlideStatistics:
-        """What a section is standardised with; give it to :meth:`encode` to standardise other spots in the same way.
+        """Statistics of a section; with :meth:`encode`, they standardise other spots in the same way.
 
         Parameters
         ----------
@@ -179,30 +201,28 @@ class NovaeEncoder:
             If fewer than 20 genes are both variable and known to Novae.
         """
         counts = check_counts(counts, genes)
-        match = self.match(genes)
-        require_shared(match, self.vocabulary, _MIN_GENES)
+        columns, places = self.shared(genes)
         total = np.asarray(counts.sum(axis=1)).ravel()
         if not (total > 0).any():
             msg = "no spot has counts; there is nothing to standardise with"
             raise ValueError(msg)
         target = float(np.median(total[total > 0]))
         expression = log_normalise(counts, target_sum=target)
-        used = match.index >= 0
         if self.variable:
-            used &= novae_genes(expression)
-        if used.sum() < _MIN_GENES:
+            used = novae_genes(expression)[columns]
+            columns, places = columns[used], places[used]
+        if len(columns) < _MIN_GENES:
             msg = (
-                f"only {used.sum()} genes are both highly variable and known to {self.name!r} (at least {_MIN_GENES} "
+                f"only {len(columns)} genes are both highly variable and known to {self.name!r} (at least {_MIN_GENES} "
                 "are needed); use variable=False to read all known genes"
             )
             raise ValueError(msg)
-        columns = np.flatnonzero(used)
         x = expression[:, columns].astype(np.float64)
         mean = np.asarray(x.mean(axis=0)).ravel()
         variance = np.asarray(x.multiply(x).mean(axis=0)).ravel() - mean**2
         # Rounding leaves about 1e-16 of a gene's square where it does not vary at all.
         std = np.sqrt(np.where(variance > 1e-12 * np.square(mean), variance, 0))
-        names = tuple(self.vocabulary.symbols[i] for i in match.index[columns])
+        names = tuple(self.vocabulary.symbols[i] for i in places)
         return SlideStatistics(genes=names, target_sum=target, mean=mean.astype(np.float32), std=std.astype(np.float32))
 
     def encode(
@@ -226,11 +246,11 @@ class NovaeEncoder:
         centres
             x and y in µm, shape (n, 2); needed unless ``context="spot"``.
         visible
-            With ``context="visible"``: which spots may be seen, bool, shape (n,). The others are NaN.
+            With ``context="visible"``: spots that may be used, bool, shape (n,). The embedding of the others is NaN.
         statistics
             Fixed statistics instead of the section's own.
         batch_size
-            Graphs at once. Small batches, whose edges stay in the processor's cache, are faster on a CPU.
+            Number of graphs per batch. Small batches, whose edges stay in the processor's cache, are faster on a CPU.
 
         Returns
         -------
@@ -246,7 +266,8 @@ class NovaeEncoder:
         counts = check_counts(counts, genes)
         n = counts.shape[0]
         if self.needs_centres and (centres is None or np.shape(centres) != (n, 2)):
-            msg = f"context={self.context!r} needs centres of shape ({n}, 2), not {np.shape(centres)}; or use 'spot'"
+            given = None if centres is None else np.shape(centres)
+            msg = f"context={self.context!r} needs centres of shape ({n}, 2), not {given}; or use 'spot'"
             raise ValueError(msg)
         if (self.context == "visible") != (visible is not None):
             msg = f"context={self.context!r} {'needs' if visible is None else 'does not take'} visible="
@@ -269,18 +290,19 @@ class NovaeEncoder:
         """Novae's cell embeddings: standardised expression times normalised gene embeddings, shape (n, e)."""
         match = self.match(genes)
         column = np.full(len(self.vocabulary), -1, dtype=np.int64)
-        column[match.index[match.index >= 0]] = np.flatnonzero(match.index >= 0)
+        shared = np.flatnonzero(match.index >= 0)
+        column[match.index[shared]] = shared
         place = {symbol: i for i, symbol in enumerate(self.vocabulary.symbols)}
         known = np.array([place[symbol] for symbol in statistics.genes], dtype=np.int64)
-        there = column[known] >= 0
-        if there.sum() < _MIN_GENES:
-            msg = f"only {there.sum()} of the statistics' {len(known)} genes are in this table; compute its own"
+        available = column[known] >= 0
+        if available.sum() < _MIN_GENES:
+            msg = f"only {available.sum()} of the statistics' {len(known)} genes are in this table; compute its own"
             raise ValueError(msg)
-        # Gene embeddings are normalised over the genes that are read, so a gene that is not there must not count.
-        known, mean, std = known[there], statistics.mean[there], statistics.std[there]
+        # Gene embeddings are normalised over the genes that are read, so a gene that the table lacks must not count.
+        known, mean, std = known[available], statistics.mean[available], statistics.std[available]
         weights = self._cells.linear(self._cells.embedding(torch.from_numpy(known).to(self.device)))
         weights = F.normalize(weights, dim=0)
-        # A gene that does not vary says nothing; Novae's (x - mean) / 1e-8 is 0 there but for rounding.
+        # A gene that does not vary is left out; Novae's (x - mean) / 1e-8 is 0 for it but for rounding.
         scale = np.divide(1, std + np.float32(_EPS), out=np.zeros_like(std), where=std > 0)
         expression = log_normalise(counts, target_sum=statistics.target_sum)[:, column[known]]
         step = max(1, _BLOCK // len(known))
@@ -310,30 +332,71 @@ class NovaeEncoder:
         return out
 
 
+def _check_shape(shape: Any, vocabulary: Vocabulary, state: Mapping[str, Tensor]) -> None:
+    """Raise unless stored hyper-parameters are those of the stored tensors: Novae would allocate any size.
+
+    Raises
+    ------
+    KeyError
+        If a tensor or a hyper-parameter is missing.
+    ValueError
+        Names the hyper-parameters.
+    """
+    if not isinstance(shape, dict) or sorted(shape) != sorted(_SHAPE):
+        msg = f"shape={shape!r} must have the fields {', '.join(_SHAPE)}"
+        raise ValueError(msg)
+    layers = 0
+    while f"encoder.gnn.convs.{layers}.att" in state:
+        layers += 1
+    _, heads, width = state[f"encoder.gnn.convs.{layers - 1}.att"].shape
+    n_genes, embedding_size = state["cells.embedding.weight"].shape
+    stored = {
+        "num_layers": layers,
+        "heads": heads,
+        "output_size": width,
+        "embedding_size": embedding_size,
+        "histo_embedding_size": state["encoder.mlp_fusion.0.weight"].shape[0] - width,
+        # A network of one layer has no hidden one.
+        "hidden_size": shape["hidden_size"] if layers == 1 else len(state["encoder.gnn.convs.0.bias"]),
+    }
+    wrong = {key: shape[key] for key, size in stored.items() if type(shape[key]) is not int or shape[key] != size}
+    if wrong:
+        msg = (
+            f"Novae's hyper-parameters {wrong} are not those of its tensors, { ({key: stored[key] for key in wrong}) }"
+        )
+        raise ValueError(msg)
+    if n_genes != len(vocabulary):
+        msg = f"Novae's tensors are of {n_genes} genes, and the list of genes has {len(vocabulary)}"
+        raise ValueError(msg)
+    if check_whole(shape["n_hops_local"], name="n_hops_local") > _MAX_HOPS:
+        msg = f"n_hops_local={shape['n_hops_local']} is more than {_MAX_HOPS}"
+        raise ValueError(msg)
+
+
 def random_novae(genes: Sequence[str], **shape: Any) -> Any:
-    """An untrained ``novae.Novae`` over some genes; torch's random numbers stay where they are.
+    """An untrained ``novae.Novae`` over some genes; torch's random numbers are left alone.
 
     Parameters
     ----------
     genes
-        Its vocabulary, in any case of letters.
+        Vocabulary, in upper or lower case.
     **shape
-        Its hyper-parameters.
+        Hyper-parameters of Novae.
 
     Returns
     -------
     novae.Novae
-        :class:`NovaeEncoder` takes it.
+        For :class:`NovaeEncoder`.
     """
     from novae import Novae
 
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore")  # torch and lightning warn of themselves while Novae is built
+        warnings.simplefilter("ignore")  # torch and lightning warn about their own code while Novae is built
         return Novae(var_names=list(dict.fromkeys(gene.lower() for gene in genes)), **shape)
 
 
 def load_novae(source: str | Path, *, download: bool = False, **options: Any) -> NovaeEncoder:
-    """Load a Novae from a folder, or by its name on the Hugging Face hub. Nothing is downloaded unasked.
+    """Load a Novae from a folder, or by its name on the Hugging Face hub. Nothing is downloaded by default.
 
     Parameters
     ----------
@@ -352,19 +415,19 @@ def load_novae(source: str | Path, *, download: bool = False, **options: Any) ->
     Raises
     ------
     FileNotFoundError
-        If it is not on this machine; the text says how to get it.
+        If it is not on this machine; the text tells how to get it.
     ConnectionError
         If the hub cannot be reached.
     ValueError
-        If it is neither a folder nor a name of a Novae on the hub.
+        If ``source`` is neither a folder nor the name of a Novae on the hub.
     """
     from novae import Novae
 
     text = str(source)
     folder = Path(source).expanduser()
     advice = "give a folder that novae.Novae.save_pretrained wrote, or 'prism-oncology/novae-human-0'"
-    how: dict[str, Any] = {}
-    if folder.is_dir():
+    on_hub = not folder.is_dir()
+    if not on_hub:
         if not (folder / "config.json").is_file():
             msg = f"{text!r} holds no config.json; {advice}"
             raise FileNotFoundError(msg)
@@ -372,19 +435,20 @@ def load_novae(source: str | Path, *, download: bool = False, **options: Any) ->
     elif not text.startswith(("prism-oncology/", "MICS-Lab/")):
         msg = f"{text!r} is neither a folder nor the name of a Novae on the hub; {advice}"
         raise ValueError(msg)
-    else:
-        how = {"cache_dir": cache_dir(), "local_files_only": not download}
     ways = (
         f"Either (1) load_novae({text!r}, download=True); or (2) download it elsewhere (hf download {text} --local-dir "
         "FOLDER) and give the folder; or (3) set HF_HOME to a cache that holds it, which works offline"
     )
-    if how and download and not hub_answers():
+    if on_hub and download and not hub_answers():
         msg = f"{text!r}: {UNREACHABLE}. {ways}"
         raise ConnectionError(msg)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch and lightning warn of themselves while Novae is built
+        warnings.simplefilter("ignore")  # torch and lightning warn about their own code while Novae is built
         try:
-            model = Novae.from_pretrained(text, **how)
+            if on_hub:
+                model = Novae.from_pretrained(text, cache_dir=cache_dir(), local_files_only=not download)
+            else:
+                model = Novae.from_pretrained(text)
         except (OSError, TypeError) as error:  # without its config.json the hub's mixin calls Novae without arguments
             msg = f"{text!r} is not in {cache_dir()} or cannot be loaded ({type(error).__name__}). {ways}"
             raise FileNotFoundError(msg) from error

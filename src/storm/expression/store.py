@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeAlias, TypeGuard
 
 from torch import Tensor
 
@@ -12,19 +13,28 @@ from storm.expression.interface import ExpressionEncoder
 from storm.expression.linear import PCAEncoder, VariableGenes
 from storm.expression.novae import NovaeEncoder
 
+StoredEncoder: TypeAlias = FactorExpression | NovaeEncoder | PCAEncoder | VariableGenes
+
 #: Encoders that can be stored, by the word in their facts.
-KINDS = {cls.kind: cls for cls in (FactorExpression, NovaeEncoder, PCAEncoder, VariableGenes)}
+KINDS: dict[str, type[StoredEncoder]] = {
+    cls.kind: cls for cls in (FactorExpression, NovaeEncoder, PCAEncoder, VariableGenes)
+}
+
+
+def is_stored(encoder: ExpressionEncoder) -> TypeGuard[StoredEncoder]:
+    """Whether an encoder can be stored; a subclass cannot, because it could not be built again."""
+    return type(encoder) in KINDS.values()
 
 
 def dump(encoder: ExpressionEncoder) -> tuple[dict[str, Any], Vocabulary, dict[str, Tensor]]:
-    """Facts (for json), genes and tensors of an encoder.
+    """Facts (for JSON), genes and tensors of an encoder.
 
     Raises
     ------
     TypeError
-        If it is a class of the user's own, of which nobody knows how to build it again.
+        If it is a class of the user's own, which storm could not build again.
     """
-    if type(encoder) not in KINDS.values():
+    if not is_stored(encoder):
         msg = (
             f"expression encoder {encoder.name!r} is a {type(encoder).__name__}, which cannot be stored; storm stores "
             f"{[cls.__name__ for cls in KINDS.values()]}"
@@ -33,21 +43,25 @@ def dump(encoder: ExpressionEncoder) -> tuple[dict[str, Any], Vocabulary, dict[s
     return {"kind": encoder.kind, **encoder.facts()}, encoder.vocabulary, encoder.state()
 
 
-def restore(facts: dict[str, Any], vocabulary: Vocabulary, state: dict[str, Tensor]) -> ExpressionEncoder:
-    """The encoder that :func:`dump` described.
+def restore(facts: Mapping[str, Any], vocabulary: Vocabulary, state: dict[str, Tensor]) -> StoredEncoder:
+    """Build the encoder from what :func:`dump` returned.
 
     Raises
     ------
     ValueError
-        If this version knows no such kind, or the tensors do not fit.
+        If this version of storm does not know its kind, a fact is missing or has an impossible value, or the tensors do
+        not fit.
     """
-    facts = dict(facts)
-    kind = facts.pop("kind")
-    if kind not in KINDS:
+    kind = facts.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
         msg = f"expression encoder of kind {kind!r} is unknown, there are {sorted(KINDS)}; update storm"
         raise ValueError(msg)
     try:
-        return KINDS[kind].restore(facts, vocabulary, state)
-    except (RuntimeError, KeyError, TypeError) as error:
-        msg = f"the tensors of the expression encoder do not fit its description ({str(error).splitlines()[0][:200]})"
+        return KINDS[kind].restore({name: value for name, value in facts.items() if name != "kind"}, vocabulary, state)
+    except KeyError as error:
+        msg = f"the expression encoder of kind {kind!r} lacks {error.args[0]!r}; copy the model's folder again"
+        raise ValueError(msg) from error
+    except (RuntimeError, TypeError, ValueError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0][:300]
+        msg = f"the tensors of the expression encoder do not fit its description ({reason})"
         raise ValueError(msg) from error

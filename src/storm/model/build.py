@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from storm._checks import check_choice
 from storm.model.config import StormConfig
 from storm.model.storm import Storm
 
 #: ``tiny`` is for tests, ``mini`` is the packaged one, ``base`` has the paper's encoders (H0-mini and Novae).
-SIZES: dict[str, dict] = {
+SIZES: dict[str, dict[str, Any]] = {
     "tiny": {
         "he_dim": 16, "st_dim": 8, "width": 32, "depth": 2, "heads": 4,
         "decoder_width": 32, "decoder_depth": 2, "decoder_heads": 4,
@@ -22,7 +25,7 @@ SIZES: dict[str, dict] = {
 }  # fmt: skip
 
 
-def build_storm(size: str = "base", **changes) -> Storm:
+def build_storm(size: str = "base", **changes: Any) -> Storm:
     """A network of a named size with random weights.
 
     Parameters
@@ -38,10 +41,8 @@ def build_storm(size: str = "base", **changes) -> Storm:
 
     Raises
     ------
-    ValueError
-        If there is no such size, or a field does not fit.
+    TypeError, ValueError
+        If the size or a field is unknown, or a field has an impossible value.
     """
-    if size not in SIZES:
-        msg = f"size={size!r} is not an option; choose one of {list(SIZES)}"
-        raise ValueError(msg)
-    return Storm(StormConfig(**{**SIZES[size], **changes}))
+    check_choice(size, SIZES, name="size")
+    return Storm(StormConfig.from_dict({**SIZES[size], **changes}))

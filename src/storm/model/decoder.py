@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from storm.model.config import StormConfig
 from storm.model.fusion import MoMEBlock
 from storm.model.positions import alibi_slopes, distance_bias
 
@@ -12,11 +13,11 @@ from storm.model.positions import alibi_slopes, distance_bias
 class SpotDecoder(nn.Module):
     """Reconstructs one modality at any position of a window from the encoded visible tokens of both.
 
-    Only visible tokens are attended to. What is said of one position therefore does not depend on which other
-    positions are asked for, and a masked spot cannot reach the answer.
+    Only visible tokens are attended to. The reconstruction of one position therefore does not depend on which other
+    positions are queried, and a masked spot cannot influence it.
     """
 
-    def __init__(self, config, out_dim: int) -> None:
+    def __init__(self, config: StormConfig, out_dim: int) -> None:
         super().__init__()
         width = config.decoder_width
         self.embed = nn.Sequential(nn.Linear(config.width, width), nn.GELU(), nn.Linear(width, width))
@@ -28,8 +29,8 @@ class SpotDecoder(nn.Module):
         )
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, out_dim)
-        slopes = alibi_slopes(config.decoder_heads) * config.slope_scale
-        self.register_buffer("slopes", slopes, persistent=False)
+        self.slopes: Tensor
+        self.register_buffer("slopes", alibi_slopes(config.decoder_heads) * config.slope_scale, persistent=False)
 
     def hidden(self, tokens: Tensor, mask: Tensor, positions: Tensor, queries: Tensor) -> Tensor:
         """Last hidden state at the queried positions.

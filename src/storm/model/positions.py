@@ -22,7 +22,8 @@ def alibi_slopes(heads: int) -> Tensor:
     slopes = geometric(lower)
     if lower < heads:
         slopes += geometric(2 * lower)[0::2][: heads - lower]
-    return torch.tensor(slopes)
+    # On the CPU whatever the default device is: a network may be built on the meta device, and slopes are not stored.
+    return torch.tensor(slopes, device="cpu")
 
 
 def distance_bias(offsets: Tensor, slopes: Tensor) -> Tensor:

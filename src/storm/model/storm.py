@@ -40,6 +40,7 @@ class Storm(nn.Module):
             for _ in range(config.depth)
         )
         self.norm = nn.LayerNorm(config.width)
+        self.slopes: Tensor
         self.register_buffer("slopes", alibi_slopes(config.heads) * config.slope_scale, persistent=False)
         self.decoders = nn.ModuleDict()
         if config.decoder_depth:

@@ -78,7 +78,7 @@ def load_checkpoint(path: Path, network: nn.Module, optimiser: torch.optim.Optim
     state = json.loads((path / "state.json").read_text(encoding="utf-8"))
     sums = state.pop("sha256")
     load_weights(network, path / "network.safetensors", expected=sums["network.safetensors"])
-    moments = read_weights(path / "optimiser.safetensors", expected=sums["optimiser.safetensors"])
+    moments = read_weights(path / "optimiser.safetensors", expected=sums["optimiser.safetensors"], real=False)
     parameters = dict(network.named_parameters())
     optimiser.state.clear()
     for name, value in moments.items():

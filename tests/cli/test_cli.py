@@ -86,6 +86,7 @@ def test_embed_domains_predict(store, model, capsys):
     predicted = np.isfinite(table.layers["storm"]).all(axis=0)
     assert sorted(table.var_names[predicted]) == ["CD3E", "COL1A1", "EPCAM", "MKI67"]
     assert {"X_storm", "storm_domain", "storm"} <= set(table.uns["storm"])
+    assert any(name.startswith("storm") for name in table.var)  # the held-out correlations
     # Nothing else was rewritten: the pixels, the spots and the counts are the same bytes.
     after = files_of(store)
     untouched = [name for name in before if name.startswith(("images/", "shapes/", "tables/table/X/"))]

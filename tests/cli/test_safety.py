@@ -99,7 +99,6 @@ def test_coordinates_are_not_overwritten(command, here, capsys):
     assert tree(here) == before
 
 
-@pytest.mark.xfail(strict=False, reason="the check of reserved columns is on its way")
 @pytest.mark.parametrize("key", ["region", "instance"])
 def test_columns_that_join_table_and_spots_are_not_overwritten(key, here, capsys):
     before = tree(here)

@@ -202,7 +202,9 @@ def predict(
         written = store(section, table_key=table_key)
         table = section.sdata.tables[made[-1]]
         return Done(table.n_obs, f"{table.n_vars} genes predicted: {written}, table {made[-1]!r}")
-    written = store(section, table_key=table_key, layers=[key_added], var=[_keys.RELIABILITY], uns=[key_added])
+    # Among them is the held-out correlation of each gene.
+    columns = section.new_var(table_key)
+    written = store(section, table_key=table_key, layers=[key_added], var=columns, uns=[key_added])
     key, table = select_table(section.sdata, table_key)
     known = int(np.isfinite(table.layers[key_added]).any(axis=0).sum())
     message = f"{known} of {table.n_vars} genes predicted: {written}, {key}.layers[{key_added!r}]"

@@ -11,6 +11,7 @@ from storm._bridge import persist, select_table
 from storm._files import replacing
 
 if TYPE_CHECKING:
+    import pandas as pd
     from spatialdata import SpatialData
 
 _KINDS = ("images", "labels", "points", "shapes", "tables")
@@ -30,6 +31,8 @@ class Section:
         Store to write instead, which does not exist yet; ``None`` adds the results to the section's own store.
     tables, shapes
         Elements that the section had when it was opened.
+    var
+        Columns of the genes that each table had when it was opened.
     """
 
     sdata: SpatialData
@@ -37,13 +40,21 @@ class Section:
     out: Path | None
     tables: dict[str, Any] = field(init=False)
     shapes: dict[str, Any] = field(init=False)
+    var: dict[str, pd.DataFrame] = field(init=False)
 
     def __post_init__(self) -> None:
         self.tables, self.shapes = dict(self.sdata.tables), dict(self.sdata.shapes)
+        self.var = {name: table.var.copy() for name, table in self.tables.items()}
 
     def new_tables(self) -> list[str]:
         """Names of the tables that were added or replaced since the section was opened."""
         return [name for name, table in self.sdata.tables.items() if self.tables.get(name) is not table]
+
+    def new_var(self, table_key: str | None) -> list[str]:
+        """Columns of the genes of a table that were added or changed since the section was opened."""
+        key, table = select_table(self.sdata, table_key)
+        old = self.var[str(key)]
+        return [name for name in table.var if name not in old or not table.var[name].equals(old[name])]
 
     def new_shapes(self) -> list[str]:
         """Names of the shapes that were added or replaced since the section was opened."""

@@ -177,7 +177,7 @@ def test_impossible_um_per_px(visium: tuple[Path, np.ndarray], value: float) -> 
     factors(visium[0], spot_diameter_fullres=0)
     file, frame = positions(visium[0])
     frame.assign(array_row=0, pxl_row_in_fullres=100).to_csv(file, index=False)  # the array tells no scale
-    with pytest.raises(ValueError, match=r"um_per_px=.* must be positive and finite|µm per pixel, .* is impossible"):
+    with pytest.raises(ValueError, match=r"um_per_px=.* (must be positive and finite|is not possible)"):
         io.visium(visium[0], False, um_per_px=value)
 
 
@@ -633,6 +633,14 @@ def test_cosmx_prototype_is_not_taken_for_the_instrument(cosmx: tuple[Path, np.n
     with pytest.raises(ValueError, match=r"the µm per pixel are unknown: .* pass um_per_px= \(0\.18 for"):
         io.cosmx(folder)
     assert_places(io.cosmx(folder, um_per_px=0.18), um / COSMX_UM * 0.18)
+
+
+def test_cosmx_two_positions_show_no_error_of_their_own(cosmx: tuple[Path, np.ndarray]) -> None:
+    frame = pd.DataFrame({"fov": [1, 2], "x_global_px": [0.0, 4000], "y_global_px": [0.0, 0]})
+    frame["x_global_mm"], frame["y_global_mm"] = [0.0, 0.84], 0.0
+    frame.to_csv(cosmx[0] / "run_fov_positions_file.csv", index=False)
+    with pytest.raises(ValueError, match=r"two fields of view imply 0\.21 µm per pixel, which no instrument has"):
+        io.cosmx(cosmx[0])
 
 
 def test_cosmx_positions_that_fit_no_scale(cosmx: tuple[Path, np.ndarray]) -> None:

@@ -149,7 +149,23 @@ def test_two_that_changed_places_are_left_out() -> None:
 
 def test_the_margin_is_in_um() -> None:
     """A centroid 10 units beside its square lies elsewhere at 1 µm per unit, and not at 0.1."""
-    ids, xy, names, centroids = grid(3)
+    ids, xy, names, centroids = grid(4)
     with pytest.raises(ValueError, match="lie elsewhere"):
-        fit_outlines(trace(ids, xy), names, centroids + np.array([10, 0]), np.full(3, 16.0), um=1.0, **FILES)
-    fit_outlines(trace(ids, xy), names, centroids + np.array([10, 0]), np.full(3, 16.0), um=0.1, **FILES)
+        fit_outlines(trace(ids, xy), names, centroids + np.array([10, 0]), np.full(4, 16.0), um=1.0, **FILES)
+    fit_outlines(trace(ids, xy), names, centroids + np.array([10, 0]), np.full(4, 16.0), um=0.1, **FILES)
+
+
+def test_a_vertex_that_went_astray() -> None:
+    """Within a slide it makes a huge outline around nothing, which is left out; beyond any slide it is dropped."""
+    ids, xy, names, centroids = grid(8)
+    for far, kept in ((5000.0, 7), (1e20, 8)):
+        spoiled = xy.copy()
+        spoiled[13] = far
+        outlines = trace(ids, spoiled)
+        if kept == 8:
+            fitted = fit_outlines(outlines, names, centroids, np.full(8, 16.0), um=1.0, **FILES)
+            assert fitted.facts == {"outlines_repaired": 1}
+        else:
+            with pytest.warns(UserWarning, match="1 lie elsewhere than their outline"):
+                fitted = fit_outlines(outlines, names, centroids, np.full(8, 16.0), um=1.0, **FILES)
+        assert len(fitted.frame) == kept

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from storm._bridge.scale import TOLERANCE
 from storm._logging import logger
 from storm.io._cosmx_tables import AREA, LOCAL
 from storm.io._scale import choose_scale, given_scale
@@ -18,6 +19,7 @@ COSMX_UM = 0.120280945
 #: Width of its field of view in pixels. That of the prototype, of the very first data sets, was 5,472 at 0.18 µm.
 _FOV_PX = 4256
 _PROTOTYPE_FOV_PX = 5472
+_PROTOTYPE_UM = 0.18
 #: A centre may lie this far beyond a field of view, as a share of its width.
 _SLACK = 1.02
 #: Fields of view whose positions in px and in mm differ by more than this share of their extent do not fit one scale.
@@ -113,6 +115,13 @@ def _from_positions(frame: pd.DataFrame, path: Path) -> tuple[float | None, str]
     if misfit > _MISFIT * np.linalg.norm(um, axis=1).max():
         msg = f"{path}: the positions of the fields of view in pixels and in mm do not fit one scale; pass um_per_px="
         raise ValueError(msg)
+    if len(values) == 2 and not any(1 / TOLERANCE < scale / um < TOLERANCE for um in (COSMX_UM, _PROTOTYPE_UM)):
+        # nothing within two positions would show that one number of them is wrong
+        msg = (
+            f"{path}: the positions of two fields of view imply {scale:.4g} µm per pixel, which no instrument has "
+            f"({COSMX_UM}; the prototype {_PROTOTYPE_UM}); correct the file, or pass um_per_px= without it"
+        )
+        raise ValueError(msg)
     return scale, f"{path.name}, in pixels and in mm"
 
 
@@ -132,7 +141,7 @@ def _check_default(cells: pd.DataFrame, positions: pd.DataFrame | None, path: Pa
         evidence = f"fields of view are {step:.0f} px apart"
     msg = (
         f"the µm per pixel are unknown: {evidence}, but a field of view of the instrument with {COSMX_UM} µm per pixel "
-        f"is {_FOV_PX} px wide; pass um_per_px= (0.18 for data of the prototype, whose fields of view are "
+        f"is {_FOV_PX} px wide; pass um_per_px= ({_PROTOTYPE_UM} for data of the prototype, whose fields of view are "
         f"{_PROTOTYPE_FOV_PX} px wide)"
     )
     raise ValueError(msg)

@@ -15,14 +15,20 @@ import numpy as np
 import pandas as pd
 import shapely
 
+from storm.io._vendor import FARTHEST
+
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
-#: A cell's centroid may lie outside of its outline's bounding box by the size of the box and this many µm: outlines are
-#: simplified, and rounded to pixels.
+#: A cell's centroid may lie beside the middle of its outline's bounding box by the size of that box, by this many times
+#: the size of a typical one at most (a vertex that went astray makes a huge box), ...
+_TYPICAL = 4.0
+#: ... and by this many µm more: outlines are simplified, and rounded to pixels.
 _MARGIN_UM = 2.0
-#: From this share of cells that lie elsewhere than their outlines, the two files are taken to be of different runs.
+#: If a larger share of the cells, ...
 _ELSEWHERE = 0.01
+#: ... and more than this number, lie elsewhere than their outlines, the files are taken to be of different runs.
+_FEW = 2
 
 
 @dataclass(frozen=True)
@@ -56,9 +62,9 @@ def trace(ids: np.ndarray, xy: np.ndarray) -> Outlines:
         Name of the outline that each vertex belongs to, (m,). The vertices of an outline are in order; they need not
         lie together, and the first may be repeated at the end.
     xy
-        x and y, float64 (m, 2). Vertices that are not finite are left out.
+        x and y, float64 (m, 2). Vertices that are missing or nowhere on a slide are left out.
     """
-    finite = np.isfinite(xy).all(axis=1)
+    finite = (np.abs(xy) < FARTHEST).all(axis=1)
     codes, names = pd.factorize(np.asarray(ids))
     dented = np.unique(codes[~finite])
     order = np.argsort(codes, kind="stable")
@@ -160,8 +166,8 @@ def fit_outlines(
     """Join outlines to the cells of a table by name, and compare their places with the vendor's centroids.
 
     A cell without a usable outline gets a disc of its area around its centroid. A cell whose outline lies elsewhere
-    than its centroid has no place that can be trusted and is left out; if these are more than 1 %, the files do not
-    belong together.
+    than its centroid has no place that can be trusted and is left out; if these are more than 1 % (and more than two),
+    the files do not belong together.
 
     Parameters
     ----------
@@ -181,7 +187,7 @@ def fit_outlines(
     Raises
     ------
     ValueError
-        If no cell has an outline, or more than 1 % lie elsewhere than their outlines.
+        If no cell has an outline, or too many lie elsewhere than their outlines.
 
     Warns
     -----
@@ -203,10 +209,11 @@ def fit_outlines(
     shapes[found] = outlines.shapes[row[found]]
     low_high = shapely.bounds(shapes[found])
     middle, size = (low_high[:, 2:] + low_high[:, :2]) / 2, low_high[:, 2:] - low_high[:, :2]
-    away = (np.abs(centroids[found] - middle) > size + _MARGIN_UM / um).any(axis=1)
+    allowed = np.minimum(size, _TYPICAL * np.median(size)) + _MARGIN_UM / um
+    away = (np.abs(centroids[found] - middle) > allowed).any(axis=1)
     elsewhere = np.zeros(len(ids), dtype=bool)
     elsewhere[found] = away
-    if elsewhere.sum() > _ELSEWHERE * found.sum():
+    if elsewhere.sum() > max(_FEW, _ELSEWHERE * found.sum()):
         first = int(np.argmax(elsewhere))
         x, y = centroids[first]
         msg = (

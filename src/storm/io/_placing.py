@@ -13,8 +13,10 @@ import numpy as np
 _OFF_PITCHES = 1.0
 #: The same as a share of the section's width.
 _OFF_SHARE = 0.02
-#: From this share of spots that lie elsewhere, array and pixels do not belong together; fewer are errors of the spots.
+#: If a larger share of the spots, ...
 _ASTRAY = 0.01
+#: ... and more than this number, lie elsewhere, array and pixels do not belong together; fewer are errors of the spots.
+_FEW = 2
 
 
 def in_pixels(um_per_px: float) -> dict[str, Any]:
@@ -80,7 +82,7 @@ def check_array(um: np.ndarray, pixels: np.ndarray, *, pitch_um: float, path: Pa
     Raises
     ------
     ValueError
-        If more than 1 % of the spots lie elsewhere than the others imply.
+        If more than 1 % of the spots (and more than two) lie elsewhere than the others imply.
 
     Warns
     -----
@@ -94,7 +96,7 @@ def check_array(um: np.ndarray, pixels: np.ndarray, *, pitch_um: float, path: Pa
         f"{path}: {int(astray.sum())} of {len(astray)} spots lie in the image elsewhere than on the array: array "
         f"coordinates and pixels of the table of positions do not belong together"
     )
-    if astray.mean() > _ASTRAY:
+    if astray.sum() > max(_FEW, _ASTRAY * len(astray)):
         raise ValueError(text)
     warnings.warn(text, UserWarning, stacklevel=5)
 

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 _COLUMNS = ["barcode", "in_tissue", "array_row", "array_col", "pxl_row_in_fullres", "pxl_col_in_fullres"]
+#: Sizes of the reduced pictures relative to the full-resolution image, and what they can be.
+_REDUCED = ("tissue_hires_scalef", "tissue_lowres_scalef")
+_REDUCTION = (1e-4, 10.0)
 #: Pixel columns in the order x, y.
 _XY = ["pxl_col_in_fullres", "pxl_row_in_fullres"]
 
@@ -155,9 +158,10 @@ def read_factors(path: Path) -> dict[str, Any]:
         "microns_per_pixel": usable.get("microns_per_pixel", 1.0),
         "spot_diameter_fullres": VISIUM_SPOT_UM / usable.get("spot_diameter_fullres", VISIUM_SPOT_UM),
     }
-    for key, um_per_px in implied.items():
-        if not possible_scale(um_per_px):
-            usable.pop(key)
+    impossible = [key for key, um_per_px in implied.items() if not possible_scale(um_per_px)]
+    impossible += [key for key in _REDUCED if key in usable and not _REDUCTION[0] <= usable[key] <= _REDUCTION[1]]
+    for key in impossible:
+        del usable[key]
     unusable = {key: value for key, value in factors.items() if key not in usable}
     if unusable:
         logger.warning("%s: %s are not possible numbers above zero, and are not used", path, unusable)

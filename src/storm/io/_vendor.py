@@ -17,12 +17,13 @@ import pandas as pd
 
 from storm._keys import READ
 from storm._logging import logger
+from storm.io._scale import POSSIBLE_UM
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-#: µm per pixel of any picture of a section, from an electron microscope to a thumbnail.
-_POSSIBLE_UM = (0.001, 1000.0)
+#: Coordinates from here on, in pixels or µm, are as good as infinite: no slide is a kilometre wide.
+FARTHEST = 1e9
 #: Bytes compared at a time.
 _BLOCK = 1 << 20
 
@@ -171,11 +172,12 @@ def places(frame: pd.DataFrame, columns: list[str], path: Path) -> np.ndarray:
         The file, for the error.
     """
     xy = numbers(frame, columns, path)
-    bad = ~np.isfinite(xy).all(axis=1)
+    bad = ~(np.abs(xy) < FARTHEST).all(axis=1)
     if bad.any():
         msg = (
             f"{int(bad.sum())} of {len(bad)} positions in {path} are NaN or infinite ({', '.join(columns)}), e.g. of "
-            f"{str(frame.index[bad][0])!r}; copy the file again, or remove these rows from it and from the counts"
+            f"{str(frame.index[bad][0])!r}: {xy[bad][0].tolist()}; copy the file again, or remove these rows from it "
+            f"and from the counts"
         )
         raise ValueError(msg)
     return xy
@@ -194,13 +196,13 @@ def number(value: Any) -> float | None:
 
 def possible_scale(um_per_px: float) -> bool:
     """Whether a number can be the µm per pixel of a picture of a section."""
-    return _POSSIBLE_UM[0] <= um_per_px <= _POSSIBLE_UM[1]
+    return POSSIBLE_UM[0] <= um_per_px <= POSSIBLE_UM[1]
 
 
 def check_scale(scale: tuple[float, str]) -> None:
     """Raise if a number, with its source, cannot be µm per pixel."""
     if not possible_scale(scale[0]):
-        low, high = _POSSIBLE_UM
+        low, high = POSSIBLE_UM
         msg = f"{scale[0]:.4g} µm per pixel, from {scale[1]}, is impossible: give a number from {low:g} to {high:g}"
         raise ValueError(msg)
 

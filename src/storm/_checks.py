@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterable
 from numbers import Integral, Real
 from typing import Any
 
+#: Longest key: file systems end at 255 bytes, and temporary names are longer than the key.
+_LONGEST_KEY = 200
 #: Names that zarr and AnnData give to files and columns of their own.
 _FORMAT_NAMES = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata", "_index")
 
@@ -71,8 +73,8 @@ def check_new_key(key: Any, *, name: str = "key_added", reserved: Collection[str
     TypeError
         If the key is not text.
     ValueError
-        If it is empty or reserved, begins with two underscores, is a name that the file formats use themselves, or has
-        characters other than letters, digits, ``_``, ``-`` and ``.``.
+        If it is empty, too long or reserved, begins with two underscores, is a name that the file formats use
+        themselves, or has characters other than letters, digits, ``_``, ``-`` and ``.``.
     """
     if not isinstance(key, str):
         msg = f"{name}={key!r} is a {type(key).__name__}; give the key as text, for example 'my_key'"
@@ -82,6 +84,9 @@ def check_new_key(key: Any, *, name: str = "key_added", reserved: Collection[str
             f"{name}={key!r} cannot be stored: use ASCII letters, digits, '_', '-' and '.', not dots alone and no '__' "
             "at the start"
         )
+        raise ValueError(msg)
+    if len(key) > _LONGEST_KEY:
+        msg = f"{name}={key[:20] + '…'!r} has {len(key)} characters; a key has at most {_LONGEST_KEY}"
         raise ValueError(msg)
     taken = {*_FORMAT_NAMES, *reserved}
     if key.casefold() in {one.casefold() for one in taken}:

@@ -77,7 +77,23 @@ def refused(capsys, *argv: str) -> str:
     return printed.err.strip().splitlines()[-1]
 
 
-BAD_KEYS = ["..", "../../evil", "/tmp/evil", "a b", "a+b", "a/b", "zarr.json", "_index", "", ".", "__x", "µ", ".zattrs"]
+LONG = "a" * 201
+BAD_KEYS = [
+    "..",
+    "../../evil",
+    "/tmp/evil",
+    "a b",
+    "a+b",
+    "a/b",
+    "zarr.json",
+    "_index",
+    "",
+    ".",
+    "__x",
+    "µ",
+    ".zattrs",
+    LONG,
+]
 
 
 @pytest.mark.parametrize("key", BAD_KEYS)
@@ -86,7 +102,7 @@ def test_keys_that_cannot_be_stored(command, key, here, capsys):
     before = tree(here.parent)
     argv = [command, "s.zarr", "--key-added", key]
     message = refused(capsys, *argv, *(["--encoder", "stain-texture"] if command == "encode" else []))
-    assert repr(key) in message
+    assert (repr(key) if key != LONG else "has 201 characters") in message
     assert "--key-added" in message
     assert tree(here.parent) == before
 
@@ -143,6 +159,26 @@ def test_out_is_checked_before_anything_is_computed(here, capsys, monkeypatch):
     assert "is a folder" in refused(capsys, "domains", "s.zarr", "--summary", _folder(here, "x.csv"))
     (here / "x.csv").rmdir()
     assert tree(here) == before
+
+
+def test_files_of_others_are_not_replaced(here, capsys):
+    (here / "he.png").write_bytes(b"a picture")
+    (here / "s.png").write_bytes(b"a picture")
+    (here / "s.csv").write_text("barcode,label\n")
+    (here / "s.json").write_text("{}")
+    before = tree(here)
+    assert "he.png exists; give another --out" in refused(capsys, "demo", "--out", ".")
+    assert "s.png exists and was not drawn by storm check" in refused(capsys, "check", "s.zarr", "--figures", ".")
+    for name in ("s.csv", "s.json"):
+        assert f"{name} exists and is not a summary" in refused(capsys, "domains", "s.zarr", "--summary", name)
+    assert tree(here) == before
+
+
+@pytest.mark.parametrize("name", ["s.csv", "s.json"])
+def test_a_summary_is_replaced_by_the_next(name, here):
+    argv = ["domains", "s.zarr", "--n-domains", "2", "--quiet", "--summary", name]
+    assert main(argv) == main(argv) == 0
+    assert "2 domains" in Path(name).read_text()
 
 
 def _folder(parent: Path, name: str) -> str:
@@ -294,6 +330,20 @@ def test_overwrite_replaces_stores_only(here, capsys):
     before = tree(here)
     assert "is not a zarr store" in refused(capsys, "demo", "--out", ".", "--overwrite")
     assert tree(here) == before
+
+
+def test_the_session_s_settings_are_kept(here):
+    storm.settings.verbosity = 1
+    assert main(["domains", "s.zarr", "--n-domains", "2", "--quiet"]) == 0
+    assert storm.settings.verbosity == 1
+
+
+@pytest.mark.slow
+def test_a_reader_that_goes_away():
+    done = subprocess.run(
+        f"{sys.executable} -m storm.cli models | true", shell=True, capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
 
 
 def test_errors_of_other_packages_name_their_type():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -31,10 +32,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     SystemExit
         For ``--help``, ``--version`` and invalid arguments.
     """
+    from storm._settings import settings
+
     arguments = make_parser().parse_args(argv)
+    verbosity = settings.verbosity
     with quiet_neighbours():
         try:
             return _run(arguments)
+        except BrokenPipeError:
+            # The reader of our output, such as head, is gone: what Python still flushes at its end goes nowhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
         except KeyboardInterrupt:
             print("storm: interrupted", file=sys.stderr)
             return 130
@@ -43,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise
             print(f"storm {arguments.command}: error: {one_line(error)}", file=sys.stderr)
             return 2
+        finally:
+            settings.verbosity = verbosity
 
 
 def _run(arguments: argparse.Namespace) -> int:

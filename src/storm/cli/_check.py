@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import storm
+from storm._files import replacing
 from storm.cli._say import one_line
 from storm.cli._stores import check_parent, read_store
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+#: Marks a picture, in its metadata, as drawn by this command.
+_SOFTWARE = "storm check"
 
 
 def check(
@@ -43,6 +47,8 @@ def check(
     ------
     ValueError
         If two sections would be drawn into one file.
+    FileExistsError
+        If a file to be drawn exists and is something else.
     """
     drawings = {} if figures is None else _drawings(paths, figures)
     loaded = storm.load_model(model, tile_encoder=tile_encoder)
@@ -100,7 +106,21 @@ def _drawings(paths: list[Path], folder: Path) -> dict[Path, Path]:
             msg = f"{path} and {', '.join(others)} would both be drawn to {file}; check them apart, or rename one"
             raise ValueError(msg)
         check_parent(file, option="--figures", shown=folder)
+        if file.exists() and not _is_drawing(file):
+            msg = f"{file} exists and was not drawn by storm check; give another folder for --figures, or remove it"
+            raise FileExistsError(msg)
     return files
+
+
+def _is_drawing(file: Path) -> bool:
+    """Whether a picture was drawn by an earlier ``storm check``, which this one may replace."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as picture:
+            return picture.info.get("Software") == _SOFTWARE
+    except OSError:
+        return False
 
 
 def _use_no_screen() -> None:
@@ -113,5 +133,6 @@ def _save(figure: Figure, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    with replacing(path) as scratch:
+        figure.savefig(scratch, dpi=150, format="png", metadata={"Software": _SOFTWARE})
     plt.close(figure)

@@ -99,14 +99,16 @@ def demo(
     _print(report, sdata, table, dataset=dataset, files=[written, *files])
 
 
+_FIGURES = ("he.png", "domains.png", "expression.png")
 _NAMES = {"both": "H&E + ST", "he": "H&E", "st": "ST"}
 _ALONE: tuple[Literal["he"], Literal["st"]] = ("he", "st")
 
 
 def _check_out(written: Path, *, out: Path, overwrite: bool) -> None:
     """Raise unless the demo's files can be written."""
-    if written.exists() and not overwrite:
-        msg = f"{written} exists; give another --out, or --overwrite"
+    existing = [path for path in (written, *(out / name for name in _FIGURES)) if path.exists()]
+    if existing and not overwrite:
+        msg = f"{existing[0]} exists; give another --out, or --overwrite"
         raise FileExistsError(msg)
     if written.exists() and not (written / "zarr.json").is_file():
         msg = f"{written} is not a zarr store, so --overwrite does not replace it; give another --out"
@@ -221,7 +223,7 @@ def _draw(
         files.append(out / name)
 
     if sdata.images:
-        save(storm.pl.he(sdata).figure, "he.png")
+        save(storm.pl.he(sdata).figure, _FIGURES[0])
     _, table = select_table(sdata)
     panels: dict[str, dict[str, str] | None] = {} if truth is None else {truth: None}
     panels[_keys.DOMAIN] = _matched_palette(table, truth)
@@ -229,13 +231,13 @@ def _draw(
     for ax, (key, colours) in zip(axes[0], panels.items(), strict=True):
         title = "annotated" if key == truth else "STORM domains"
         storm.pl.domains(sdata, key, ax=ax, title=title, palette=colours)
-    save(figure, "domains.png")
+    save(figure, _FIGURES[1])
     if genes:
         axes = storm.pl.expression(sdata, genes)
         if gap is not None:
             for ax in axes[:, -1]:
                 _mark_halves(ax, gap)
-        save(axes[0, 0].figure, "expression.png")
+        save(axes[0, 0].figure, _FIGURES[2])
     return files
 
 

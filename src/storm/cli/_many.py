@@ -79,11 +79,28 @@ def check_summary(path: Path) -> None:
     ------
     IsADirectoryError, NotADirectoryError, PermissionError
         If it cannot.
+    FileExistsError
+        If the file exists and is something else than an earlier summary.
     """
     if path.is_dir():
         msg = f"--summary {path} is a folder; give the name of a file, for example {path / 'summary.csv'}"
         raise IsADirectoryError(msg)
     check_parent(path, option="--summary", shown=path)
+    if path.exists() and not _is_summary(path):
+        msg = f"--summary {path} exists and is not a summary of storm; give another name, or remove it"
+        raise FileExistsError(msg)
+
+
+def _is_summary(path: Path) -> bool:
+    """Whether a file is a summary of an earlier command, which this one may replace."""
+    try:
+        if path.suffix == ".csv":
+            with path.open(newline="", encoding="utf-8") as file:
+                return next(csv.reader(file), None) == list(_COLUMNS)
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, csv.Error):
+        return False
+    return isinstance(rows, list) and all(isinstance(row, dict) and set(row) == set(_COLUMNS) for row in rows)
 
 
 def plan(command: str, paths: list[Path], options: dict[str, Any]) -> list[Job]:

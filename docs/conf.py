@@ -25,6 +25,8 @@ exclude_patterns = ["_build", "_templates", "**.ipynb_checkpoints"]
 
 # API pages come from the numpydoc docstrings; types come from the signatures
 autosummary_generate = True
+# A field that overrides a property of its base class is described in the class's docstring, once.
+autodoc_inherit_docstrings = False
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 napoleon_google_docstring = False
@@ -41,11 +43,11 @@ nb_execution_in_temp = True
 nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# the kernel's start message and its debugger's advice are no part of a tutorial
+# Hide the advice of the kernel's debugger, which does not belong into a tutorial.
 os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
 os.environ.setdefault("NUMBA_CACHE_DIR", os.path.join(tempfile.gettempdir(), "storm-docs-numba"))
 
-# Links into other projects need the network; an offline build leaves them as plain text.
+# Links to other projects need the network; an offline build shows them as plain text.
 if os.environ.get("READTHEDOCS"):
     extensions.append("sphinx.ext.intersphinx")
     intersphinx_mapping = {

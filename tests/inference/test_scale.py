@@ -14,6 +14,7 @@ import torch
 from storm._inference import windows as windows_module
 from storm._inference.device import Compute, autocast
 from storm._inference.he_features import he_features
+from storm._inference.reconstruction import reconstructions, uniforms
 from storm._inference.windows import run_windows
 from storm.data.windows import Windows, make_windows
 from storm.model import WindowBatch, build_storm
@@ -103,13 +104,36 @@ def test_neither_patch_nor_batch_nor_order_matters(network, monkeypatch):
     np.testing.assert_allclose(he_features(network, tokens["he"], unordered, on_cpu(7)), features, atol=1e-6)
 
 
-def test_reconstructions_do_not_depend_on_what_is_shared(network, monkeypatch):
-    tokens, windows = section("knn")
-    one = run_windows(network, tokens, windows, on_cpu(64), readout="reconstruction")
-    ordered = Windows(windows.index, windows.offsets, windows.pitch, windows.kind)
-    two = run_windows(network, tokens, ordered, on_cpu(64), readout="reconstruction")
+@pytest.mark.parametrize("kind", ["lattice", "knn"])
+def test_reconstructions_depend_on_neither_batch_nor_order(network, kind) -> None:
+    tokens, windows = section(kind)
+    one = reconstructions(network, tokens, windows, on_cpu(64), seed=3)
+    two = reconstructions(network, tokens, windows, on_cpu(7), seed=3)
+    n = len(windows)
+    order = np.random.default_rng(0).permutation(n)
+    back = np.append(np.argsort(order), -1)  # where each row has gone; -1 stays -1
+    offsets = windows.offsets if windows.offsets.ndim == 2 else windows.offsets[order]
+    moved = Windows(back[windows.index[order]], offsets, windows.pitch, windows.kind, back[windows.rows()])
+    three = reconstructions(network, {k: v[order] for k, v in tokens.items()}, moved, on_cpu(64), seed=3)
+    other = reconstructions(network, tokens, windows, on_cpu(64), seed=4)
     for name, values in one.items():
-        np.testing.assert_array_equal(two[name], values)
+        assert np.isfinite(values).any()
+        np.testing.assert_allclose(two[name], values, atol=1e-5)
+        np.testing.assert_allclose(three[name], values[order], atol=1e-5)
+        assert np.nanmax(np.abs(other[name] - values)) > 1e-3
+
+
+def test_numbers_that_belong_to_spots() -> None:
+    values = uniforms(np.arange(20_000), 25, seed=0, draw=0)
+    assert values.shape == (20_000, 25)
+    assert 0 <= values.min() < 1e-4 < 0.9999 < values.max() < 1
+    assert values.mean() == pytest.approx(0.5, abs=2e-3)
+    assert np.var(values) == pytest.approx(1 / 12, abs=1e-3)
+    neighbours = [np.corrcoef(values[:-1, 0], values[1:, 0])[0, 1], np.corrcoef(values[:, 0], values[:, 1])[0, 1]]
+    draws = np.corrcoef(values[:, 0], uniforms(np.arange(20_000), 25, seed=0, draw=1)[:, 0])[0, 1]
+    seeds = np.corrcoef(values[:, 0], uniforms(np.arange(20_000), 25, seed=1, draw=0)[:, 0])[0, 1]
+    assert np.abs([*neighbours, draws, seeds]).max() < 0.03
+    np.testing.assert_array_equal(uniforms(np.array([7, 3]), 25, seed=0, draw=0), values[[7, 3]])
 
 
 def test_each_spot_is_projected_once_per_patch(network, monkeypatch):

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from storm.model import Storm, StormConfig, WindowBatch, build_storm
+from storm.model.masking import draw_visible
 from storm.model.positions import alibi_slopes, distance_bias
-from storm.model.readout import center, reconstruct_masked, reconstruction_basis, window
+from storm.model.readout import center, present_spots, reconstruct_masked, reconstruction_basis, window
 
 TOL = {"rtol": 1e-5, "atol": 1e-6}
 
@@ -75,7 +76,8 @@ def test_reconstruction_cannot_see_what_is_masked(network):
     batch = make_batch(4, drop=0.0)
     batch.he.requires_grad_(True)
     batch.st.requires_grad_(True)
-    hidden, masked = reconstruct_masked(network, batch, n_visible=3, generator=torch.Generator().manual_seed(1))
+    slots, shown = draw_visible(present_spots(batch), 3, generator=torch.Generator().manual_seed(1))
+    hidden, masked = reconstruct_masked(network, batch, slots, shown)
     assert masked.sum(1).tolist() == [6] * 4
     for state in hidden.values():
         gradients = torch.autograd.grad(state.square().sum(), [batch.he, batch.st], retain_graph=True)

@@ -11,6 +11,7 @@ import torch
 from storm.data.windows import make_windows
 from storm.model import build_storm
 from storm.model.heads import expression_loss
+from storm.model.masking import draw_visible, hidden_positions
 from storm.pretraining.config_groups import OptimiserConfig
 from storm.pretraining.factors import Panel, choose_genes, fit_factors
 from storm.pretraining.fit import fit
@@ -18,7 +19,6 @@ from storm.pretraining.head import HeadConfig, apply_head, fit_head
 from storm.pretraining.head_choice import choose_head
 from storm.pretraining.held_out import evaluate, hold_out, mean_predictor
 from storm.pretraining.losses import gaussian_nll, negative_binomial_nll
-from storm.pretraining.masking import draw_visible, hidden_positions
 from storm.pretraining.objective import Masking, masked_loss
 from storm.pretraining.optimise import make_optimiser, make_schedule
 from storm.pretraining.ridge import PENALTIES, RidgePath

@@ -13,10 +13,10 @@ from scipy.sparse import csr_matrix, random_array
 from planted_shards import GENES, HE_DIM, planted_config, planted_corpus, planted_shard
 from storm.data.windows import Windows, make_windows
 from storm.model import build_storm
+from storm.model.masking import draw_visible, hidden_positions
 from storm.pretraining.baselines import baseline_losses
 from storm.pretraining.config import flatten
 from storm.pretraining.distributed import MODALITIES, Objective, epoch_steps, validation_jobs
-from storm.pretraining.masking import draw_visible, hidden_positions
 from storm.pretraining.objective import Masking, masked_loss
 from storm.pretraining.prepare import prepare
 from storm.pretraining.sections import SectionTensors, TrainingSection

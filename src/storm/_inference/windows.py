@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,17 +15,12 @@ from tqdm.auto import tqdm
 from storm._inference.device import Compute
 from storm._inference.fallback import Halving
 from storm._settings import settings
-from storm._types import Readout
 from storm.data.journal import Journal
 from storm.data.windows import Windows
-from storm.model.batch import SharedBatch, StormOutput, WindowBatch
-from storm.model.readout import center, reconstruct_masked, reconstruction_basis, window
+from storm.model.batch import SharedBatch, StormOutput
+from storm.model.readout import center, window
 from storm.model.storm import Storm
 
-#: Random draws of visible spots that the ``"reconstruction"`` read-out averages over.
-N_DRAWS = 8
-#: Spots that are visible in each draw, of 25: the paper's number.
-N_VISIBLE = 5
 #: Windows whose spots are projected together. A patch of so many shares nearly all of its spots.
 _BLOCK = 8192
 
@@ -146,8 +141,7 @@ def run_windows(
     windows: Windows,
     compute: Compute,
     *,
-    readout: Readout,
-    seed: int = 0,
+    readout: Literal["center", "window", "section"],
     journal: Journal | None = None,
     facts: dict[str, Any] | None = None,
 ) -> dict[str, np.ndarray]:
@@ -160,12 +154,10 @@ def run_windows(
     tokens, windows, compute
         As in :func:`shared_batches`.
     readout
-        How output tokens become vectors; see :func:`storm.tl.embed`.
-    seed
-        Random seed for the masks of ``"reconstruction"``.
+        How output tokens become vectors; see :func:`storm.tl.embed`. The fourth read-out is in
+        :mod:`storm._inference.reconstruction`, because its sums end with the last window only.
     journal
-        Where finished batches are kept for the next run, if this one is interrupted; not those of
-        ``"reconstruction"``, whose sums are finished with the last batch only.
+        Where finished batches are kept for the next run, if this one is interrupted.
     facts
         Whatever the result depends on beside tokens, windows and the other arguments: the network's checksum.
 
@@ -177,8 +169,6 @@ def run_windows(
         Float32, shape (n, d); NaN where a spot has no place or nothing was known of it.
     """
     network = network.to(compute.device).eval()
-    if readout == "reconstruction":
-        return _reconstructions(network, tokens, windows, compute, seed)
     names: list[str] = [name for name in ("he", "st") if name in tokens]
     width = network.config.width
     with_input = names if readout == "window" else ["he"] if readout == "section" else []
@@ -274,50 +264,3 @@ def _digest(tokens: dict[str, np.ndarray], windows: Windows) -> str:
         for rows in range(0, len(array), 4096):
             digest.update(np.ascontiguousarray(array[rows : rows + 4096]).data)
     return digest.hexdigest()
-
-
-def _reconstructions(
-    network: Storm, tokens: dict[str, np.ndarray], windows: Windows, compute: Compute, seed: int
-) -> dict[str, np.ndarray]:
-    """Each spot's masked reconstruction, averaged over draws and over the windows that hold it."""
-    n = len(windows)
-    names = list(network.decoders)
-    bases = {name: reconstruction_basis(network, name) for name in names}
-    total = {name: torch.zeros(n, bases[name].shape[1], dtype=torch.float64) for name in names}
-    count = torch.zeros(n)
-    generator = torch.Generator().manual_seed(seed)
-    # The draws follow the order of the table; where neighbours are far apart in it, a patch is a batch.
-    rows = np.flatnonzero(windows.index[:, 0] >= 0)
-    bar = tqdm(total=n * N_DRAWS, desc="windows", unit="spot", disable=settings.verbosity == 0)
-    with torch.inference_mode(), bar:
-        for rows_of, index, batch in shared_batches(
-            network, tokens, windows, compute, rows=rows, block=compute.window_batch
-        ):
-            members = torch.from_numpy(index).long()
-            whole = _projected_windows(batch)
-            for _ in range(N_DRAWS):
-                with compute.autocast():
-                    hidden, masked = reconstruct_masked(
-                        network, whole, n_visible=N_VISIBLE, generator=generator, projected=True
-                    )
-                masked = masked.cpu()
-                targets = members[masked]
-                for name in names:
-                    states = (hidden[name].float() @ bases[name]).cpu()[masked]
-                    total[name].index_add_(0, targets, states.double())
-                count.index_add_(0, targets, torch.ones(len(targets)))
-                bar.update(len(rows_of))
-    # The mean over all spots goes: it is the read-out's bias seen through the basis, common to every spot.
-    return {name: _centred((total[name] / torch.where(count > 0, count, torch.nan)[:, None]).numpy()) for name in names}
-
-
-def _projected_windows(batch: SharedBatch) -> WindowBatch:
-    """The same windows with their members' input tokens side by side."""
-    masks = batch.masks()
-    parts = dict(zip(masks, batch.tokens().split(batch.at.shape[1], dim=1), strict=True))
-    return WindowBatch(offsets=batch.offsets, **parts, **{f"{name}_mask": mask for name, mask in masks.items()})
-
-
-def _centred(values: np.ndarray) -> np.ndarray:
-    known = np.isfinite(values).all(axis=1)
-    return (values - values[known].mean(axis=0)).astype(np.float32) if known.any() else values.astype(np.float32)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from storm.model.batch import SharedBatch, StormOutput, WindowBatch, masked_mean
+from storm.model.masking import hidden_positions
 from storm.model.storm import Storm
 
 #: Standard deviation, in pitches, of the Gaussian with which ``"window"`` weights a spot's neighbours.
@@ -57,8 +58,14 @@ def reconstruction_basis(network: Storm, name: str) -> Tensor:
     return vectors.T * singular
 
 
+def present_spots(batch: WindowBatch) -> Tensor:
+    """Which spots of each window have a token of any modality, bool, shape (B, L)."""
+    masks = [mask for mask in (batch.he_mask, batch.st_mask) if mask is not None]
+    return torch.stack(masks).any(dim=0)
+
+
 def reconstruct_masked(
-    network: Storm, batch: WindowBatch, *, n_visible: int, generator: torch.Generator, projected: bool = False
+    network: Storm, batch: WindowBatch, slots: Tensor, shown: Tensor, *, projected: bool = False
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Reconstruct the spots of each window that one random draw leaves invisible.
 
@@ -68,11 +75,9 @@ def reconstruct_masked(
         With decoders.
     batch
         Windows.
-    n_visible
-        Visible spots per window; the same spots are visible in both modalities, so that what is said of a spot comes
-        from other spots alone.
-    generator
-        Source of randomness, on the CPU.
+    slots, shown
+        The draw, see :func:`~storm.model.masking.draw_visible`, shape (B, n_visible). The same spots are visible in
+        both modalities, so that the reconstruction of a spot comes from other spots alone.
     projected
         The batch holds input tokens of the network instead of spot embeddings.
 
@@ -83,24 +88,14 @@ def reconstruct_masked(
     masked : Tensor
         Positions that exist and were not visible, bool, shape (B, L).
     """
-    present = torch.zeros_like(batch.he_mask if batch.he is not None else batch.st_mask)
-    for name in ("he", "st"):
-        if getattr(batch, name) is not None:
-            present = present | getattr(batch, f"{name}_mask")
-    score = torch.rand(present.shape, generator=generator).to(present.device).masked_fill(~present, 2.0)
-    slots = score.topk(min(n_visible, present.shape[1]), dim=1, largest=False).indices
-    # A window that shows all it has would leave nothing to reconstruct.
-    rank = torch.arange(slots.shape[1], device=slots.device)
-    shown = present.gather(1, slots) & (rank < (present.sum(dim=1, keepdim=True) - 1))
+    present = present_spots(batch)
     offsets = batch.offsets.expand(len(present), -1, 2) if batch.offsets.ndim == 2 else batch.offsets
     at = offsets.gather(1, slots.unsqueeze(-1).expand(-1, -1, 2))
     visible = {}
-    for name in ("he", "st"):
-        values = getattr(batch, name)
-        if values is not None:
+    for name, values, mask in (("he", batch.he, batch.he_mask), ("st", batch.st, batch.st_mask)):
+        if values is not None and mask is not None:
             drawn = values.gather(1, slots.unsqueeze(-1).expand(-1, -1, values.shape[2]))
-            visible[name] = (drawn, shown & getattr(batch, f"{name}_mask").gather(1, slots), at)
+            visible[name] = (drawn, shown & mask.gather(1, slots), at)
     hidden = network.reconstruct(visible, offsets, hidden=True, projected=projected)
-    masked = present & ~torch.zeros_like(present).scatter_(1, slots, shown)
     # Without a single visible spot there is nothing to reconstruct from.
-    return hidden, masked & shown.any(dim=1, keepdim=True)
+    return hidden, hidden_positions(present, slots, shown) & shown.any(dim=1, keepdim=True)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from storm.model.masking import draw_visible, hidden_positions
 from storm.pretraining.losses import gaussian_nll
-from storm.pretraining.masking import draw_visible, hidden_positions
 from storm.pretraining.objective import Masking
 from storm.pretraining.stream import StreamedBatch
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from storm.model.masking import draw_visible, hidden_positions
 from storm.model.storm import Storm
 from storm.pretraining.losses import gaussian_nll, negative_binomial_nll
-from storm.pretraining.masking import draw_visible, hidden_positions
 from storm.pretraining.sections import SectionTensors
 
 

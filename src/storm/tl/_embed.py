@@ -14,6 +14,7 @@ from storm._checks import check_choice, check_positive, check_whole
 from storm._inference.combine import combine
 from storm._inference.device import Compute
 from storm._inference.neighbourhoods import section_windows
+from storm._inference.reconstruction import reconstructions
 from storm._inference.record import provenance, wanted_counts, wanted_image, wants_counts, wants_tiles, warn_nan
 from storm._inference.section_components import own_components
 from storm._inference.tile_cache import model_tiles
@@ -169,16 +170,18 @@ def embed(
             tokens["he"] = he_tokens(tiles.values, loaded)
         if wants_counts(spots, modality):
             tokens["st"], match = st_tokens(spots, loaded)
-        parts = run_windows(
-            loaded.network,
-            tokens,
-            windows,
-            compute,
-            readout=readout,
-            seed=seed,
-            journal=journal,
-            facts={"model": loaded.sha256},
-        )
+        if readout == "reconstruction":
+            parts = reconstructions(loaded.network.to(compute.device).eval(), tokens, windows, compute, seed=seed)
+        else:
+            parts = run_windows(
+                loaded.network,
+                tokens,
+                windows,
+                compute,
+                readout=readout,
+                journal=journal,
+                facts={"model": loaded.sha256},
+            )
         if readout == "section" and "st" in tokens:
             parts["st_own"] = own_components(spots.counts, windows)
         vector, by_modality = combine(parts, tokens, loaded.settings["modality_weights"])

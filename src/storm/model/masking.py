@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 
-def draw_visible(present: Tensor, n_visible: int, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+def draw_visible(
+    present: Tensor, n_visible: int, *, generator: torch.Generator | None = None, score: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Draw the visible spots of each window for one modality.
 
     Parameters
@@ -18,16 +20,19 @@ def draw_visible(present: Tensor, n_visible: int, *, generator: torch.Generator 
         there is always something to reconstruct.
     generator
         Source of randomness, on the CPU.
+    score
+        Random numbers from 0 to 1 to draw by instead, shape (B, L): the spots with the lowest are visible.
 
     Returns
     -------
     index : Tensor
         Slots of the drawn spots, shape (B, min(n_visible, L)).
     shown : Tensor
-        Which of the drawn are really there, bool, same shape.
+        Which of the drawn slots hold a spot, bool, same shape.
     """
-    score = torch.rand(present.shape, generator=generator).to(present.device)
-    score = score.masked_fill(~present, 2.0)
+    if score is None:
+        score = torch.rand(present.shape, generator=generator)
+    score = score.to(present.device).masked_fill(~present, 2.0)
     k = min(n_visible, present.shape[1])
     index = score.topk(k, dim=1, largest=False).indices
     rank = torch.arange(k, device=present.device)

@@ -54,8 +54,8 @@ def test_a_good_section_is_good_and_left_alone(toy, check) -> None:
     assert report.ok
     assert report.verdict == "ok"
     assert [row.name for row in report.rows] == [
-        "places", "scale", "pitch", "inside", "tissue", "orientation", "shift", "patch", "chunks", "counts", "genes",
-        "windows",
+        "places", "scale", "pitch", "kind", "inside", "tissue", "orientation", "shift", "patch", "chunks", "counts",
+        "genes", "windows",
     ]  # fmt: skip
     assert report["scale"].facts["um_per_px"] == 1.0
     assert report["pitch"].facts["pitch"] == pytest.approx(100)
@@ -72,10 +72,10 @@ def test_the_report_is_a_table_a_text_and_a_page(toy, check) -> None:
     assert list(table.columns) == ["value", "verdict", "explanation"]
     assert table.loc["pitch", "verdict"] == "ok"
     text = repr(report)
-    assert text.startswith("12 checks: 12 ok")
+    assert text.startswith("13 checks: 13 ok")
     assert max(map(len, text.splitlines())) <= 100
     assert "hexagonal lattice, 100 µm, as Visium has" in text
-    assert report._repr_html_().count("<tr>") == 13
+    assert report._repr_html_().count("<tr>") == 14
     with pytest.raises(KeyError, match=r"no check is named 'time'; there are \['places'"):
         report["time"]
     assert "time" not in report
@@ -110,6 +110,27 @@ def test_other_platforms_are_good(platform: str, n: int) -> None:
     assert verdicts(report) == {}
     assert report["genes"].verdict == "info"  # a targeted panel
     assert "as Visium HD, 8 µm has" in report["pitch"].value or "no lattice (cells)" in report["pitch"].value
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "verdict"),
+    [
+        (lambda pixels: 255 - pixels, "dark", "fail"),
+        (lambda pixels: pixels[:1].repeat(3, axis=0), "gray", "fail"),
+        (lambda pixels: np.full_like(pixels, 244), "empty", "warn"),
+    ],
+)
+def test_images_that_are_not_of_this_kind(toy, check, change, kind: str, verdict: str) -> None:
+    row = check(with_image(toy, change(pixels_of(toy))))["kind"]
+    assert (row.facts["kind"], row.verdict) == (kind, verdict)
+
+
+def test_stains_with_names_are_not_read(toy, check) -> None:
+    toy.set_channel_names("he", ["DAPI", "CD3", "CD8"])
+    row = check(toy)["image"]
+    assert row.verdict == "fail"
+    assert "'he' has the channels ['DAPI', 'CD3', 'CD8']" in row.explanation
+    assert "image_key=" in row.explanation
 
 
 def test_an_anndata_is_checked_without_an_image(toy, check) -> None:

@@ -194,7 +194,7 @@ def test_command_line(toy, tiny_model, tmp_path: Path, capsys) -> None:
     before = sorted(p.name for p in tmp_path.iterdir())
     options = ["--model", str(model), "--no-estimate"]
     assert main(["check", str(tmp_path / "good.zarr"), *options, "--strict"]) == 0
-    assert capsys.readouterr().out.startswith(f"{tmp_path / 'good.zarr'}: 12 checks: 12 ok")
+    assert capsys.readouterr().out.startswith(f"{tmp_path / 'good.zarr'}: 13 checks: 13 ok")
     assert sorted(p.name for p in tmp_path.iterdir()) == before
     both = [str(tmp_path / name) for name in ("good.zarr", "flipped.zarr")]
     assert main(["check", *both, *options, "--figures", str(tmp_path / "seen")]) == 1

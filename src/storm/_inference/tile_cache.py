@@ -19,6 +19,7 @@ from storm._keys import tiles_key
 from storm._loading import StormModel
 from storm._logging import logger
 from storm._types import Field
+from storm.data.enlarged import warn_if_enlarged
 from storm.data.journal import Journal
 from storm.data.patches import READER_VERSION
 from storm.data.spots import Spots
@@ -138,6 +139,7 @@ def tile_embedding(
             return TileEmbedding(values=np.asarray(values, dtype=np.float32), facts=before, reused=True)
         if before.get("encoder") == encoder.name:
             logger.warning("the tile embeddings that are there are not used: made with another %s", ", ".join(other))
+    warn_if_enlarged(spots.reader, field_um=field_um, out_px=tile_px)
     same = facts | {
         "compiled": compiled,
         "channels_last": channels_last,

@@ -16,7 +16,7 @@ from storm._loading import StormModel, load_model
 from storm.data.windows import Windows, make_windows
 from storm.pp._counts import bins_row, counts_rows, windows_row
 from storm.pp._estimate import estimate_rows
-from storm.pp._image import chunks_row, patch_row
+from storm.pp._image import chunks_row, kind_row, patch_row
 from storm.pp._orientation import orientation_rows
 from storm.pp._places import diameter_of, image_rows, place_rows
 from storm.pp._reading import Reading, read_section, text_of
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 #: Order of the rows: where things are first.
 _ORDER = (
-    "places", "in_tissue", "scale", "pitch", "bins", "shapes", "image", "inside", "tissue", "orientation", "shift",
-    "patch", "chunks", "counts", "genes", "windows", "time", "memory",
+    "places", "in_tissue", "scale", "pitch", "bins", "shapes", "image", "kind", "inside", "tissue", "orientation",
+    "shift", "patch", "chunks", "counts", "genes", "windows", "time", "memory",
 )  # fmt: skip
 
 
@@ -56,7 +56,8 @@ def check(
 
     Possible rows: ``places`` (rows with a geometry), ``in_tissue`` (spots outside the tissue), ``scale`` (µm per pixel
     and its source), ``pitch`` (whether the spots lie as far apart as the platform's), ``bins`` (too small), ``shapes``
-    (which of several), ``image`` (cannot be read), ``inside`` and ``tissue`` (centres on the image, on tissue),
+    (which of several), ``image`` (cannot be read), ``kind`` (whether it looks like H&E), ``inside`` and ``tissue``
+    (centres on the image, on tissue),
     ``orientation`` (whether the section lies the other way round), ``shift``, ``patch`` (its size and up-sampling),
     ``chunks``, ``counts``, ``genes``, ``windows`` (missing neighbours), ``time`` and ``memory`` (of
     :func:`storm.tl.embed` on this machine).
@@ -149,6 +150,8 @@ def _image(reading: Reading, model: StormModel, windows: Windows | None, *, fiel
         rows += orientation_rows(spots, windows)
     placed = spots.centres[spots.placed]
     inside = placed[spots.reader.inside(placed)]
+    if len(inside):
+        rows.append(kind_row(spots.reader, inside, field_um=field_um))
     rows.append(patch_row(spots.reader, field_um=field_um, tile_px=tile_px))
     rows.append(chunks_row(spots.reader, inside, field_um=field_um, tile_px=tile_px, warned=list(reading.warned)))
     return rows

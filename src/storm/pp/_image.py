@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from storm.data.enlarged import enlargement, enlargement_advice
+from storm.data.kind import image_kind
 from storm.data.resample import Resampler
 from storm.data.scratch import ScratchSource
 from storm.pp._report import Row
@@ -14,11 +16,42 @@ if TYPE_CHECKING:
     from storm.data.patches import PatchReader
     from storm.data.sources import Source
 
-#: Factor of up-sampling beyond which a network sees an empty magnification, and of down-sampling beyond which a pyramid
-#: would spare most of the decoding.
-_UP, _DOWN = 2.0, 3.0
+#: Factor of reduction beyond which a pyramid would spare most of the decoding.
+_DOWN = 3.0
 #: Bytes of the chunks that are held at a time beyond which one is warned.
 _HELD = 2e9
+
+
+def kind_row(reader: PatchReader, centres: np.ndarray, *, field_um: float) -> Row:
+    """Whether the image looks like H&E: coloured, on a bright background.
+
+    Parameters
+    ----------
+    reader
+        Reader of the image.
+    centres
+        x and y in µm, shape (n, 2), inside the image.
+    field_um
+        Edge of the fields that are judged, in µm.
+    """
+    seen = image_kind(reader, centres, field_um=field_um)
+    facts = {"kind": seen.kind, "dark": seen.dark, "brightness": seen.brightness, "colour": seen.colour}
+    numbers = f"brightness {seen.brightness:.0f} of 255 in the median, {100 * seen.dark:.0f} % dark pixels"
+    if seen.kind == "dark":
+        text = (
+            "H&E is bright where there is no tissue; an image on a dark background is fluorescence, or inverted. Name "
+            "the H&E image with image_key=, or use modality='st', which reads no image"
+        )
+        return Row("kind", f"on a dark background: {numbers}", "fail", text, facts)
+    if seen.kind == "gray":
+        text = (
+            "the image has no colour, and H&E is told by its colours: use the image of the microscope as it was taken"
+        )
+        return Row("kind", f"gray: {numbers}", "fail", text, facts)
+    if seen.kind == "empty":
+        text = "the image shows nothing around the spots: is it the image of this section, and do they lie on it?"
+        return Row("kind", f"empty: {numbers}", "warn", text, facts)
+    return Row("kind", f"coloured, on a bright background: {numbers}", "ok", facts=facts)
 
 
 def patch_row(reader: PatchReader, *, field_um: float, tile_px: int) -> Row:
@@ -26,19 +59,15 @@ def patch_row(reader: PatchReader, *, field_um: float, tile_px: int) -> Row:
     at = reader.level_for(field_um, tile_px)
     level = reader.levels[at]
     px = field_um / level.um_per_px
-    factor = tile_px / px
+    factor = enlargement(reader, field_um=field_um, out_px=tile_px)
     facts = {"level": at, "px": px, "upsampling": factor}
     value = (
         f"{field_um:g} µm are {px:.0f} px at level {at} of {len(reader.levels)} ({level.um_per_px:.3g} µm/px), resized "
         f"to {tile_px} px: × {factor:.2f}"
     )
-    if factor > _UP:
-        text = (
-            f"the image is {factor:.1f} times coarser than the tile encoder's input: nuclei are blurred or not seen. "
-            "Use the full-resolution image if there is one (a 'hires' image of Space Ranger is a small copy), or check "
-            "the scale"
-        )
-        return Row("patch", value, "warn", text, facts)
+    advice = enlargement_advice(factor)
+    if advice:
+        return Row("patch", value, "warn", advice, facts)
     if factor * _DOWN < 1 and len(reader.levels) == 1:
         text = (
             f"the image has no pyramid, so that {(1 / factor) ** 2:.0f} times as many pixels are decoded as are used; "

@@ -37,7 +37,7 @@ def test_key_points(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"key points; an affine map needs three"):
             read_alignment(file)
     file.write_text("fixedX,fixedY,alignmentX,alignmentY\n1,2,3,x")
-    with pytest.raises(ValueError, match="no number"):
+    with pytest.raises(ValueError, match="not a number"):
         read_alignment(file)
 
 

@@ -1,4 +1,4 @@
-"""An H&E image on a platform whose own pixels are something else."""
+"""An H&E image on a platform whose own pixels are those of another image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def find_alignment(image: Path, folder: Path, alignment: str | Path | np.ndarray
     Raises
     ------
     ValueError
-        If there is none.
+        If neither exists.
     """
     if alignment is not None:
         return alignment
@@ -29,7 +29,7 @@ def find_alignment(image: Path, folder: Path, alignment: str | Path | np.ndarray
         if (place / name).is_file():
             return place / name
     msg = (
-        f"nothing says where {image.name} lies on the section: pass alignment= (a 3 × 3 matrix from its pixels to the "
+        f"the position of {image.name} on the section is not known: pass alignment= (a 3 × 3 matrix from its pixels to the "
         f"platform's pixels, as an array or csv, or a csv of key points); no {name} lies beside it. An image that lies "
         f"on the platform's own pixels has alignment=np.eye(3)"
     )
@@ -44,20 +44,33 @@ def aligned_image(
     platform_um: float,
     um_per_px: float | None,
 ) -> tuple[DataTree, dict[str, Any]]:
-    """The H&E as an element, in ``"global"`` (pixels of the platform) and ``"um"``; and facts about its alignment.
+    """Read an H&E and place it on the section by its alignment.
 
     Parameters
     ----------
     path
-        The H&E.
+        File of the H&E.
     alignment
-        See :func:`~storm.io._alignment.read_alignment`.
+        Matrix or file, see :func:`~storm.io._alignment.read_alignment`.
     centres_um
-        x and y of the cells, (n, 2).
+        x and y of the cells in µm, shape (n, 2).
     platform_um
         µm per pixel of the platform.
     um_per_px
-        What the user says of the H&E.
+        µm per pixel of the H&E as the user gave them, or ``None``.
+
+    Returns
+    -------
+    DataTree
+        The H&E, in the coordinate systems ``"global"`` (pixels of the platform) and ``"um"``.
+    dict
+        Name of the image, its µm per pixel and their source, the share of cells that lie on it, and facts about the
+        key points of the alignment if it came from such.
+
+    Raises
+    ------
+    ValueError
+        If the image or the alignment cannot be read, scales disagree, or no cell lies on the image.
     """
     from spatialdata.transformations import Affine
 
@@ -66,8 +79,12 @@ def aligned_image(
     he_um, source = check_alignment_scale(matrix, opened, platform_um=platform_um, um_per_px=um_per_px)
     share = check_on_image(np.asarray(centres_um, dtype=np.float64) / platform_um, opened, matrix)
     to_um = np.diag([platform_um, platform_um, 1.0]) @ matrix
-    axes = {"input_axes": ("x", "y"), "output_axes": ("x", "y")}
-    element = opened.element({"global": Affine(matrix, **axes), "um": Affine(to_um, **axes)})
+    xy = ("x", "y")
+    transformations = {
+        "global": Affine(matrix, input_axes=xy, output_axes=xy),
+        "um": Affine(to_um, input_axes=xy, output_axes=xy),
+    }
+    element = opened.element(transformations)
     more |= {
         "image": opened.path.name,
         "image_um_per_px": he_um,

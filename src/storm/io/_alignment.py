@@ -1,4 +1,4 @@
-"""How an H&E image that was taken afterwards lies on the platform's own pixels."""
+"""The alignment of an H&E image that was taken afterwards to the platform's own pixels."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from storm.io._open import Opened
 
 _POINTS = ("fixedX", "fixedY", "alignmentX", "alignmentY")
-#: µm per pixel of any H&E from which a nucleus can be seen.
+#: µm per pixel of any H&E that shows nuclei.
 _PLAUSIBLE_UM = (0.05, 5.0)
-#: The scale that a scanner prints in a file may be this far off the one that an alignment gives.
+#: Factor by which the scale in a scanner's file may differ from that of an alignment.
 _SCANNER = 1.25
 
 
 def read_alignment(alignment: str | Path | np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
-    """Affine map (3, 3) from pixels of the H&E to pixels of the platform, x before y, and facts about it.
+    """Read the affine map from pixels of the H&E to pixels of the platform, x before y.
 
     Parameters
     ----------
@@ -31,12 +31,19 @@ def read_alignment(alignment: str | Path | np.ndarray) -> tuple[np.ndarray, dict
         The matrix, 3 × 3 or 2 × 3, as an array or in a csv file without header (as Xenium Explorer writes it); or a
         csv of key points with the columns fixedX, fixedY (platform) and alignmentX, alignmentY (H&E).
 
+    Returns
+    -------
+    ndarray
+        The map, shape (3, 3).
+    dict
+        Number of key points and their residual distance in pixels, if it was fitted to such.
+
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     ValueError
-        If it is no such matrix or table, cannot be inverted, or mirrors the image.
+        If it is not such a matrix or table, cannot be inverted, or mirrors the image.
     """
     facts: dict[str, Any] = {}
     if isinstance(alignment, str | Path):
@@ -87,7 +94,7 @@ def check_matrix(matrix: np.ndarray, name: str) -> np.ndarray:
 def check_alignment_scale(
     matrix: np.ndarray, opened: Opened, *, platform_um: float, um_per_px: float | None
 ) -> tuple[float, str]:
-    """µm per pixel of the H&E that an alignment implies, compared with what the user and the file say.
+    """µm per pixel of the H&E that an alignment implies, compared with the argument and the file's own metadata.
 
     Parameters
     ----------
@@ -98,12 +105,16 @@ def check_alignment_scale(
     platform_um
         µm per pixel of the platform.
     um_per_px
-        What the user says of the H&E.
+        µm per pixel of the H&E as the user gave them, or ``None``.
+
+    Returns
+    -------
+    µm per pixel of the H&E, and their source.
 
     Raises
     ------
     ValueError
-        If they disagree (5 % with the user, 25 % with the file), or no microscope has such pixels.
+        If they disagree (by 5 % with the argument, by 25 % with the file), or no microscope has such pixels.
     """
     implied = float(np.sqrt(np.linalg.det(matrix[:2, :2]))) * platform_um
     given, source = given_scale(um_per_px)
@@ -135,16 +146,25 @@ def check_alignment_scale(
 
 
 def check_on_image(centres_px: np.ndarray, opened: Opened, matrix: np.ndarray) -> float:
-    """Share of cells that lie on the H&E; raise if none does.
+    """Share of the cells that lie on the H&E.
 
     Parameters
     ----------
     centres_px
-        x and y of the cells in pixels of the platform, (n, 2).
+        x and y of the cells in pixels of the platform, shape (n, 2).
     opened
         The H&E.
     matrix
-        From its pixels to those of the platform.
+        Map from pixels of the H&E to pixels of the platform, shape (3, 3).
+
+    Returns
+    -------
+    The share, 0 to 1.
+
+    Raises
+    ------
+    ValueError
+        If none lies on it.
     """
     centres_px = centres_px[np.isfinite(centres_px).all(axis=1)]
     back = np.linalg.inv(matrix)
@@ -163,13 +183,13 @@ def check_on_image(centres_px: np.ndarray, opened: Opened, matrix: np.ndarray) -
 
 def _rows(path: Path) -> list[list[str]]:
     if not path.is_file():
-        msg = f"there is no alignment file {path}"
+        msg = f"the alignment file {path} does not exist"
         raise FileNotFoundError(msg)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = [row for row in csv.reader(file) if any(cell.strip() for cell in row)]
     except UnicodeDecodeError as error:
-        msg = f"alignment={str(path)!r} is no csv file"
+        msg = f"alignment={str(path)!r} is not a csv file"
         raise ValueError(msg) from error
     if not rows:
         msg = f"alignment={str(path)!r} is empty"
@@ -193,7 +213,7 @@ def _key_points(rows: list[list[str]], name: str) -> tuple[np.ndarray, np.ndarra
     try:
         points = np.array([[float(row[k]) for k in columns] for row in rows[1:]]).reshape(-1, 4)
     except (ValueError, IndexError) as error:
-        msg = f"{name}: a key point is no number: {error}"
+        msg = f"{name}: a key point is not a number: {error}"
         raise ValueError(msg) from error
     return points[:, :2], points[:, 2:]
 

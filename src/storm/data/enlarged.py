@@ -28,7 +28,7 @@ def enlargement(reader: PatchReader, *, field_um: float, out_px: int) -> float:
 
 def enlargement_advice(factor: float) -> str:
     """What enlarged patches mean and what to do about them; empty up to :data:`MOST_ENLARGED`."""
-    if factor <= MOST_ENLARGED:
+    if factor <= MOST_ENLARGED * (1 + 1e-6):  # exactly twice is common, and rounding must not decide
         return ""
     return (
         f"the image is {factor:.1f} times coarser than the tile encoder's input: nuclei are blurred or not seen. Use "

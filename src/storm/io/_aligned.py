@@ -29,9 +29,9 @@ def find_alignment(image: Path, folder: Path, alignment: str | Path | np.ndarray
         if (place / name).is_file():
             return place / name
     msg = (
-        f"the position of {image.name} on the section is not known: pass alignment= (a 3 × 3 matrix from its pixels to the "
-        f"platform's pixels, as an array or csv, or a csv of key points); no {name} lies beside it. An image that lies "
-        f"on the platform's own pixels has alignment=np.eye(3)"
+        f"the position of {image.name} on the section is not known: pass alignment= (a 3 × 3 matrix from its pixels to "
+        f"the platform's pixels, as an array or csv, or a csv of key points); no {name} lies beside it. An image that "
+        f"lies on the platform's own pixels has alignment=np.eye(3)"
     )
     raise ValueError(msg)
 

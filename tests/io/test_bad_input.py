@@ -36,7 +36,7 @@ def test_no_such_folder(tmp_path: Path, reader) -> None:
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         reader(tmp_path / "nowhere")
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(FileNotFoundError, match=r"is no .* folder: it holds none of .*, but notes\.txt"):
+    with pytest.raises(FileNotFoundError, match=r"is not a .* folder: it holds none of .*, but notes\.txt"):
         reader(tmp_path)
 
 
@@ -87,7 +87,7 @@ def test_truncated_matrix(visium: tuple[Path, Path]) -> None:
 
 def test_broken_json(visium: tuple[Path, Path]) -> None:
     (visium[0] / "spatial" / "scalefactors_json.json").write_text("{")
-    with pytest.raises(ValueError, match=r"scalefactors_json\.json is no json"):
+    with pytest.raises(ValueError, match=r"scalefactors_json\.json is not a json file"):
         io.visium(*visium)
 
 

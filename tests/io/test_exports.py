@@ -184,7 +184,7 @@ def test_impossible_um_per_px(visium: tuple[Path, np.ndarray], value: float) -> 
 @pytest.mark.parametrize("text", ["[1, 2]", "3", '"text"', "null", "{", "", "[" * 100_000])
 def test_scale_factors_that_are_no_object(visium: tuple[Path, np.ndarray], text: str) -> None:
     (visium[0] / "spatial" / "scalefactors_json.json").write_text(text)
-    with pytest.raises(ValueError, match=r"scalefactors_json\.json (is no json|holds a)"):
+    with pytest.raises(ValueError, match=r"scalefactors_json\.json (is not a json file|holds a)"):
         io.visium(visium[0], False)
 
 

@@ -137,6 +137,12 @@ def test_outlines_of_other_cells_are_refused() -> None:
         fit_outlines(trace(ids, xy), names.str.replace("cell", "N"), centroids, np.full(50, 16.0), um=1.0, **FILES)
 
 
+def test_no_cell_is_left() -> None:
+    ids, xy, names, centroids = grid(2)
+    with pytest.raises(ValueError, match="2 of 2 cells lie elsewhere"):
+        fit_outlines(trace(ids, xy), names, centroids[::-1], np.full(2, 16.0), um=1.0, **FILES)
+
+
 def test_two_that_changed_places_are_left_out() -> None:
     ids, xy, names, centroids = grid(400)
     centroids[[3, 4]] = centroids[[4, 3]]

@@ -48,10 +48,10 @@ def test_visium(tmp_path: Path, version: int) -> None:
     assert names(sdata) == {"images": ["he"], "shapes": ["spots"], "tables": ["table"]}
     assert sorted(sdata.coordinate_systems) == ["global", "um"]
     assert_planted(sdata, he, px, um_per_px=vendor.UM)
-    told = sdata.attrs["storm_io"]
-    assert told["um_per_px"] == vendor.UM
-    assert "spot_diameter_fullres" in told["um_per_px_source"]
-    assert told["um_per_px_of_pitch"] == pytest.approx(vendor.UM, rel=0.01)
+    facts = sdata.attrs["storm_io"]
+    assert facts["um_per_px"] == vendor.UM
+    assert "spot_diameter_fullres" in facts["um_per_px_source"]
+    assert facts["um_per_px_of_pitch"] == pytest.approx(vendor.UM, rel=0.01)
     assert {"array_row", "array_col"} <= set(sdata["table"].obs)
 
 
@@ -153,10 +153,10 @@ def test_xenium(tmp_path: Path, alignment: np.ndarray, turn: int) -> None:
     assert names(sdata) == {"images": ["he"], "shapes": ["cells", "nuclei"], "tables": ["table"]}
     assert sdata["table"].uns["spatialdata_attrs"]["region"] == "cells"
     assert_planted(sdata, he, px, um_per_px=2 * vendor.PIXEL, turn=turn)
-    told = sdata.attrs["storm_io"]
-    assert told["um_per_px"] == vendor.PIXEL
-    assert told["image_um_per_px"] == pytest.approx(2 * vendor.PIXEL)
-    assert told["cells_on_image"] == 1.0
+    facts = sdata.attrs["storm_io"]
+    assert facts["um_per_px"] == vendor.PIXEL
+    assert facts["image_um_per_px"] == pytest.approx(2 * vendor.PIXEL)
+    assert facts["cells_on_image"] == 1.0
 
 
 def test_xenium_finds_image_and_alignment(tmp_path: Path) -> None:
@@ -187,17 +187,17 @@ def test_cosmx(tmp_path: Path, polygons: bool) -> None:
     sdata = io.cosmx(folder, he, SHIFT)
     assert names(sdata) == {"images": ["he"], "shapes": ["cells"], "tables": ["table"]}
     assert_planted(sdata, he, px, um_per_px=2 * 0.120280945)
-    told = sdata.attrs["storm_io"]
-    assert told["fields_of_view"] == 2
-    assert told["shapes"] == ("polygons" if polygons else "circles")
+    facts = sdata.attrs["storm_io"]
+    assert facts["fields_of_view"] == 2
+    assert facts["shapes"] == ("polygons" if polygons else "circles")
     assert sdata["table"].obs_names.tolist() == ["1_1", "2_1", "3_1", "1_2", "2_2", "3_2"]
 
 
 def test_cosmx_scale(tmp_path: Path) -> None:
     folder, _, _ = vendor.cosmx_folder(tmp_path, alignment=SHIFT, um=0.18)
-    told = io.cosmx(folder).attrs["storm_io"]
-    assert told["um_per_px"] == pytest.approx(0.18)
-    assert "fov_positions" in told["um_per_px_source"]
+    facts = io.cosmx(folder).attrs["storm_io"]
+    assert facts["um_per_px"] == pytest.approx(0.18)
+    assert "fov_positions" in facts["um_per_px_source"]
     with pytest.raises(ValueError, match=r"0\.12 from the argument um_per_px, 0\.18 from run_fov_positions"):
         io.cosmx(folder, um_per_px=0.12)
 

@@ -43,13 +43,13 @@ def hd_tree(shared_data: Path, tmp_path: Path):
 def test_visium(shared_data: Path) -> None:
     folder = shared_data / "platforms" / "visium_outs"
     sdata = storm.io.visium(folder, "lowres")
-    told = sdata.attrs["storm_io"]
+    facts = sdata.attrs["storm_io"]
     assert sdata["table"].shape == (3352, 815)
-    assert told["um_per_px"] == pytest.approx(0.726, abs=1e-3)
-    assert told["um_per_px_of_pitch"] == pytest.approx(told["um_per_px"], rel=0.01)
+    assert facts["um_per_px"] == pytest.approx(0.726, abs=1e-3)
+    assert facts["um_per_px_of_pitch"] == pytest.approx(facts["um_per_px"], rel=0.01)
     positions = pd.read_csv(folder / "spatial" / "tissue_positions_list.csv", header=None, index_col=0)
     wanted = positions.loc[sdata["table"].obs_names, [5, 4]].to_numpy()
-    np.testing.assert_allclose(read_spots(sdata).centres, wanted * told["um_per_px"])
+    np.testing.assert_allclose(read_spots(sdata).centres, wanted * facts["um_per_px"])
     # the spots under tissue are darker than the rest of the picture
     spots = read_spots(sdata)
     on_tissue = spots.patches.read(spots.centres[::20], field_um=100, out_px=7)[:, 3, 3].mean()

@@ -1,4 +1,4 @@
-"""Public files: from a mirror folder where there is one, else by URL and sha256."""
+"""Public files: from a mirror folder if one is given, else by URL; verified by their sha256."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def her2st(section: str = "C2", *, path: str | Path | None = None, image: bool =
     E1–E3, F1–F3, G1–G3 and H1–H3; H&E at about 0.69 µm per pixel for B4 and C2–C6; a pathologist's labels of every
     spot for B1, C1, D1 and G2.
 
-    The files come from a mirror folder where there is one, else from the public repository almaan/her2st on GitHub, at
+    The files come from a mirror folder if one is given, else from the public repository almaan/her2st on GitHub, at
     fixed commits, each verified by its sha256 and kept in ``storm.settings.cache_dir``. Pinned are the counts and spots
     of these 30 sections, the six images and the four tables of labels; the hashes were taken from a mirror. A mirror's
     copies of these files are verified in the same way. It may hold more of the repository (sections A1–A6, further
@@ -53,7 +53,7 @@ def her2st(section: str = "C2", *, path: str | Path | None = None, image: bool =
     ValueError
         For a section that does not exist, or a file that differs from the published one.
     FileNotFoundError
-        If a file is neither in the mirror nor can be fetched; the text says how to give a mirror.
+        If a file is neither in the mirror nor can be fetched; the message explains how to give a mirror.
 
     References
     ----------

@@ -29,7 +29,7 @@ def mob(
     (``"rep12"``) of them, about 16,000 genes; H&E at about 2.75 µm per pixel, too coarse to see cells; five layers.
 
     Read from a mirror folder only: the .h5ad files join counts, places and layers from several public repositories
-    (tare/Splotch, almaan/sepal, huimin230/BayesCafe), so there is no single address that they could be fetched from.
+    (tare/Splotch, almaan/sepal, huimin230/BayesCafe), so that no single address holds them.
 
     Parameters
     ----------

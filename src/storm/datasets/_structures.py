@@ -52,11 +52,13 @@ class Adipocytes:
         rows, cols = np.nonzero(self.alive)
         inner = (rows > 0) & (rows < len(self.alive) - 1) & (cols > 0) & (cols < self.alive.shape[1] - 1)
         rows, cols = rows[inner], cols[inner]
-        here = self.centres[rows, cols]
-        there = np.stack([self.centres[rows + dy, cols + dx] for dy, dx in ((0, 1), (1, 0), (0, -1), (-1, 0))], axis=1)
-        normal = there - here[:, None]
+        own = self.centres[rows, cols]
+        neighbours = np.stack(
+            [self.centres[rows + dy, cols + dx] for dy, dx in ((0, 1), (1, 0), (0, -1), (-1, 0))], axis=1
+        )
+        normal = neighbours - own[:, None]
         normal /= np.linalg.norm(normal, axis=2, keepdims=True)
-        return (here[:, None] + there) / 2, normal, here
+        return (own[:, None] + neighbours) / 2, normal, own
 
     def depth(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """How deep (µm) points lie in a fat cell, 0 at its border and outside, same shape as ``x`` (flat)."""

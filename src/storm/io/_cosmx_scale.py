@@ -45,7 +45,7 @@ def cosmx_scale(
     Raises
     ------
     FileNotFoundError
-        If the positions of the fields of view are missing and nothing else tells the scale.
+        If the positions of the fields of view are missing and no other source gives the scale.
     ValueError
         If two sources disagree, or the vendor's number does not fit the size of the fields of view.
     """

@@ -14,7 +14,7 @@ from storm.data.genes import is_gene
 
 #: Words in the kinds of features that are part of every run and measure nothing of the tissue.
 _CONTROL_KINDS = ("control", "codeword", "blank")
-#: Kind under which controls are counted that only their names tell.
+#: Kind under which controls are counted that are recognised by their names only.
 BY_NAME = "controls (by their names)"
 
 

@@ -197,36 +197,38 @@ def fit_outlines(
     import geopandas as gpd
 
     row = outlines.index.get_indexer(ids)
-    found = row >= 0
-    if not found.any():
-        there = f"like {outlines.index[0]!r}" if len(outlines.index) else "none that enclose anything"
+    outlined = row >= 0
+    if not outlined.any():
+        example = f"like {outlines.index[0]!r}" if len(outlines.index) else "none that enclose anything"
         msg = (
             f"{file} holds none of the cells of the table (those of {table.name} are like {str(ids[0])!r}, outlines "
-            f"{there}); the files are of different runs"
+            f"{example}); the files are of different runs"
         )
         raise ValueError(msg)
     shapes = np.full(len(ids), None, dtype=object)
-    shapes[found] = outlines.shapes[row[found]]
-    low_high = shapely.bounds(shapes[found])
+    shapes[outlined] = outlines.shapes[row[outlined]]
+    low_high = shapely.bounds(shapes[outlined])
     middle, size = (low_high[:, 2:] + low_high[:, :2]) / 2, low_high[:, 2:] - low_high[:, :2]
     allowed = np.minimum(size, _TYPICAL * np.median(size)) + _MARGIN_UM / um
-    away = (np.abs(centroids[found] - middle) > allowed).any(axis=1)
+    away = (np.abs(centroids[outlined] - middle) > allowed).any(axis=1)
     elsewhere = np.zeros(len(ids), dtype=bool)
-    elsewhere[found] = away
-    if elsewhere.sum() > max(_FEW, _ELSEWHERE * found.sum()):
+    elsewhere[outlined] = away
+    if elsewhere.sum() > max(_FEW, _ELSEWHERE * outlined.sum()) or elsewhere.all():
         first = int(np.argmax(elsewhere))
         x, y = centroids[first]
         msg = (
-            f"{int(elsewhere.sum())} of {int(found.sum())} cells lie elsewhere by {table.name} than by {file.name}, "
+            f"{int(elsewhere.sum())} of {int(outlined.sum())} cells lie elsewhere by {table.name} than by {file.name}, "
             f"e.g. {str(ids[first])!r}: its centroid is x = {x:.1f}, y = {y:.1f}, the middle of its outline "
             f"x = {middle[away][0, 0]:.1f}, y = {middle[away][0, 1]:.1f}; the files are of different runs"
         )
         raise ValueError(msg)
-    shapes[~found] = discs(centroids[~found], area[~found], typical=shapely.area(shapes[found & ~elsewhere]))
+    shapes[~outlined] = discs(
+        centroids[~outlined], area[~outlined], typical=shapely.area(shapes[outlined & ~elsewhere])
+    )
     keep = ~elsewhere
     facts = {
         "outlines_repaired": outlines.repaired,
-        "outlines_replaced_by_discs": int((~found).sum()),
+        "outlines_replaced_by_discs": int((~outlined).sum()),
         "cells_left_out": int(elsewhere.sum()),
         "outlines_of_no_cell": int((~outlines.index.isin(ids)).sum()),
     }

@@ -207,7 +207,9 @@ def read_counts(path: Path) -> tuple[pd.Index, pd.Index, csr_matrix, dict[str, i
     numeric = np.array([pd.api.types.is_numeric_dtype(kind) for kind in frame.dtypes], dtype=bool)
     if frame.empty or not numeric.all():
         bad = list(frame.columns[~numeric])[:5]
-        msg = f"{path} is no table of counts (spots × genes, tab-separated): " + (f"{bad} are text" if bad else "empty")
+        msg = f"{path} is not a table of counts (spots × genes, tab-separated): " + (
+            f"{bad} are text" if bad else "empty"
+        )
         raise ValueError(msg)
     for axis, labels in (("spot", frame.index), ("gene", frame.columns)):
         if not labels.is_unique:

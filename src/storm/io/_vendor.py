@@ -53,7 +53,7 @@ def find_folder(path: str | Path, *, platform: str, signs: Iterable[str]) -> Pat
     for folder in (path, path / "outs"):
         if any(next(folder.glob(sign), None) is not None for sign in signs):
             return folder
-    msg = f"{path} is no {platform} folder: it holds none of {signs}, but {listed(path)}"
+    msg = f"{path} is not a {platform} folder: it holds none of {signs}, but {listed(path)}"
     raise FileNotFoundError(msg)
 
 
@@ -104,11 +104,11 @@ def _same_text(plain: Path, packed: Path) -> bool:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a json file; an error that names the file if there is none."""
+    """The object that a json file holds; an error that names the file if it holds none."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:
-        msg = f"{path} is no json: {error}; copy it again"
+        msg = f"{path} is not a json file: {error}; copy it again"
         raise ValueError(msg) from error
     if not isinstance(value, dict):
         msg = f"{path} holds a {type(value).__name__}, not an object of names and values; copy it again"
@@ -305,7 +305,7 @@ def choose_image(
     reduced
         The reduced pictures of the folder, by name.
     missing
-        Begin of the warning if there is no image and none was given.
+        Beginning of the warning if there is no image and none was given.
     """
     if image is False:
         return None, None

@@ -61,7 +61,7 @@ def visium_hd(
         The folder, the one above it, or ``binned_outputs`` alone.
     image
         The full-resolution H&E (see :func:`~storm.io.slide` for formats). With ``None``, the default, the one in
-        ``microscope_image/`` or named ``*tissue_image.*``; without one a warning says so. ``"hires"`` or ``"lowres"``
+        ``microscope_image/`` or named ``*tissue_image.*``; without one a warning is given. ``"hires"`` or ``"lowres"``
         takes a reduced picture of the folder; ``False`` reads no image.
     bin_size
         Side of the bins in µm, 2, 8 or 16; or ``"cells"`` for the cells that Space Ranger 4 segmented.
@@ -232,7 +232,7 @@ def _cells(part: Path) -> tuple[AnnData, GeoDataFrame, dict[str, Any]]:
 
 
 def _read_outlines(file: Path) -> Outlines:
-    """Outlines in pixels by the cells' barcodes; what is no polygon is left out."""
+    """Outlines in pixels by the cells' barcodes; whatever is not a polygon is left out."""
     import shapely
 
     features = read_json(file).get("features")

@@ -104,6 +104,15 @@ def at(**changes) -> gpd.GeoDataFrame:
     return shapes(px)
 
 
+def on_lattice(**changes: int) -> gpd.GeoDataFrame:
+    """Shapes on a square lattice, single ones of them at the place of another."""
+    px = np.stack(np.meshgrid(np.arange(6), np.arange(5)), -1).reshape(-1, 2) * 15.0 + 10
+    place = np.arange(N)
+    for row, other in changes.items():
+        place[int(row[1:])] = other
+    return shapes(px[place])
+
+
 def repeated_index() -> gpd.GeoDataFrame:
     made = shapes()
     made.index = [0, 0, *range(2, N)]
@@ -130,8 +139,8 @@ PLAIN = np.random.default_rng(1).uniform(0, 100, (N, 2))
 MICRONS = {"spatial": {"lib": {"scalefactors": {"microns_per_pixel": 0.3}}}}
 HOLE = PLAIN.copy()
 HOLE[5] = np.nan
-TWICE = PLAIN.copy()
-TWICE[5] = TWICE[9]
+# a section that is in the table twice
+TWICE = np.repeat(PLAIN[: N // 2], 2, axis=0)
 
 # name: (how to make the object, keywords, error, words that the text must hold)
 CASES: dict[str, tuple[Callable, dict, type[Exception], list[str]]] = {
@@ -260,13 +269,13 @@ CASES: dict[str, tuple[Callable, dict, type[Exception], list[str]]] = {
         ["1 of 30 coordinates in shapes 'spots'", "'s7'"],
     ),
     "shapes twice in one place": (
-        lambda: section(shapes=at(r7=(50, 50), r9=(50, 50))),
+        lambda: section(shapes=on_lattice(r7=7, r9=7)),
         {},
         ValueError,
-        ["2 of 30 rows share", "'s7', 's9'"],
+        ["2 of 30 rows share", "'s7', 's9'", "form a lattice"],
     ),
     "NaN in obsm": (lambda: coordinates(HOLE), {}, ValueError, ["1 of 30 coordinates in obsm['spatial']", "'s5'"]),
-    "obsm twice in one place": (lambda: coordinates(TWICE), {}, ValueError, ["2 of 30 rows share", "'s5', 's9'"]),
+    "obsm twice in one place": (lambda: coordinates(TWICE), {}, ValueError, ["30 of 30 rows share", "'s0', 's1'"]),
     "no coordinates": (table, {}, ValueError, ["no coordinates in obsm['spatial']", "nothing"]),
     "one coordinate": (lambda: coordinates(PLAIN[:, :1]), {}, ValueError, ["shape (30, 1)"]),
     "text as coordinates": (lambda: coordinates(np.full((N, 2), "a")), {}, ValueError, ["not numbers"]),
@@ -359,6 +368,14 @@ def test_the_advice_about_images_works(array: np.ndarray, pyramid: list[int] | N
     expected = rgb(4)[:3] if len(array) == 4 else rgb()
     corner = spots.patches.read(np.array([[5.0, 5.0]]), field_um=10, out_px=20)[0]
     np.testing.assert_array_equal(corner, np.moveaxis(expected[:, :20, :20], 0, 2))
+
+
+def test_cells_with_rounded_positions_may_share_them() -> None:
+    sdata = section(shapes=at(r7=(50, 50), r9=(50, 50), r11=(50, 50)))
+    with pytest.warns(UserWarning, match=r"3 of 30 rows share their coordinates in shapes 'spots'.*'s7', 's9', 's11'"):
+        spots = read_spots(sdata)
+    np.testing.assert_allclose(spots.centres[[7, 9, 11]], 25)
+    assert spots.placed.all()
 
 
 def test_several_tables_need_a_key() -> None:

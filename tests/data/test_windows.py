@@ -134,6 +134,50 @@ def test_errors():
         make_windows(np.zeros((50, 2)), kind="knn")
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.2125])
+def test_windows_of_rounded_cells_do_not_depend_on_the_order_of_the_rows(scale):
+    """Whole coordinates: a fifth of the cells share their place with another, and most distances are tied."""
+    rng = np.random.default_rng(0)
+    points = rng.integers(0, 50, (600, 2)) * scale
+    assert 0.1 < 1 - len(np.unique(points, axis=0)) / len(points) < 0.3
+    windows = make_windows(points, radius=100.0)
+    assert windows.kind == "knn"
+    assert (windows.index[:, 0] == np.arange(600)).all()
+    distance = np.linalg.norm(points[:, None] - points[None], axis=-1)
+    for row in range(600):
+        members = windows.index[row]
+        assert len(set(members)) == 9, "each cell once, those at the same place too"
+        np.testing.assert_allclose(np.sort(distance[row])[:9], distance[row, members], atol=1e-12)
+        # Within one distance by x, then y.
+        key = [
+            (round(d / scale, 6), *np.round(o, 5))
+            for d, o in zip(distance[row, members], windows.offsets[row], strict=True)
+        ]
+        assert key[1:] == sorted(key[1:])
+    shuffled = rng.permutation(600)
+    again = make_windows(points[shuffled], radius=100.0)
+    assert again.pitch == windows.pitch
+    np.testing.assert_array_equal(again.offsets, windows.offsets[shuffled])
+    # Members at one place of their own are the same cells.
+    _, place, cells = np.unique(points, axis=0, return_inverse=True, return_counts=True)
+    alone = cells[place.ravel()] == 1
+    old = windows.index[shuffled]
+    np.testing.assert_array_equal(np.where(alone[old], old, -1), np.where(alone[old], shuffled[again.index], -1))
+
+
+def test_many_cells_at_one_place():
+    """The window of a cell that shares its place with more cells than a window holds: itself, then the first."""
+    rng = np.random.default_rng(0)
+    points = np.concatenate([np.full((40, 2), 5.0), rng.random((200, 2)) * 100])
+    windows = make_windows(points, kind="knn")
+    np.testing.assert_array_equal(windows.index[0], np.arange(9))
+    np.testing.assert_array_equal(windows.index[20], [20, *range(8)])
+    assert (windows.offsets[:40] == 0).all()
+    nearest = np.linalg.norm(points[40:, None] - points[None], axis=-1)
+    nearest[nearest == 0] = np.inf
+    assert windows.pitch == pytest.approx(np.median(nearest.min(axis=1)), rel=0.1)
+
+
 def planted(grid, seed, *, holes, degrees, jitter=0.0):
     """Shuffled, turned, thinned lattice; and each point's place in the whole one."""
     rng = np.random.default_rng(seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +10,14 @@ import numpy as np
 import pandas as pd
 
 from storm._keys import UM_SYSTEMS
+from storm.data.lattice import find_lattice
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
+
+#: Share of rows with coinciding coordinates above which they are not cells with rounded positions: in a public section
+#: of imaged cells it is a fifth, and all of them where a section is in the table twice.
+_COINCIDENT = 0.5
 
 
 def systems_of(element: Any) -> list[str]:
@@ -171,16 +177,24 @@ def has_outline(element: Any) -> np.ndarray:
 
 
 def check_centres(centres: np.ndarray, ids: np.ndarray, *, where: str) -> None:
-    """Raise if a coordinate is not finite or two instances lie at the very same place.
+    """Raise if coordinates are not finite, or spots of a lattice or whole sections lie on top of each other.
+
+    Cells may share their coordinates where these were rounded; they are counted in a warning.
 
     Parameters
     ----------
     centres
-        x, y of the instances that should have a place, shape (n, 2).
+        x and y of the instances that should have a place, shape (n, 2).
     ids
-        Their names.
+        Names of the instances, shape (n,).
     where
-        Where the coordinates come from, in words.
+        Source of the coordinates, in words.
+
+    Raises
+    ------
+    ValueError
+        If a coordinate is NaN or infinite, more than half of the rows share their coordinates with another row, or
+        some do and the places are those of a square or hexagonal lattice.
     """
     bad = ~np.isfinite(centres).all(axis=1)
     if bad.any():
@@ -190,12 +204,19 @@ def check_centres(centres: np.ndarray, ids: np.ndarray, *, where: str) -> None:
         )
         raise ValueError(msg)
     twice = pd.DataFrame(centres).duplicated(keep=False).to_numpy()
-    if twice.any():
+    if not twice.any():
+        return
+    share = f"{int(twice.sum())} of {len(twice)} rows share their coordinates in {where} with another row"
+    on_lattice = find_lattice(np.unique(centres, axis=0)) is not None
+    if on_lattice or twice.mean() > _COINCIDENT:
+        reason = ", and the places form a lattice, where each belongs to one spot" if on_lattice else ""
         msg = (
-            f"{int(twice.sum())} of {len(twice)} rows share their coordinates in {where} with another row, e.g. "
-            f"{_some(ids[twice])}; keep one row per place (several sections in one table: one region for each)"
+            f"{share}, e.g. {_some(ids[twice])}{reason}; keep one row per place (several sections in one table: one "
+            f"region for each)"
         )
         raise ValueError(msg)
+    msg = f"{share}, e.g. {_some(ids[twice])}: they are taken for cells whose positions were rounded"
+    warnings.warn(msg, UserWarning, stacklevel=2)
 
 
 def _some(ids: np.ndarray, n: int = 3) -> str:

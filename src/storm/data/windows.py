@@ -26,6 +26,8 @@ DEFAULT_REACH = 5.0
 SMALL_BINS_UM = 4.0
 #: Windows that are filled at once: what is held beside the result does not grow with the section.
 _BLOCK = 65_536
+#: Relative difference below which two distances are equal: above rounding, below any measured difference.
+_TIE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -187,35 +189,88 @@ def _lattice_windows(lattice: Lattice, placed: np.ndarray, order: np.ndarray, *,
 def _knn_windows(
     points: np.ndarray, placed: np.ndarray, order: np.ndarray, *, n: int, size: int, radius: float | None
 ) -> Windows:
-    # Everything below counts in spatial order, in which a tree is built and asked two to three times faster.
+    # Everything below is in spatial order, in which a tree is built and queried two to three times faster.
     points, rows_of = points[order], placed[order]
     k = min(size, len(points))
-    distance = np.empty((len(points), k))
-    neighbour = np.empty((len(points), k), dtype=np.int32)
+    # One neighbour more than needed shows whether the last one is tied.
+    wide = min(k + 1, len(points))
+    distance = np.empty((len(points), wide))
+    neighbour = np.empty((len(points), wide), dtype=np.int32)
     tree = cKDTree(points)
     for start in range(0, len(points), _BLOCK):
         part = slice(start, start + _BLOCK)
-        distance[part], neighbour[part] = tree.query(points[part], k=k)
-    pitch = float(np.median(distance[:, 1]))
-    if pitch == 0:
+        distance[part], neighbour[part] = tree.query(points[part], k=wide)
+    if np.median(distance[:, 1]) == 0:
         msg = "more than half of the centres coincide with another one; check the coordinates"
         raise ValueError(msg)
+    # Typical distance to the nearest other place: cells at the same place have none between them.
+    positive = np.where(distance > 0, distance, np.inf).min(axis=1)
+    pitch = float(np.median(positive[np.isfinite(positive)]))
     if radius is None:
         radius = DEFAULT_REACH * pitch
     check_positive(radius, name="radius", unit="units of the centres")
-    # Coincident cells could push a cell out of its own first place.
-    elsewhere = neighbour[:, 0] != np.arange(len(points))
-    if elsewhere.any():
-        rows = np.flatnonzero(elsewhere)
-        at = np.argmax(neighbour[rows] == rows[:, None], axis=1)
-        neighbour[rows, at], distance[rows, at] = neighbour[rows, 0], distance[rows, 0]
-        neighbour[rows, 0], distance[rows, 0] = rows, 0.0
+    # Which of several cells at the same distance a tree returns, and in what order, depends on the order of the rows.
+    tied = (np.diff(distance, axis=1) <= _TIE * distance[:, 1:]).any(axis=1) | (
+        neighbour[:, 0] != np.arange(len(points))
+    )
+    _break_ties(tree, np.flatnonzero(tied), rows_of, k=k, pitch=pitch, distance=distance, neighbour=neighbour)
     index = np.full((n, size), -1, dtype=np.int32)
     offsets = np.zeros((n, size, 2), dtype=np.float32)
     for start in range(0, len(points), _BLOCK):
         part = slice(start, start + _BLOCK)
-        near, rows = distance[part] <= radius, rows_of[part]
-        index[rows, :k] = np.where(near, rows_of[neighbour[part]], -1)
-        relative = (points[neighbour[part]] - points[part, None]) / pitch
+        near, rows, members = distance[part, :k] <= radius, rows_of[part], neighbour[part, :k]
+        index[rows, :k] = np.where(near, rows_of[members], -1)
+        relative = (points[members] - points[part, None]) / pitch
         offsets[rows, :k] = np.where(near[..., None], relative, 0)
     return Windows(index, offsets, pitch, "knn", rows_of)
+
+
+def _break_ties(
+    tree: cKDTree,
+    rows: np.ndarray,
+    rows_of: np.ndarray,
+    *,
+    k: int,
+    pitch: float,
+    distance: np.ndarray,
+    neighbour: np.ndarray,
+) -> None:
+    """Put the k nearest of some points into an order that their positions decide; written into the last two arrays.
+
+    Parameters
+    ----------
+    tree
+        Tree of the points, shape (m, 2).
+    rows
+        Points with ties, shape (r,).
+    rows_of
+        Row of the table of each point, shape (m,), which decides between cells at the same place.
+    k
+        Members of a window.
+    pitch
+        Typical distance between neighbours.
+    distance, neighbour
+        Distances and points, shape (m, at least k): each point itself first, the others by distance, then x, then y.
+    """
+    width = distance.shape[1]
+    while len(rows):
+        open_rows = []
+        step = max(1, _BLOCK * (N_CELLS + 1) // width)
+        for start in range(0, len(rows), step):
+            part = rows[start : start + step]
+            if width > distance.shape[1]:
+                away, near = (np.reshape(found, (len(part), width)) for found in tree.query(tree.data[part], k=width))
+            else:
+                away, near = distance[part], neighbour[part]
+            # The search must go beyond the last tie.
+            complete = (away[:, -1] - away[:, k - 1] > _TIE * away[:, -1]) | (width == len(tree.data))
+            open_rows.append(part[~complete])
+            part, away, near = part[complete], away[complete], near[complete]
+            # Equal distances get one rank, whatever their last digits.
+            rank = np.cumsum(np.diff(away, axis=1, prepend=away[:, :1]) > _TIE * away, axis=1)
+            rank[near == part[:, None]] = -1
+            relative = np.round((tree.data[near] - tree.data[part, None]) / pitch, 6)
+            best = np.lexsort((rows_of[near], relative[..., 1], relative[..., 0], rank), axis=1)[:, :k]
+            distance[part, :k] = np.take_along_axis(away, best, axis=1)
+            neighbour[part, :k] = np.take_along_axis(near, best, axis=1)
+        rows, width = np.concatenate(open_rows), min(2 * width, len(tree.data))

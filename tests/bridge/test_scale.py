@@ -153,6 +153,27 @@ def test_scale_of_xenium_shapes() -> None:
     assert read_spots(sdata).scale.um_per_px == pytest.approx(0.2125)
 
 
+@pytest.mark.parametrize(("um", "agrees"), [(0.52, True), (0.481, True), (0.53, False), (0.47, False)])
+def test_sources_may_differ_by_five_percent(um: float, agrees: bool) -> None:
+    sdata = section(table=table_for(np.arange(48), **scalefactors(microns_per_pixel=um)))
+    if agrees:
+        assert read_spots(sdata).scale.um_per_px == UM
+    else:
+        with pytest.raises(ValueError, match=rf"0\.5 from the coordinate system 'um', {um} from uns"):
+            read_spots(sdata)
+
+
+def test_the_pitch_is_that_of_most_spots() -> None:
+    """A few spots far from all others do not make a pixel shorter."""
+    px = np.concatenate([grid_px()[:40], [[5000.0, 5000.0], [9000.0, 20.0]]])
+    pixels = {"global": Identity()}
+    sdata = section(
+        image=image_element(pixels), shapes=circles(px, transformations=pixels), table=table_for(np.arange(42))
+    )
+    sdata.attrs["spatialdata_io_reader"] = "visium"
+    assert read_spots(sdata).scale.um_per_px == pytest.approx(100 / 36)
+
+
 def test_agreeing_sources_are_no_problem() -> None:
     sdata = section(table=table_for(np.arange(48), **scalefactors(microns_per_pixel=0.51)))
     assert read_spots(sdata, um_per_px=0.49).scale.source == "the argument um_per_px"

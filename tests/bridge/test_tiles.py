@@ -46,6 +46,29 @@ def test_tiles_cover_tissue_and_nothing_else(scale_factors) -> None:
     assert len(make_tile_table(select(sdata, image=True), field_um=50, stride_um=100)[1]) == 6 * 4
 
 
+def test_a_quarter_of_a_tile_must_be_tissue() -> None:
+    """Four columns of tiles of 160 µm with 0, an eighth, three eighths and all of their pixels on tissue."""
+    image = np.full((3, 320, 320), 243, dtype=np.uint8)
+    for x in (slice(80, 90), slice(160, 190), slice(240, 320)):
+        image[:, :, x] = np.reshape([200, 120, 170], (3, 1, 1))
+    shapes, _ = make_tile_table(select(slide(image)), field_um=160)
+    assert sorted(set(shapes.centroid.x)) == [400, 560]
+    assert len(shapes) == 8
+
+
+@pytest.mark.parametrize("stride_um", [1e-3, 1e-300])
+def test_a_grid_too_fine_to_be_held_is_refused_before_it_is_made(stride_um: float) -> None:
+    with pytest.raises(
+        ValueError, match=rf"stride_um={stride_um:g} lays .* tiles over the image of 1200 × 800 µm.*take .* GB"
+    ):
+        make_tile_table(select(slide(tissue_image())), field_um=50, stride_um=stride_um)
+
+
+def test_a_field_too_large_to_be_held_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"field_um=1e\+06 covers .* pixels"):
+        make_tile_table(select(slide(tissue_image())), field_um=1e6)
+
+
 def test_tiles_of_a_slide_that_is_all_tissue() -> None:
     assert len(make_tile_table(select(slide(tissue_image(all_tissue=True))), field_um=50)[1]) == 24 * 16
 

@@ -159,3 +159,12 @@ def test_standardise():
     wide = values * np.float32([1, 1, 10])
     spreads = standardise(wide, mean, std, within=True, isotropic=True)[1:].std(0)
     assert spreads[2] / spreads[0] == pytest.approx(10, rel=0.1)
+
+
+def test_isotropic_standardisation_is_by_the_root_mean_square():
+    values = np.array([[5.0, -10.0], [10.0, 0.0]], dtype=np.float32)
+    # Spreads of 1 and 7 have a root mean square of 5, a mean of 4 and a geometric mean of 2.6.
+    found = standardise(values, np.zeros(2), np.array([1.0, 7.0]), within=False, isotropic=True)
+    np.testing.assert_allclose(found, values / 5, rtol=1e-6)
+    clipped = standardise(values, np.zeros(2), np.array([1.0, 7.0]), within=False, isotropic=True, clip=1.5)
+    np.testing.assert_allclose(clipped, [[1, -1.5], [1.5, 0]], rtol=1e-6)

@@ -144,6 +144,18 @@ def test_level_is_chosen_for_the_wanted_resolution() -> None:
     assert reader.level_for(64, 10) == 2
 
 
+def test_level_is_chosen_by_the_longer_side_of_its_pixels() -> None:
+    """A level with pixels of 1 × 4 µm has pixels of 2 µm in the mean, and is too coarse for 2.2 µm along y."""
+    fine = ImageLevel(as_source(noise(64, 64)), IDENTITY)
+    for linear in ([[1, 0], [0, 0.25]], [[0.25, 0], [0, 1]], turn(30) @ np.diag([1, 0.25])):
+        uneven = ImageLevel(as_source(noise(16, 64)), affine(linear))
+        assert uneven.um_per_px == pytest.approx(2)
+        assert uneven.um_per_px_coarsest == pytest.approx(4)
+        reader = PatchReader([fine, uneven])
+        assert reader.level_for(22, 10) == 0
+        assert reader.level_for(41, 10) == 1
+
+
 def test_coarse_level_agrees_with_fine_level() -> None:
     image = smooth(512, 512, sigma=12)
     coarse = image.reshape(3, 128, 4, 128, 4).mean(axis=(2, 4)).round().astype(np.uint8)
@@ -162,6 +174,11 @@ def test_bad_arguments() -> None:
         reader.read(np.zeros((1, 2)), field_um=0, out_px=8)
     with pytest.raises(ValueError, match="whole number"):
         reader.read(np.zeros((1, 2)), field_um=8, out_px=8.5)
+    for wrong in (0, True, None, "a"):
+        with pytest.raises(ValueError, match=f"out_px={wrong!r} must be a whole number"):
+            reader.read(np.zeros((1, 2)), field_um=8, out_px=wrong)
+    with pytest.raises(ValueError, match=r"batch_size=2.5 must be a whole number"):
+        reader.iter_patches(np.zeros((1, 2)), field_um=8, out_px=8, batch_size=2.5)
     with pytest.raises(ValueError, match=r"shape \(n, 2\)"):
         reader.iter_patches(np.zeros((1, 3)), field_um=8, out_px=8)
     with pytest.raises(ValueError, match="at least one"):
@@ -172,6 +189,25 @@ def test_bad_arguments() -> None:
         as_source(np.zeros((3, 8, 8)))
     with pytest.raises(ValueError, match="three channels"):
         as_source(np.zeros((2, 8, 8), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("linear", [turn(0), turn(33)], ids=["straight", "rotated"])
+def test_sizes_are_checked_before_anything_is_allocated(linear: np.ndarray) -> None:
+    reader = PatchReader([ImageLevel(as_source(noise(64, 64)), affine(linear, (20, 20)))])
+    centre = np.array([[20.0, 20.0]])
+    with pytest.raises(ValueError, match=r"field_um=100000 covers .* × .* pixels .* at 1 µm/px; they take .* GB"):
+        reader.iter_patches(centre, field_um=1e5, out_px=8)
+    with pytest.raises(ValueError, match=r"field_um=1e\+200 covers"):
+        reader.iter_patches(centre, field_um=1e200, out_px=8)
+    with pytest.raises(ValueError, match=r"a batch of 1 patches of out_px=1000000 takes 3e\+03 GB.*smaller"):
+        reader.iter_patches(centre, field_um=10, out_px=10**6)
+    with pytest.raises(ValueError, match=r"a batch of 4 patches of out_px=20000 takes 4.8 GB"):
+        reader.iter_patches(np.repeat(centre, 9, axis=0), field_um=10, out_px=20_000, batch_size=4)
+    with pytest.raises(ValueError, match=r"1 patches of out_px=100000000 take 3e\+07 GB, and .* GB of memory are free"):
+        reader.read(centre, field_um=10, out_px=10**8)
+    if reader.boxes_suffice(10, 8):
+        with pytest.raises(ValueError, match=r"field_um=100000 covers"):
+            reader.iter_canvases(centre, field_um=1e5, out_px=8)
 
 
 def test_no_centre_no_patch() -> None:

@@ -178,6 +178,15 @@ def test_many_cells_at_one_place():
     assert windows.pitch == pytest.approx(np.median(nearest.min(axis=1)), rel=0.1)
 
 
+def test_one_spot_apart_does_not_change_the_pitch():
+    rng = np.random.default_rng(0)
+    for points, kind in ((square(9), "square"), (rng.random((300, 2)) * 1000, "knn")):
+        far = np.concatenate([points, points[:1] + 1e5, points[:1] - 3e5])
+        with_far = make_windows(far)
+        assert with_far.kind == kind
+        assert with_far.pitch == pytest.approx(make_windows(points).pitch, rel=0.02)
+
+
 def planted(grid, seed, *, holes, degrees, jitter=0.0):
     """Shuffled, turned, thinned lattice; and each point's place in the whole one."""
     rng = np.random.default_rng(seed)

@@ -41,6 +41,17 @@ def test_they_are_the_principal_components(square, counts, monkeypatch):
     assert np.square(found).sum(axis=1).mean() == pytest.approx(1, rel=1e-4)
 
 
+def test_of_genes_that_vary_equally_the_first_are_taken(counts):
+    """Six hundred columns, every other one the same, most variable gene: a sort that is not stable mixes them."""
+    column = log_normalise(counts)[:, [0]] * 10
+    equal = np.zeros((64, 600), dtype=np.float32)
+    own = 1 + np.arange(299) * 2
+    equal[:, own] = np.rint(column.toarray())
+    equal[:, 0] = 100
+    _, genes, _ = section_components._axes(csr_matrix(equal), np.arange(64), 3, 70)
+    assert genes.tolist() == own[:70].tolist()
+
+
 def test_a_mean_over_the_window_is_weighted_by_distance(square):
     values = np.random.default_rng(0).normal(size=(64, 3))
     values[9] = np.nan

@@ -142,3 +142,12 @@ def test_expression_must_be_real_numbers(pair):
     for wrong in (truth.astype(complex), truth.astype(str), truth.astype(object)):
         with pytest.raises(ValueError, match=r"truth holds .*, not real numbers"):
             metrics.pearson_per_gene(wrong, pred)
+
+
+def test_genes_that_rank_equally_keep_their_order():
+    r = np.linspace(0, 1, 600)
+    rank = np.tile([2.0, 1.0, 2.0], 200)
+    first = [k for k in range(600) if k % 3 != 1]
+    for n in (5, 110, 300):
+        curve = metrics.top_n_curve(r, ns=[n], rank_by=rank)
+        assert curve[n] == pytest.approx(np.median(r[first[:n]]))

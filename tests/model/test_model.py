@@ -86,6 +86,36 @@ def test_reconstruction_cannot_see_what_is_masked(network):
             assert (gradient[~masked].abs().sum(-1) > 0).all()
 
 
+def test_something_is_always_left_to_reconstruct(network):
+    """Windows that have fewer members than may be visible: all but one are shown, of a single one nothing is."""
+    batch = make_batch(4, drop=0.0)
+    present = torch.arange(9) < torch.tensor([[9], [4], [2], [1]])
+    batch = replace(batch, he_mask=present, st_mask=present)
+    for n_visible in (3, 5, 9):
+        hidden, masked = reconstruct_masked(
+            network, batch, n_visible=n_visible, generator=torch.Generator().manual_seed(1)
+        )
+        expected = [max(9 - n_visible, 1), max(4 - n_visible, 1), 1, 0]
+        assert masked.sum(1).tolist() == expected
+        assert not (masked & ~present).any()
+        assert all(state[masked].isfinite().all() for state in hidden.values())
+
+
+def test_attention_without_any_key_gives_the_bias_of_its_projection(network):
+    """Neither NaN nor a mean over tokens that are masked: in one window no key may be seen, in the other one may."""
+    attention = network.blocks[0].attention
+    torch.nn.init.normal_(attention.proj.bias)
+    x = torch.randn(2, 5, attention.qkv.in_features, requires_grad=True)
+    keys = torch.zeros(2, 5, dtype=torch.bool)
+    keys[1, 3] = True
+    out = attention(x, torch.zeros(1, attention.heads, 5, 5), keys)
+    torch.testing.assert_close(out[0], attention.proj.bias.expand(5, -1), rtol=0, atol=0)
+    assert not torch.allclose(out[1], attention.proj.bias.expand(5, -1), atol=1e-3)
+    out.square().sum().backward()
+    assert x.grad.isfinite().all()
+    assert (x.grad[0] == 0).all()
+
+
 def test_order_of_neighbours_is_irrelevant_to_the_centre(network):
     batch = make_batch()
     order = torch.tensor([0, *(1 + torch.randperm(8, generator=torch.Generator().manual_seed(3))).tolist()])

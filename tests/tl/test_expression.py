@@ -172,3 +172,20 @@ def test_packaged_head_predicts_without_any_counts(toy):
     storm.tl.predict_expression(alone, ["ERBB2", "COL1A1"])
     assert list(alone.tables["tiles_storm"].var_names) == ["ERBB2", "COL1A1"]
     assert np.isfinite(alone.tables["tiles_storm"].var["storm_r"]).all()
+
+
+def test_of_genes_that_vary_equally_the_first_are_chosen():
+    from types import SimpleNamespace
+
+    from scipy.sparse import csr_matrix
+
+    from storm.tl._fit_expression import _choose
+
+    rng = np.random.default_rng(0)
+    expression = np.zeros((30, 600), dtype=np.float32)
+    equal = 1 + np.arange(299) * 2
+    expression[:, equal] = rng.integers(0, 5, (30, 1))
+    used = np.ones(30, dtype=bool)
+    genes = np.array([f"gene{k}" for k in range(600)])
+    sample = SimpleNamespace(genes=genes, expression=csr_matrix(expression), usable=used, train=used)
+    assert _choose([sample], None, 70) == genes[equal[:70]].tolist()

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 #: Share of a tile that must be tissue.
 _TISSUE_SHARE = 0.25
+#: Largest number of tiles; a whole slide of 50 × 25 mm in steps of 8 µm has 20 million.
+_MAX_TILES = 50_000_000
+#: Bytes of a tile: an outline of shapely, a row of the table and its name.
+_TILE_BYTES = 1000
 
 
 def make_tile_table(
@@ -83,8 +87,35 @@ def make_tile_table(
 
 
 def tile_centres(reader: PatchReader, stride_um: float) -> np.ndarray:
-    """Centres of a grid in the middle of an image, x and y in µm, row by row; shape (n, 2)."""
+    """Centres of a grid in the middle of an image.
+
+    Parameters
+    ----------
+    reader
+        Reader of the image.
+    stride_um
+        Distance between neighbouring centres, in µm.
+
+    Returns
+    -------
+    ndarray
+        x and y in µm, row by row, shape (n, 2); those on the image.
+
+    Raises
+    ------
+    ValueError
+        If the grid would have more than 50 million tiles.
+    """
     low, high = np.reshape(reader.extent_um, (2, 2))
+    width, height = (high - low).tolist()
+    n_tiles = max(width / stride_um, 1) * max(height / stride_um, 1)
+    if n_tiles > _MAX_TILES:
+        msg = (
+            f"stride_um={stride_um:g} lays {n_tiles:.3g} tiles over the image of {width:.0f} × {height:.0f} µm, whose "
+            f"outlines and table take {n_tiles * _TILE_BYTES / 1e9:.3g} GB; choose a larger stride_um, so that there "
+            f"are at most {_MAX_TILES:,} tiles"
+        )
+        raise ValueError(msg)
     counts = np.maximum(np.floor((high - low) / stride_um + 1e-9), 1).astype(int)
     starts = (low + high - (counts - 1) * stride_um) / 2
     x, y = (start + stride_um * np.arange(n) for start, n in zip(starts, counts, strict=True))

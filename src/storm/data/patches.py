@@ -1,4 +1,4 @@
-"""H&E patches that are true in µm, read in the order of the image's chunks."""
+"""H&E patches of a given field in µm, read in the order of the image's chunks."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from psutil import virtual_memory
 
-from storm._checks import check_positive
+from storm._checks import check_positive, check_whole
 from storm.data.prefetch import prefetched
 from storm.data.resample import Resampler
 from storm.data.sources import Source
 from storm.data.sweep import Sweep
 
-#: Raised whenever the pixels of a patch change, so that what was computed from others is not taken for the same.
+#: Increased whenever the pixels of a patch change, so that results from other pixels are not taken for the same.
 READER_VERSION = 2
 
-#: A level may be this much coarser than wanted before the next finer one is read.
+#: Factor by which the pixels of a level may be coarser than those of the patch before the next finer level is read.
 _LEVEL_TOLERANCE = 1.05
+
+#: Bytes that the pixels of one field, or one batch of patches, may take. A field of 20 mm at 1 µm/px takes 1.2 GB.
+_MAX_BYTES = 4_000_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +43,7 @@ class ImageLevel:
     def __post_init__(self) -> None:
         matrix = np.asarray(self.um_to_px, dtype=np.float64)
         if matrix.shape != (2, 3) or not np.isfinite(matrix).all() or np.linalg.det(matrix[:, :2]) == 0:
-            msg = f"um_to_px is an invertible affine map of shape (2, 3), got {matrix.tolist()}"
+            msg = f"um_to_px must be an invertible affine map of shape (2, 3), got {matrix.tolist()}"
             raise ValueError(msg)
         object.__setattr__(self, "um_to_px", matrix)
 
@@ -59,14 +63,14 @@ class ImageLevel:
 
 
 class PatchReader:
-    """Reads patches of an H&E image around centres in µm.
+    """Reader of patches of an H&E image around centres in µm.
 
     A patch is a square of ``field_um`` whose edges are parallel to the axes of the µm frame, cut with sub-pixel
-    precision and resized with an antialiasing filter. Patches are produced in an order in which every chunk of the
-    pyramid level is decoded once: the image is swept in bands along its longer axis, and a chunk is dropped after the
-    last patch that needs it, so that about one row of chunks (or as many as a field covers) is held at a time.
+    precision and resized with an antialiasing filter. Patches come in an order in which every chunk of the pyramid
+    level is decoded once: the image is swept in bands along its longer axis, and a chunk is dropped after the last
+    patch that needs it, so that about one row of chunks (or as many as a field covers) is in memory at a time.
 
-    The reader holds no container and can be pickled.
+    The reader has no reference to a container and can be pickled.
 
     Parameters
     ----------
@@ -95,17 +99,18 @@ class PatchReader:
         width, height = level.source.width, level.source.height
         corners = np.array([(0, 0), (width, 0), (0, height), (width, height)], dtype=np.float64)
         corners_um = (corners - level.um_to_px[:, 2]) @ np.linalg.inv(level.um_to_px[:, :2]).T
-        return (*map(float, corners_um.min(axis=0)), *map(float, corners_um.max(axis=0)))
+        (x0, y0), (x1, y1) = corners_um.min(axis=0).tolist(), corners_um.max(axis=0).tolist()
+        return x0, y0, x1, y1
 
     def inside(self, centres_um: np.ndarray) -> np.ndarray:
-        """Which centres lie on the image: bool (n,). NaN is nowhere."""
+        """Which centres lie on the image, bool, shape (n,); a centre of NaN does not."""
         level = self.levels[0]
         px = level.to_px(_as_centres(centres_um))
         with np.errstate(invalid="ignore"):
-            return ((px >= 0) & (px < (level.source.width, level.source.height))).all(axis=1)
+            return np.all((px >= 0) & (px < (level.source.width, level.source.height)), axis=1)
 
     def level_for(self, field_um: float, out_px: int) -> int:
-        """Index of the coarsest level that is no coarser than the patch (5 % are forgiven), else of the finest."""
+        """Index of the coarsest level that is not coarser than the patch (within 5 %), or of the finest if all are."""
         wanted = field_um / out_px * _LEVEL_TOLERANCE
         return max((k for k, level in enumerate(self.levels) if level.um_per_px_coarsest <= wanted), default=0)
 
@@ -123,10 +128,25 @@ class PatchReader:
 
         Returns
         -------
-        uint8 (n, out_px, out_px, 3), in the order of the centres; those outside the image are filled with ``fill``.
+        ndarray
+            uint8, shape (n, out_px, out_px, 3), in the order of the centres; patches around centres outside the image
+            are filled with ``fill``.
+
+        Raises
+        ------
+        ValueError
+            If a size is not positive, ``centres_um`` is not (n, 2), or the patches do not fit into memory.
         """
         centres_um = _as_centres(centres_um)
-        _check_geometry(field_um, out_px)
+        out_px = _check_geometry(field_um, out_px)
+        free = virtual_memory().available
+        needed = 3 * out_px**2 * len(centres_um)
+        if needed > free:
+            msg = (
+                f"{len(centres_um)} patches of out_px={out_px} take {needed / 1e9:.3g} GB, and {free / 1e9:.3g} GB of "
+                f"memory are free; read them batch by batch, with iter_patches"
+            )
+            raise ValueError(msg)
         out = np.full((len(centres_um), out_px, out_px, 3), self.fill, dtype=np.uint8)
         for index, patches in self.iter_patches(centres_um, field_um=field_um, out_px=out_px, prefetch=0):
             out[index] = patches
@@ -148,29 +168,35 @@ class PatchReader:
         batch_size
             Patches per batch; the last batch may be smaller.
         prefetch
-            Batches that one background thread keeps ready; 0 reads in the calling thread. Closing the generator stops
-            the thread, and an error in the thread is raised here.
+            Number of batches that a background thread reads ahead; 0 to read in the calling thread. Closing the
+            generator stops the thread, and an error in the thread is raised here.
 
         Yields
         ------
-        index
-            Rows of ``centres_um``, int64 (b,).
-        patches
-            uint8 (b, out_px, out_px, 3).
+        index : ndarray
+            Rows of ``centres_um``, int64, shape (b,).
+        patches : ndarray
+            uint8, shape (b, out_px, out_px, 3).
 
         Raises
         ------
         ValueError
-            If a size is not positive or ``centres_um`` is not (n, 2).
+            If a size is not positive, ``centres_um`` is not (n, 2), or a field or a batch would take more than 4 GB.
         """
         centres_um = _as_centres(centres_um)
-        _check_geometry(field_um, out_px)
-        check_positive(batch_size, name="batch_size")
+        out_px, size = _check_geometry(field_um, out_px), check_whole(batch_size, name="batch_size")
         job = self._job(centres_um, field_um, out_px)
+        batch_bytes = 3 * out_px**2 * min(size, max(len(job.index), 1))
+        if batch_bytes > _MAX_BYTES:
+            msg = (
+                f"a batch of {min(size, len(job.index))} patches of out_px={out_px} takes {batch_bytes / 1e9:.3g} GB, "
+                f"and at most {_MAX_BYTES / 1e9:.2g} GB are allowed; choose smaller patches or a smaller batch_size"
+            )
+            raise ValueError(msg)
         compiled = job.resample.compiles(len(job.index))
 
         def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            n, size, done = len(job.index), int(batch_size), 0
+            n, done = len(job.index), 0
             for canvas in Sweep(job.source, rects=job.rects, fill=self.fill, max_rows=size):
                 shift = np.array([canvas.x0, canvas.y0] * 2)
                 first = 0
@@ -202,7 +228,7 @@ class PatchReader:
     ) -> Iterator[PatchCanvas]:
         """Iterate over canvases from which an accelerator cuts the patches itself, see :mod:`storm.data.crop`.
 
-        A canvas is sent to the accelerator once, as bytes, where overlapping patches would be sent pixel by pixel.
+        A canvas is sent to the accelerator once, as bytes, whereas overlapping patches would be sent pixel by pixel.
 
         Parameters
         ----------
@@ -211,13 +237,14 @@ class PatchReader:
         field_um
             Edge of the field in µm.
         out_px
-            Edge of the patches in pixels; it decides about the pyramid level that is read.
+            Edge of the patches in pixels; the pyramid level is chosen by it.
         batch_size
-            Patches on a canvas, at most: where patches lie far apart, there are fewer.
+            Largest number of patches on a canvas; it has fewer where patches lie far apart.
         max_px
-            Pixels of a canvas, 3 bytes each; a single patch (or what starts within 1024 px) may take more.
+            Largest number of pixels of a canvas, 3 bytes each; a single patch (or the patches that begin within
+            1024 px) may take more.
         prefetch
-            Canvases that one background thread keeps ready, as in :meth:`iter_patches`.
+            Number of canvases that a background thread reads ahead, as in :meth:`iter_patches`.
 
         Yields
         ------
@@ -226,19 +253,18 @@ class PatchReader:
         Raises
         ------
         ValueError
-            If the axes of the image and of the µm frame are not parallel, so that a patch is no box of the image
-            (:meth:`boxes_suffice` tells); or as in :meth:`iter_patches`.
+            If the axes of the image and of the µm frame are not parallel, so that a patch is not a box of the image
+            (see :meth:`boxes_suffice`); or as in :meth:`iter_patches`.
         """
         centres_um = _as_centres(centres_um)
-        _check_geometry(field_um, out_px)
-        check_positive(batch_size, name="batch_size")
+        out_px, size = _check_geometry(field_um, out_px), check_whole(batch_size, name="batch_size")
         if not self.boxes_suffice(field_um, out_px):
-            msg = "the image is rotated or sheared against the µm frame, its patches are no boxes: use iter_patches"
+            msg = "the image is rotated or sheared in the µm frame, so that its patches are not boxes: use iter_patches"
             raise ValueError(msg)
         job = self._job(centres_um, field_um, out_px)
 
         def canvases() -> Iterator[PatchCanvas]:
-            sweep = Sweep(job.source, rects=job.rects, fill=self.fill, max_px=max_px, max_rows=int(batch_size))
+            sweep = Sweep(job.source, rects=job.rects, fill=self.fill, max_px=max_px, max_rows=size)
             for canvas in sweep:
                 boxes = job.boxes[canvas.rows] - np.array([canvas.x0, canvas.y0] * 2)
                 yield PatchCanvas(job.index[canvas.rows], canvas.pixels, boxes, **job.resample.turn)
@@ -252,7 +278,15 @@ class PatchReader:
 
     def _job(self, centres_um: np.ndarray, field_um: float, out_px: int) -> _Job:
         level = self.levels[self.level_for(field_um, out_px)]
-        resample = Resampler(level.um_to_px, field_um=field_um, out_px=int(out_px))
+        width, height = (np.abs(level.um_to_px[:, :2]).sum(axis=1) * field_um).tolist()
+        if 3 * width * height > _MAX_BYTES:
+            msg = (
+                f"field_um={field_um:g} covers {width:.4g} × {height:.4g} pixels of the image at {level.um_per_px:.3g} "
+                f"µm/px; they take {3 * width * height / 1e9:.3g} GB for each patch, and at most "
+                f"{_MAX_BYTES / 1e9:.2g} GB are allowed: choose a smaller field, or add coarser levels to the image"
+            )
+            raise ValueError(msg)
+        resample = Resampler(level.um_to_px, field_um=field_um, out_px=out_px)
         index = np.flatnonzero(self.inside(centres_um))
         boxes = resample.boxes(centres_um[index])
         return _Job(level.source, resample, index, boxes, resample.rects(boxes))
@@ -260,19 +294,19 @@ class PatchReader:
 
 @dataclass(frozen=True, eq=False)
 class PatchCanvas:
-    """Pixels of an image and the boxes of some patches in them.
+    """Pixels of a part of an image, and the boxes of some patches in it.
 
     Attributes
     ----------
     index
         Rows of the centres, int64 (b,).
     pixels
-        uint8 (3, h, w), channels first; what lies beyond the image is filled. Pixels that no patch needs are arbitrary.
+        uint8, shape (3, h, w); pixels beyond the image are filled, and pixels that no patch needs are arbitrary.
     boxes
-        x0, y0, x1, y1 of each patch in pixels of the canvas, float64 (b, 4), within the canvas.
+        x0, y0, x1, y1 of each patch in pixels of the canvas, float64, shape (b, 4), within the canvas.
     flip_x, flip_y, turned
-        How a patch that was cut along the image's axes gets upright in the µm frame: mirrored along x, along y, and
-        then with its axes swapped.
+        Steps that bring a patch, cut along the image's axes, upright in the µm frame: mirror it along x, mirror it
+        along y, and then swap its axes.
     """
 
     index: np.ndarray
@@ -285,7 +319,7 @@ class PatchCanvas:
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    """What is read where: row numbers of the centres inside, boxes and rectangles in pixels of the level."""
+    """Patches to read from one level: rows of the centres on the image, boxes and rectangles in pixels of the level."""
 
     source: Source
     resample: Resampler
@@ -297,14 +331,12 @@ class _Job:
 def _as_centres(centres_um: np.ndarray) -> np.ndarray:
     centres = np.asarray(centres_um, dtype=np.float64)
     if centres.ndim != 2 or centres.shape[1] != 2:
-        msg = f"centres are x and y in µm, shape (n, 2); got shape {centres.shape}"
+        msg = f"centres must be x and y in µm, shape (n, 2); got shape {centres.shape}"
         raise ValueError(msg)
     return centres
 
 
-def _check_geometry(field_um: float, out_px: int) -> None:
+def _check_geometry(field_um: float, out_px: int) -> int:
+    """Return ``out_px`` as an int, after both sizes were checked."""
     check_positive(field_um, name="field_um", unit="µm")
-    check_positive(out_px, name="out_px", unit="pixels")
-    if int(out_px) != out_px:
-        msg = f"out_px={out_px!r} must be a whole number of pixels"
-        raise ValueError(msg)
+    return check_whole(out_px, name="out_px")

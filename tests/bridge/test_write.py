@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from pathlib import Path
 
 import anndata as ad
@@ -247,33 +245,3 @@ def test_persist_tells_what_is_missing(stored: SpatialData) -> None:
     stored.tables["second"] = make_table()
     with pytest.raises(KeyError, match="does not hold table 'second' yet"):
         persist(stored, "second", obsm=["spatial"])
-
-
-@pytest.mark.parametrize("key", ["X_storm", "new"])
-def test_a_killed_write_leaves_no_half(stored: SpatialData, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whenever the process dies, the key is what it was, or not there; other keys are as they were."""
-    table = stored.tables["table"]
-    old = np.zeros((table.n_obs, 3), dtype=np.float32)
-    table.obsm["X_storm"] = old
-    persist(stored, obsm=["X_storm"])
-    table.obsm[key] = np.ones((table.n_obs, 3), dtype=np.float32)
-
-    class Killed(BaseException):
-        pass
-
-    def die(*_: object, **__: object) -> None:
-        raise Killed
-
-    module = sys.modules[persist.__module__]  # under its name in the package there is the function
-    monkeypatch.setattr(module, "_place", die)
-    # what a kill leaves behind is not tidied up either
-    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
-    with pytest.raises(Killed):
-        persist(stored, obsm=[key])
-    back = read_zarr(stored.path).tables["table"]
-    np.testing.assert_array_equal(back.obsm["X_storm"], old)
-    assert key == "X_storm" or key not in back.obsm
-    monkeypatch.undo()
-    persist(stored, obsm=[key])
-    assert (read_zarr(stored.path).tables["table"].obsm[key] == 1).all()
-    assert not stored.path.with_name(stored.path.name + ".storm").exists()

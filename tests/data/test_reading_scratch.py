@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
-from collections import namedtuple
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import dask
 import dask.array as da
@@ -81,8 +81,37 @@ def test_another_process_has_a_file_of_its_own(start: str) -> None:
     np.testing.assert_array_equal(reader.read(CENTRES, **OPTIONS), expected)
 
 
-def test_no_room_for_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = namedtuple("usage", "free")
-    monkeypatch.setattr(scratch.shutil, "disk_usage", lambda folder: usage(10))
-    with pytest.raises(OSError, match="set TMPDIR"):
-        reader_of(ScratchSource(ArraySource(noise(170, 140)))).read(CENTRES, **OPTIONS)
+def test_no_room_for_the_file(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noticed before anything is decoded; what lies in the file already can still be read."""
+    monkeypatch.setattr("tempfile.tempdir", str(small_disk))
+    image = noise(800, 700)
+    huge = Counting(image, chunks_yx=(400, 700))
+    source = ScratchSource(huge)
+    np.testing.assert_array_equal(source.read_chunk(0, 0), np.moveaxis(image[:, :32, :32], 0, 2))
+    with pytest.raises(OSError, match=r"takes 840,000 bytes .*are free\); make room, set TMPDIR"):
+        source.read_chunk(13, 0)
+    assert huge.decoded == 1
+    np.testing.assert_array_equal(source.read_chunk(0, 1), np.moveaxis(image[:, :32, 32:64], 0, 2))
+
+
+def test_a_write_that_fails_leaves_no_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk fills up in spite of the room that was reserved: the next attempt starts from the beginning."""
+    source = ScratchSource(Counting(noise(170, 140), chunks_yx=(170, 140)))
+    stream, calls = source._file.stream, []
+
+    class Full:
+        def __getattr__(self, name: str) -> object:
+            return getattr(stream, name)
+
+        def write(self, data: bytes) -> int:
+            calls.append(len(data))
+            if len(calls) == 3:
+                raise OSError(28, "No space left on device")
+            return stream.write(data)
+
+    monkeypatch.setattr(source._file, "stream", Full())
+    with pytest.raises(OSError, match="no room left"):
+        source.read_chunk(0, 0)
+    assert not source._file.starts
+    np.testing.assert_array_equal(source.read_chunk(0, 0), np.moveaxis(noise(170, 140)[:, :32, :32], 0, 2))
+    assert source.source.decoded == 2

@@ -16,7 +16,7 @@ from storm._inference.device import Compute
 from storm._inference.fallback import Run, check_shape
 from storm._settings import settings
 from storm.data.crop import crop_patches
-from storm.data.journal import Rows
+from storm.data.rows import Rows
 from storm.data.spots import Spots
 from storm.encoders import EncoderInfo
 

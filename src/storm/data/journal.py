@@ -1,94 +1,29 @@
-"""Rows of numbers that survive the process: finished batches on disk, with checksums, beside the store they belong to.
+"""What a killed run leaves for the next one: finished rows and what they were made from, beside the store.
 
-A run that was killed leaves its rows and a log of the batches that were finished. The next run of the same takes what
-the log vouches for. Each record holds a checksum of the rows that it speaks of, so that neither half a record nor rows
-that never reached the disk are taken for finished ones.
+The next run with the same parameters goes on from there. A journal is an aid, never a condition: one that is damaged is
+set aside, and the run starts afresh.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import shutil
-import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from storm._files import is_no_room, replacing
 from storm._logging import logger
+from storm.data.lock import LOCK, SCRATCH, locked, set_aside
+from storm.data.rows import DamagedRowsError, Rows
 
-#: Before a record's rows: how many they are, checksum of the rows' values, checksum of the row numbers.
-_HEAD = struct.Struct("<III")
-#: Bytes above which rows without a journal lie in a scratch file rather than in memory.
-_IN_MEMORY = 512 * 1024**2
-
-
-class Rows:
-    """A float32 array that is filled row by row.
-
-    Parameters
-    ----------
-    shape
-        (n, d).
-    path
-        File without its ending, for the values and their log; ``None`` keeps them in memory, or in a scratch file that
-        nobody finds again where they are too large.
-    """
-
-    def __init__(self, shape: tuple[int, int], path: Path | None = None) -> None:
-        self.shape = shape
-        self.done = np.zeros(shape[0], dtype=bool)
-        self._log: Path | None = None
-        if path is None:
-            self.values = large_empty(shape)
-            return
-        values, self._log = path.with_name(path.name + ".npy"), path.with_name(path.name + ".log")
-        old = _open(values, shape) if self._log.is_file() else None
-        if old is None:
-            self._log.unlink(missing_ok=True)
-            self.values = np.lib.format.open_memmap(values, mode="w+", dtype=np.float32, shape=shape)
-            self._log.touch()
-        else:
-            self.values = old
-            self._replay()
-
-    def write(self, rows: np.ndarray, values: np.ndarray) -> None:
-        """Keep a finished batch: row numbers (b,) and their values (b, d)."""
-        values = np.ascontiguousarray(values, dtype=np.float32)
-        self.values[rows] = values
-        self.done[rows] = True
-        if self._log is not None:
-            numbers = np.ascontiguousarray(rows, dtype="<i8").tobytes()
-            record = _HEAD.pack(len(rows), zlib.crc32(values.tobytes()), zlib.crc32(numbers)) + numbers
-            with self._log.open("ab") as file:
-                file.write(record)
-
-    def finish(self) -> np.ndarray:
-        """The values, NaN in the rows that were never written."""
-        self.values[~self.done] = np.nan
-        return self.values
-
-    def _replay(self) -> None:
-        """Take what the log vouches for; whatever comes after the first doubtful record is computed again."""
-        data, at = self._log.read_bytes(), 0
-        while at + _HEAD.size <= len(data):
-            count, value_sum, number_sum = _HEAD.unpack_from(data, at)
-            end = at + _HEAD.size + 8 * count
-            numbers = data[at + _HEAD.size : end]
-            if end > len(data) or zlib.crc32(numbers) != number_sum:
-                break
-            rows = np.frombuffer(numbers, dtype="<i8")
-            if rows.size and not 0 <= rows.min() <= rows.max() < self.shape[0]:
-                break
-            if zlib.crc32(np.ascontiguousarray(self.values[rows]).tobytes()) != value_sum:
-                break
-            self.done[rows] = True
-            at = end
-        with self._log.open("r+b") as file:
-            file.truncate(at)
+#: Keys that are names of folders on every system as they are.
+_PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
+#: Files of a stage: what it was made from, values, log of finished rows.
+_ENDINGS = (".json", ".npy", ".log")
 
 
 class Journal:
@@ -104,53 +39,105 @@ class Journal:
         self.folder = folder
 
     def rows(self, name: str, shape: tuple[int, int], *, facts: dict[str, Any]) -> Rows:
-        """Rows of one stage: those of an earlier run of the same, else new ones.
+        """Return the rows of one stage: those of an earlier run with the same facts, else new ones.
 
         Parameters
         ----------
         name
-            Of the stage.
+            Name of the stage.
         shape
-            (n, d).
+            Number of rows and columns, (n, d).
         facts
-            All that decides about the values; where it is another one, the stage starts afresh.
+            Everything that the values depend on; if any of it differs from the earlier run, the stage starts afresh.
+
+        Returns
+        -------
+        Rows
+
+        Raises
+        ------
+        OSError
+            If the disk is full.
         """
         if self.folder is None:
             return Rows(shape)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path, said = self.folder / name, self.folder / f"{name}.json"
-        facts = json.loads(json.dumps(facts, default=str))
-        before = _read(said)
-        if before is not None and before != facts:
-            changed = sorted(key for key in {*before, *facts} if before.get(key) != facts.get(key))
-            logger.warning("an unfinished run is there, but with another %s: starting afresh", ", ".join(changed))
+        try:
+            return self._stored_rows(self.folder, name, shape, json.loads(json.dumps(facts, default=str)))
+        except OSError as error:
+            if is_no_room(error):
+                raise
+            logger.warning("%s cannot be used (%s): this run cannot be resumed if it is killed", self.folder, error)
+            return Rows(shape)
+
+    def _stored_rows(self, folder: Path, name: str, shape: tuple[int, int], facts: dict[str, Any]) -> Rows:
+        if folder.exists() and not folder.is_dir():
+            set_aside(folder, reason="a file in place of the folder of a run")
+        folder.mkdir(parents=True, exist_ok=True)
+        files = [folder / f"{name}{ending}" for ending in _ENDINGS]
+        record, _, log = files
+        for file in files:
+            if file.exists() and not file.is_file():
+                self._set_aside([file], reason=f"{file.name} is not a file")
+        before = self._read_facts(record, files)
         if before != facts:
-            (self.folder / f"{name}.log").unlink(missing_ok=True)
-            said.write_text(json.dumps(facts, indent=1), encoding="utf-8")
-        rows = Rows(shape, path)
+            if before is not None:
+                changed = sorted(key for key in {*before, *facts} if before.get(key) != facts.get(key))
+                logger.warning("an unfinished run is there, but with another %s: starting afresh", ", ".join(changed))
+            log.unlink(missing_ok=True)
+            with replacing(record) as part:
+                part.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        try:
+            rows = Rows(shape, folder / name)
+        except DamagedRowsError as error:
+            self._set_aside(files[1:], reason=str(error))
+            rows = Rows(shape, folder / name)
         if rows.done.any():
             logger.warning("going on after %d of %d rows, which an unfinished run left", rows.done.sum(), shape[0])
         return rows
 
+    def _read_facts(self, record: Path, files: list[Path]) -> dict[str, Any] | None:
+        if not record.exists():
+            return None
+        try:
+            facts = json.loads(record.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            self._set_aside(files, reason=f"{record.name} cannot be read: {type(error).__name__}")
+            return None
+        if not isinstance(facts, dict):
+            self._set_aside(files, reason=f"{record.name} holds a {type(facts).__name__}, not a dictionary")
+            return None
+        return facts
+
+    def _set_aside(self, files: list[Path], *, reason: str) -> None:
+        """Move files out of the folder of the run, which is removed when the run has ended."""
+        for file in files:
+            if file.exists():
+                folder = file.parent
+                set_aside(file, reason=reason, folder=folder.parent, name=f"{folder.name}.{file.name}")
+
     def remove(self) -> None:
-        """Forget the run: what it computed is where it belongs."""
+        """Forget the run: its results have been written."""
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
 @contextmanager
 def journal_of(store: Path | None, key: str) -> Iterator[Journal]:
-    """The journal of a run whose results belong to a store, which no other run may write meanwhile.
+    """Open the journal of a run whose results belong to a store, and keep other runs from the store meanwhile.
 
-    It lies beside the store, in ``<store>.storm``, and is removed when the block ends well; after an error or a kill it
-    stays for the next run.
+    The journal lies beside the store, in ``<store>.storm``, and is removed when the block ends without an error; after
+    an error or a kill it stays for the next run.
 
     Parameters
     ----------
     store
-        Path of the store; ``None`` where there is none.
+        Path of the store; ``None`` for an object without one.
     key
-        What the run computes.
+        Key of the result.
+
+    Yields
+    ------
+    Journal
 
     Raises
     ------
@@ -161,83 +148,14 @@ def journal_of(store: Path | None, key: str) -> Iterator[Journal]:
         yield Journal()
         return
     with locked(store) as beside:
-        name = "".join(c if c.isalnum() or c in "_-." else "_" for c in key)
-        journal = Journal(None if beside is None else beside / name)
+        journal = Journal(None if beside is None else beside / journal_name(key))
         yield journal
         journal.remove()
 
 
-@contextmanager
-def locked(store: Path) -> Iterator[Path | None]:
-    """Keep other processes of STORM from a store, as long as the block runs.
-
-    The lock is the operating system's: it ends with the process, whatever ends that.
-
-    Parameters
-    ----------
-    store
-        Path of the store.
-
-    Yields
-    ------
-    Path or None
-        Folder beside the store for what a run leaves; ``None`` where nothing can be written, and nothing is locked.
-
-    Raises
-    ------
-    RuntimeError
-        If another process has it.
-    """
-    from filelock import FileLock, Timeout
-
-    beside = store.with_name(store.name + ".storm")
-    lock = FileLock(beside / "lock")
-    try:
-        beside.mkdir(exist_ok=True)
-        lock.acquire(timeout=0)
-        if not (beside / "lock").exists():  # the one before removed it between our opening and our locking it
-            lock.release()
-            beside.mkdir(exist_ok=True)
-            lock.acquire(timeout=0)
-    except Timeout as error:
-        msg = (
-            f"another process of storm works on {store} (it holds {beside / 'lock'}); wait until it has finished, or "
-            "give the second one a copy of the store"
-        )
-        raise RuntimeError(msg) from error
-    except (OSError, NotImplementedError) as error:  # also a file system without locks
-        logger.info("nothing can be written beside %s (%s): an interrupted run cannot be resumed", store, error)
-        yield None
-        return
-    try:
-        yield beside
-    finally:
-        # While the lock is still held, so that nobody else's is removed.
-        if {path.name for path in beside.iterdir()} <= {"lock"}:
-            shutil.rmtree(beside, ignore_errors=True)
-        lock.release()
-
-
-def large_empty(shape: tuple[int, int]) -> np.ndarray:
-    """An uninitialised float32 array: in memory, or, above half a GiB, in a scratch file without a name."""
-    if 4 * shape[0] * shape[1] <= _IN_MEMORY:
-        return np.empty(shape, dtype=np.float32)
-    from tempfile import TemporaryFile
-
-    with TemporaryFile() as file:  # the mapping keeps it; no name is left behind
-        return np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
-
-
-def _open(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
-    try:
-        values = np.lib.format.open_memmap(path, mode="r+")
-    except (OSError, ValueError):
-        return None
-    return values if values.shape == shape and values.dtype == np.float32 else None
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+def journal_name(key: str) -> str:
+    """Return the name of a run's folder: the key, if it can be one, else what is left of it with a checksum."""
+    if _PLAIN.fullmatch(key) and key.casefold() not in (LOCK, SCRATCH) and not key.endswith("."):
+        return key
+    digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+    return re.sub(r"[^A-Za-z0-9_-]", "_", key)[:60] + "-" + digest[:12]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from storm.data.journal import large_empty
+from storm.data.rows import large_empty
 
 #: Counts per spot after normalisation, before log1p.
 TARGET_SUM = 1e4

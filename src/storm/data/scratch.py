@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 import threading
 from itertools import pairwise
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from storm._files import full_disk_explained, reserve
 from storm._logging import logger
 from storm.data.sources import Source, regular_edges
 
@@ -63,27 +63,27 @@ class ScratchSource(Source):
             )
         ]
         size = 3 * self._length(self.source.y_edges, chunk[0]) * self._length(self.source.x_edges, chunk[1])
-        folder, free = tempfile.gettempdir(), shutil.disk_usage(tempfile.gettempdir()).free
-        if free < size:
-            msg = (
-                f"a chunk of the image takes {size / 1e9:.2f} GB when it is decoded, and {folder} has "
-                f"{free / 1e9:.2f} GB left for it; set TMPDIR to a folder with more room, or write the image in "
-                f"smaller chunks"
-            )
-            raise OSError(msg)
-        logger.info("a chunk of %.2f GB goes to a scratch file in %s, in small pieces", size / 1e9, folder)
-        decoded = self.source.read_chunk(*chunk)
-        top, left = int(self.source.y_edges[chunk[0]]), int(self.source.x_edges[chunk[1]])
-        at = file.stream.seek(0, os.SEEK_END)
-        for k, y in enumerate(self.y_edges[:-1]):
-            if not top <= y < top + decoded.shape[0]:
-                continue
-            for m, x in enumerate(self.x_edges[:-1]):
-                if left <= x < left + decoded.shape[1]:
-                    y1, x1 = self.y_edges[k + 1] - top, self.x_edges[m + 1] - left
-                    file.stream.write(np.moveaxis(decoded[y - top : y1, x - left : x1], 2, 0).tobytes())
-                    file.starts[k, m] = at
-                    at = file.stream.tell()
+        place = f"a chunk of the image to a scratch file in {tempfile.gettempdir()}"
+        advice = ", set TMPDIR to a folder with more room, or write the image in smaller chunks"
+        with full_disk_explained(place, needed=size, advice=advice):
+            reserve(file.stream, file.end + size)  # before it is decoded, which may take minutes
+            logger.info("writing a chunk of %.2f GB to a scratch file in %s", size / 1e9, tempfile.gettempdir())
+            decoded = self.source.read_chunk(*chunk)
+            top, left = int(self.source.y_edges[chunk[0]]), int(self.source.x_edges[chunk[1]])
+            starts: dict[tuple[int, int], int] = {}
+            file.stream.seek(file.end)
+            for k, y in enumerate(self.y_edges[:-1]):
+                if not top <= y < top + decoded.shape[0]:
+                    continue
+                for m, x in enumerate(self.x_edges[:-1]):
+                    if left <= x < left + decoded.shape[1]:
+                        y1, x1 = self.y_edges[k + 1] - top, self.x_edges[m + 1] - left
+                        starts[k, m] = file.stream.tell()
+                        file.stream.write(np.moveaxis(decoded[y - top : y1, x - left : x1], 2, 0).tobytes())
+            file.stream.flush()
+        # Only now: what could not be written is not taken for a piece.
+        file.starts |= starts
+        file.end += size
 
     @staticmethod
     def _length(edges: np.ndarray, k: int) -> int:
@@ -97,13 +97,14 @@ class ScratchSource(Source):
 
 
 class _File:
-    """A scratch file of one process, without a name, and where each piece starts in it."""
+    """A scratch file of one process, without a name; where each piece starts in it, and where the last one ends."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.lock = threading.Lock()
         self.stream = tempfile.TemporaryFile(prefix="storm-")  # noqa: SIM115 - lives as long as the source
         self.starts: dict[tuple[int, int], int] = {}
+        self.end = 0
 
     def __del__(self) -> None:
         self.stream.close()

@@ -24,6 +24,10 @@ _CANNOT_EXCHANGE = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP,
 _CANNOT_RESERVE = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENODEV}
 #: A full disk, an exhausted quota, a limit on the size of files.
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+#: Ending of a file or folder that is being written. It is removed without asking, so that it must be nobody else's.
+_PART = ".storm-part"
+#: Ending of a folder that makes room for another.
+_OLD = ".storm-old"
 #: Bytes that are written at a time where room cannot be reserved in another way.
 _BLOCK = 4 * 1024**2
 
@@ -40,10 +44,10 @@ def replacing(path: Path) -> Iterator[Path]:
     Yields
     ------
     Path
-        Where to write it: ``"<path>.part"``, which does not exist yet. It is removed if the block raises, and ``path``
-        is then as it was.
+        Where to write it: ``"<path>.storm-part"``, which does not exist yet. It is removed if the block raises, and
+        ``path`` is then as it was.
     """
-    scratch, old = (path.with_name(path.name + ending) for ending in (".part", ".old"))
+    scratch, old = (path.with_name(path.name + ending) for ending in (_PART, _OLD))
     remove(scratch)
     if old.exists() and not path.exists():  # an earlier process was killed between two renamings
         old.replace(path)
@@ -220,13 +224,15 @@ def _free(path: Path | str) -> str:
     return ""
 
 
-def check_folder_writable(folder: Path, *, advice: str) -> None:
+def check_folder_writable(folder: Path, *, message: str = "", advice: str) -> None:
     """Raise unless files can be made in a folder; tried, because permissions alone do not tell (root, mounts).
 
     Parameters
     ----------
     folder
         An existing folder. It is unchanged afterwards.
+    message
+        Beginning of the error; by default it names the folder.
     advice
         What to do if it cannot be written, for the error.
 
@@ -238,5 +244,5 @@ def check_folder_writable(folder: Path, *, advice: str) -> None:
     try:
         tempfile.TemporaryFile(dir=folder, prefix=".storm-").close()
     except OSError as error:
-        msg = f"{folder} cannot be written ({error.strerror}); {advice}"
-        raise PermissionError(error.errno, msg) from error
+        msg = f"{message or f'{folder} cannot be written'} ({error.strerror}); {advice}"
+        raise PermissionError(msg) from error

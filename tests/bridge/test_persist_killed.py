@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import warnings
 from collections.abc import Callable
@@ -240,8 +241,12 @@ def without_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def without_links(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise PermissionError(1, "no hard links here")
+    real = os.link
+
+    def refuse(source: str, target: str, **options: Any) -> None:
+        if not os.fspath(source).endswith(".partial"):  # not zarr's own, which it makes and removes for each file
+            raise PermissionError(1, "no hard links here")
+        real(source, target, **options)
 
     without_exchange(monkeypatch)
     monkeypatch.setattr("os.link", refuse)
@@ -265,21 +270,30 @@ def sweep(folder: Path, case: str, *, overwritten: bool, consolidated: bool, exc
     return len(points)
 
 
-#: Cases in which something is added, not replaced, in the fast tests.
-ADDED = ["obs, categories", "obsm", "shapes and a table"]
+#: Cases of the fast tests, and whether something is overwritten.
+FAST = [
+    ("obs, categories", True),
+    ("obs, nullable strings", True),
+    ("obsm", True),
+    ("uns", True),
+    ("a table", True),
+    ("shapes and a table", True),
+    ("obs, categories", False),
+    ("shapes and a table", False),
+]
 
 
-@pytest.mark.parametrize(("case", "overwritten"), [(case, True) for case in CASES] + [(case, False) for case in ADDED])
+@pytest.mark.parametrize(("case", "overwritten"), FAST)
 def test_killed_anywhere(tmp_path: Path, case: str, overwritten: bool) -> None:
     """A thinned sweep: next to each change of the store itself, and at a few of the others."""
-    assert sweep(tmp_path, case, overwritten=overwritten, consolidated=True, exchange=True, every=150) > 5
+    assert sweep(tmp_path, case, overwritten=overwritten, consolidated=True, exchange=True, every=400) > 3
 
 
 @pytest.mark.parametrize("system", ["two renamings", "no links"])
 def test_killed_anywhere_without_exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, system: str) -> None:
     SYSTEMS[system](monkeypatch)
-    case = "a result with its provenance"
-    assert sweep(tmp_path, case, overwritten=True, consolidated=True, exchange=False, every=150) > 5
+    case = "a result with its provenance" if system == "two renamings" else "obsm"
+    assert sweep(tmp_path, case, overwritten=True, consolidated=True, exchange=False, every=400) > 3
 
 
 @pytest.mark.slow
@@ -309,4 +323,4 @@ def test_killed_on_every_system(
     SYSTEMS[system](monkeypatch)
     exchange = system == "exchange"
     options = {"overwritten": overwritten, "consolidated": consolidated, "exchange": exchange}
-    record_property("points", sweep(tmp_path, case, every=60, **options))
+    record_property("points", sweep(tmp_path, case, every=100, **options))

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -188,15 +189,38 @@ def _folder(parent: Path, name: str) -> str:
 
 def test_a_read_only_store_names_out(here, capsys, monkeypatch):
     monkeypatch.setattr(storm.tl, "domains", None)
-    access = os.access
+    make = tempfile.TemporaryFile
     for folder in ("s.zarr", "s.zarr/tables/table/obs"):
         locked = (here / folder).resolve()
-        monkeypatch.setattr(os, "access", lambda path, mode, locked=locked: path != locked and access(path, mode))
+
+        def refuse(*, dir, prefix, locked=locked):  # noqa: A002  the name is tempfile's
+            if dir == locked:
+                raise PermissionError(13, "Permission denied")
+            return make(dir=dir, prefix=prefix)
+
+        monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
         before = tree(here)
         message = refused(capsys, "domains", "s.zarr")
         assert "s.zarr cannot take the result" in message
         assert "--out" in message
         assert tree(here) == before
+
+
+def test_a_store_on_a_read_only_mount(here, capsys, monkeypatch):
+    """Even root cannot write there, though permissions say otherwise."""
+    monkeypatch.setattr(storm.tl, "domains", None)
+    store = here / "s.zarr"
+    mounts = [["mount", "--bind", str(store), str(store)], ["mount", "-o", "remount,bind,ro", str(store)]]
+    if os.geteuid() != 0 or any(subprocess.run(m, capture_output=True, check=False).returncode for m in mounts):
+        pytest.skip("mounting is for root, where it is allowed")
+    try:
+        before = tree(here)
+        message = refused(capsys, "domains", "s.zarr")
+        assert "s.zarr cannot take the result, because it cannot be written (Read-only file system)" in message
+        assert "give --out NEW.zarr" in message
+        assert tree(here) == before
+    finally:
+        subprocess.run(["umount", "--lazy", str(store)], check=True)
 
 
 @pytest.mark.slow

@@ -58,7 +58,7 @@ def test_round_trip(tmp_path):
     np.testing.assert_array_equal(shard.counts(rows).toarray(), counts[rows].toarray())
     assert shard.counts(rows[:0]).shape == (0, 9)
     assert all(isinstance(shard.array(name), np.memmap) for name in ("he", "patches", "index", "counts_data"))
-    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob("*part"))
     with pytest.raises(KeyError, match=r"no 'x'.*he\.npy"):
         shard.array("x")
 

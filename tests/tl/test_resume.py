@@ -20,7 +20,7 @@ CHILD = """
 import os, signal, sys
 store, model, verb, batches = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
 import torch, spatialdata, storm
-from storm.data.journal import Rows
+from storm.data.rows import Rows
 torch.set_num_threads(1)
 storm.settings.verbosity = 0
 write, count = Rows.write, [0]
@@ -102,7 +102,7 @@ def test_another_parameter_starts_afresh(folder, caplog) -> None:
 
 
 def test_two_at_once(folder) -> None:
-    from storm.data.journal import locked
+    from storm.data.lock import locked
 
     sdata = spatialdata.read_zarr(folder / "section.zarr")
     with (

@@ -192,12 +192,18 @@ def _new_table(path: Path, key: str, entries: list[_Entry], scratch: Path) -> Pa
         for name in entry.slot:
             if name not in group:
                 _write(group, name, {})
-            group = group[name]
+            below = group[name]
+            if not isinstance(below, zarr.Group):
+                place = f"{'/'.join(entry.slot)} of table {key!r} in {path}"
+                msg = f"{place} is a single array, so that nothing can be added to it; write the object to a new store"
+                raise ValueError(msg)
+            group = below
         target = new.joinpath(*entry.slot, entry.name)
         remove(target)
         (scratch / "values" / str(k)).replace(target)
         if entry.slot[0] in ("obs", "var"):
-            order = [str(column) for column in group.attrs["column-order"]]
+            listed: Any = group.attrs["column-order"]
+            order = [str(column) for column in listed]
             if entry.name not in order:
                 group.attrs["column-order"] = [*order, entry.name]
     if is_consolidated(new):

@@ -81,6 +81,8 @@ def recover(store: Path) -> None:
                     _finish(store, folder)
         except StoreBusyError:
             return  # nothing was interrupted: the other process is at it
+        except OSError as error:
+            logger.warning("a replacement in %s that was interrupted cannot be finished now: %s", store, error)
 
 
 def place(store: Path, scratch: Path, parts: Sequence[tuple[Path, str]]) -> None:

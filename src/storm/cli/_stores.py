@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from storm._bridge import persist, select_table
-from storm._files import replacing
+from storm._bridge import persist, recover, select_table
+from storm._files import check_folder_writable, replacing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,6 +115,7 @@ def read_store(path: Path) -> SpatialData:
         raise FileNotFoundError(msg)
     # The journal of a run lies beside the store, under its name: "." and "folder/.." are not names.
     absolute = path.resolve()
+    recover(absolute)
     try:
         attributes = dict(zarr.open_group(absolute, mode="r").attrs)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, zarr.errors.BaseZarrError) as error:
@@ -202,13 +203,13 @@ def _check_writable(path: Path, table_key: str | None) -> None:
         table = store / "tables" / table_key
         folders += [table, *(table / slot for slot in ("obs", "var", "obsm", "layers", "uns", "uns/storm"))]
     for folder in folders:
-        if folder.exists() and not os.access(folder, os.W_OK | os.X_OK):
+        if folder.is_dir():
             place = "it" if folder == store else f"its folder {folder.relative_to(store)}"
-            msg = (
-                f"{path} cannot take the result, because {place} is read-only; give --out NEW.zarr, which writes the "
-                "section and the result into a new store"
+            check_folder_writable(
+                folder,
+                message=f"{path} cannot take the result, because {place} cannot be written",
+                advice="give --out NEW.zarr, which writes the section and the result into a new store",
             )
-            raise PermissionError(msg)
 
 
 def store(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import threading
@@ -48,7 +49,7 @@ class ScratchSource(Source):
                 self._spill(file, i, j)
             file.stream.seek(file.starts[i, j])
             shape = (3, self._length(self.y_edges, i), self._length(self.x_edges, j))
-            return np.moveaxis(np.frombuffer(file.stream.read(np.prod(shape)), dtype=np.uint8).reshape(shape), 0, 2)
+            return np.moveaxis(np.frombuffer(file.stream.read(math.prod(shape)), dtype=np.uint8).reshape(shape), 0, 2)
 
     def _decode(self, i: int, j: int, box: tuple[slice, slice]) -> np.ndarray:
         return np.moveaxis(self.read_chunk(i, j), 2, 0)

@@ -89,5 +89,5 @@ def load_checkpoint(path: Path, network: nn.Module, optimiser: torch.optim.Optim
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    # Not those that are being written, or making room (".part", ".old").
+    # Not those that are being written, or making room: those have an ending.
     return sorted(path for path in folder.glob(f"{_PREFIX}*") if not path.suffix)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 from spatialdata import SpatialData
-from spatialdata.models import Image2DModel
+from spatialdata.models import Image2DModel, ShapesModel, TableModel
 from spatialdata.transformations import Identity, Scale, set_transformation
 
 import storm
@@ -129,6 +130,47 @@ def test_metadata_counts_pixels_of_the_full_image() -> None:
 def test_spot_diameter_of_an_unknown_platform_is_not_believed() -> None:
     with pytest.raises(ValueError, match="no µm scale"):
         read_spots(in_pixels(**scalefactors(spot_diameter_fullres=130.0)))
+
+
+def visium_part(n: int, *, witness: str | None) -> SpatialData:
+    """A few spots of a hexagonal lattice of 100 µm, at 0.5 µm per pixel, far apart from each other."""
+    columns, rows = np.meshgrid(np.arange(0, 64, 2), np.arange(40))
+    columns = columns + rows % 2
+    chosen = np.random.default_rng(0).choice(columns.size, n, replace=False)
+    array = np.column_stack([columns.ravel(), rows.ravel()])[chosen]
+    px = array * np.array([50, 50 * np.sqrt(3)]) / 0.5 + 200
+    spots = ShapesModel.parse(
+        px, geometry=0, radius=65 if witness == "radius" else 10, transformations={"global": Identity()}
+    )
+    table = ad.AnnData(np.ones((n, 3), dtype=np.float32))
+    table.obs["region"], table.obs["id"] = pd.Categorical(["spots"] * n), np.arange(n)
+    if witness == "array":
+        table.obs["array_col"], table.obs["array_row"] = array.T
+    table = TableModel.parse(table, region="spots", region_key="region", instance_key="id")
+    return SpatialData(shapes={"spots": spots}, tables={"table": table}, attrs={"spatialdata_io_reader": "visium"})
+
+
+def test_few_spots_of_a_section_give_no_wrong_scale() -> None:
+    """Of 40 of 1,280 spots hardly two are neighbours: the nearest distance is not the pitch."""
+    assert read_spots(visium_part(40, witness=None)).scale is None
+    assert read_spots(visium_part(40, witness="radius")).scale is None  # its distance does not fit the spots' size
+    scale = read_spots(visium_part(40, witness="array")).scale
+    assert scale.um_per_unit == pytest.approx(0.5)
+    assert "array positions" in scale.source
+    assert read_spots(visium_part(1280, witness=None)).scale.um_per_unit == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("value", [0, -3.0, "0,5", "abc", None, float("nan"), [1], True])
+def test_a_scale_factor_that_is_no_length_is_no_scale(value) -> None:
+    with pytest.raises(ValueError, match="no µm scale"):
+        read_spots(in_pixels(**scalefactors(microns_per_pixel=value)))
+    assert read_spots(in_pixels(**scalefactors(microns_per_pixel=value)), um_per_px=0.7).scale.um_per_px == 0.7
+
+
+@pytest.mark.parametrize("um", [-1, 0, 1e12, 1e-9, "0.5", float("nan"), True])
+def test_what_cannot_be_the_size_of_a_pixel_is_refused(um) -> None:
+    with pytest.raises((ValueError, TypeError), match="um_per_px"):
+        read_spots(in_pixels(), um_per_px=um)
 
 
 def test_scale_from_the_pitch_of_a_declared_platform() -> None:

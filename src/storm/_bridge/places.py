@@ -45,6 +45,15 @@ def read_places(selection: Selection) -> tuple[np.ndarray, np.ndarray, ScaleSour
     return _by_obsm(selection) if region is None else _by_shapes(selection, region)
 
 
+def _array_positions(table: AnnData, rows: np.ndarray) -> np.ndarray | None:
+    """Space Ranger's column and row of some rows in the array of spots, shape (rows, 2); ``None`` without them."""
+    if not {"array_col", "array_row"} <= set(table.obs.columns):
+        return None
+    columns = table.obs[["array_col", "array_row"]].iloc[rows]
+    values = columns.apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
+    return values if len(values) and np.isfinite(values).all() else None
+
+
 def outside_tissue(table: AnnData | None) -> np.ndarray | None:
     """Rows that Space Ranger found outside the tissue (``obs["in_tissue"] == 0``), bool, shape (n_obs,).
 
@@ -81,7 +90,14 @@ def _by_obsm(selection: Selection) -> tuple[np.ndarray, np.ndarray, ScaleSources
     check_centres(centres, table.obs_names.to_numpy(), where="obsm['spatial']")
     annotated = annotated_regions(table)
     name = annotated[0][0] if annotated and len(annotated[0]) == 1 else None
-    sources = ScaleSources(centres=centres, spatial=centres, uns=table.uns, attrs=selection.attrs, region=name)
+    sources = ScaleSources(
+        centres=centres,
+        spatial=centres,
+        array=_array_positions(table, np.arange(table.n_obs)),
+        uns=table.uns,
+        attrs=selection.attrs,
+        region=name,
+    )
     return table.obs_names.to_numpy(dtype=str), centres, sources
 
 
@@ -157,6 +173,7 @@ def _by_shapes(selection: Selection, region: Region) -> tuple[np.ndarray, np.nda
         uns={} if table is None else table.uns,
         attrs=selection.attrs,
         spatial=spatial,
+        array=None if table is None else _array_positions(table, used),
         region=region.key,
     )
     return ids, centres, sources

@@ -16,8 +16,14 @@ from storm.data.spots import ScaleInfo
 
 #: Space Ranger's ``spot_diameter_fullres`` is the diameter of a theoretical spot of 65 µm, not of the 55 µm printed.
 VISIUM_SPOT_UM = 65.0
+#: Diameter of a spot as it is printed, which some readers store instead.
+VISIUM_PRINTED_UM = 55.0
 #: Distance of neighbouring spots on a Visium slide.
 VISIUM_PITCH_UM = 100.0
+#: µm per step of Space Ranger's array_col and array_row: neighbours in a row differ by two columns.
+VISIUM_STEPS_UM = (50.0, 50.0 * 3**0.5)
+#: Spots at the distance of the pitch that a spot on a lattice has in the median; in a scattered subset it has one.
+_NEIGHBOURS = 3
 #: Sources that differ by more than this factor contradict each other.
 TOLERANCE = 1.05
 
@@ -60,6 +66,8 @@ class ScaleSources:
     spatial
         ``obsm["spatial"]`` of the same rows as ``centres``, or ``None``: by convention pixels of the full-resolution
         image.
+    array
+        Column and row of the same rows in the array of spots or bins, (n, 2), or ``None``.
     region
         Name of the annotated element: ``uns["spatial"]`` may hold several libraries by name.
     """
@@ -71,6 +79,7 @@ class ScaleSources:
     uns: Mapping[str, Any] = field(default_factory=dict)
     attrs: Mapping[str, Any] = field(default_factory=dict)
     spatial: np.ndarray | None = None
+    array: np.ndarray | None = None
     region: str | None = None
 
     @property
@@ -224,10 +233,8 @@ def _fullres_px(sources: ScaleSources) -> float | None:
     the shapes' own coordinates are taken as pixels, which is how spatialdata-io stores them.
     """
     if sources.spatial is not None and sources.centres is not None:
-        here, px = (
-            np.sqrt(np.square(points - points.mean(axis=0)).sum()) for points in (sources.centres, sources.spatial)
-        )
-        return float(here / px) if here > 0 and px > 0 else None
+        here, px = _spread(sources.centres), _spread(sources.spatial)
+        return here / px if here > 0 and px > 0 else None
     if sources.shapes is not None:
         return sources.length_of_unit(sources.shapes)
     return None
@@ -251,26 +258,59 @@ def declared_platform(sources: ScaleSources) -> str | None:
 
 
 def _from_pitch(sources: ScaleSources) -> Iterator[tuple[float, str]]:
+    """µm per unit from the known distance of neighbouring spots, where something vouches that these are neighbours.
+
+    In a subset of a section, the nearest spot may lie several pitches away.
+    """
     platform = declared_platform(sources)
     binned = re.search(r"square_(\d{3})um", sources.region or "")
     if platform == "visium":
-        pitch_um = VISIUM_PITCH_UM
+        pitch_um, steps_um = VISIUM_PITCH_UM, VISIUM_STEPS_UM
     elif platform == "visium_hd" and binned:
         pitch_um = float(binned.group(1))
+        steps_um = (pitch_um, pitch_um)
     else:
         return
-    pitch = _pitch(sources.centres)
+    if sources.centres is None:
+        return
+    if sources.array is not None and len(sources.centres) > 1:
+        here, um = _spread(sources.centres), _spread(sources.array * steps_um)
+        if here > 0 and um > 0:
+            yield um / here, f"the array positions at the pitch of {pitch_um:g} µm on {platform}"
+            return
+    pitch = _pitch(sources)
     if pitch is not None:
         yield pitch_um / pitch, f"the pitch of {pitch_um:g} µm on {platform}"
 
 
-def _pitch(centres: np.ndarray | None) -> float | None:
-    """Typical distance to the nearest neighbour, in units of the coordinates."""
+def _pitch(sources: ScaleSources) -> float | None:
+    """Distance of neighbouring spots in units of the coordinates; ``None`` where nearest spots may not be neighbours.
+
+    Two witnesses are asked: the size of the spots, and how many spots have several others at that very distance.
+    """
     from scipy.spatial import cKDTree
 
+    centres = sources.centres
     if centres is None or len(centres) < 7:
         return None
-    return float(np.median(cKDTree(centres).query(centres, k=2)[0][:, 1]))
+    distance = cKDTree(centres).query(centres, k=min(7, len(centres)))[0][:, 1:]
+    pitch = float(np.median(distance[:, 0]))
+    if pitch <= 0:
+        return None
+    around = (distance < TOLERANCE * pitch).sum(axis=1)
+    if np.median(around) >= _NEIGHBOURS:
+        return pitch
+    radius = getattr(sources.shapes, "radius", None)
+    if radius is None or declared_platform(sources) != "visium":
+        return None
+    diameter = 2 * float(np.median(radius)) * sources.length_of_unit(sources.shapes)
+    sizes = (VISIUM_SPOT_UM, VISIUM_PRINTED_UM)
+    return pitch if any(_agree(pitch / VISIUM_PITCH_UM, diameter / um) for um in sizes if diameter > 0) else None
+
+
+def _spread(points: np.ndarray) -> float:
+    """Root of the summed squared distances from the mean."""
+    return float(np.sqrt(np.square(points - points.mean(axis=0)).sum()))
 
 
 def _how_to_give(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The documentation keeps up: every public name has an API entry, every written key a row in ``outputs.md``."""
+"""The documentation is complete: every public name has an API entry, every written key a row in ``outputs.md``."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_tutorials_are_stored_without_outputs() -> None:
 
 @pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
 def test_first_example_runs(page: str, toy: SpatialData, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The example as it is printed, on a smaller section, and what its comments say about keys."""
+    """The printed example runs, on a smaller section, and writes the keys that its comments name."""
     import matplotlib.pyplot as plt
 
     code = re.search(r"```python\n(.*?)```", (DOCS.parent / page).read_text(), flags=re.S).group(1)

@@ -1,4 +1,4 @@
-"""The package as a whole: what importing costs, what is exported, and the shape of every public signature."""
+"""The package as a whole: cost of importing, exported names, and all public signatures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_POSITIONAL = 3
 
 
 def run(code: str) -> str:
-    """Output of ``code`` in an interpreter of its own."""
+    """Output of ``code`` in a new interpreter."""
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)], check=True, capture_output=True, text=True
     ).stdout.strip()
@@ -61,7 +61,7 @@ def test_room_imports_no_container(room: str) -> None:
 
 
 def test_torchvision_belongs_to_torch() -> None:
-    """A torchvision of another build than torch imports, if at all, without its operators, and timm needs them."""
+    """torchvision has its operators, which timm needs; they are missing if it comes from another build than torch."""
     import timm
     import torch
     import torchvision
@@ -76,7 +76,7 @@ def test_version_is_the_distribution_s() -> None:
 
 
 def test_changelog_and_citation_name_this_version() -> None:
-    """The version under development heads the changelog; the citation is of the newest release in it."""
+    """The changelog begins with the version under development, and the citation names the latest release."""
     import yaml
 
     top = Path(__file__).resolve().parents[1]
@@ -202,7 +202,7 @@ def test_public_classes_are_documented() -> None:
 
 
 def test_docstrings_are_complete() -> None:
-    """Numpydoc: every parameter has its entry, and there are Returns and Raises where there is something to say."""
+    """Numpydoc: every parameter has an entry, and there are Returns and Raises if the function returns or raises."""
     wrong = []
     for name, function in public_functions().items():
         doc = inspect.getdoc(function) or ""

@@ -1,4 +1,4 @@
-"""The command line, in process: what is written where, what is said, and how it fails."""
+"""The command line, run in this process: files, messages and errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from storm import _keys
 from storm.cli import main
 from storm.cli._demo import _halves, _two_genes
 
-# anndata tells those who write that its next version will write otherwise
+# anndata warns whenever it writes that its next version will write in another way.
 pytestmark = pytest.mark.filterwarnings("ignore:zarr v3 autosharding:UserWarning")
 
 N = 80
@@ -57,13 +57,13 @@ def files_of(path: Path) -> dict[str, bytes]:
 
 
 def error(capsys, *argv: str | Path) -> str:
-    """What a command that fails says; it is one line, and nothing is on stdout."""
+    """The one line that a failing command prints to stderr."""
     assert main([str(a) for a in argv]) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    lines = [line for line in said.err.splitlines() if line.startswith("storm")]
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    lines = [line for line in printed.err.splitlines() if line.startswith("storm")]
     assert len(lines) == 1
-    assert "Traceback" not in said.err
+    assert "Traceback" not in printed.err
     return lines[0]
 
 
@@ -94,7 +94,7 @@ def test_embed_domains_predict(store, model, capsys):
     assert all(before[name] == after[name] for name in untouched)
 
 
-def test_encode_and_what_embed_makes_of_it(store, capsys, tmp_path):
+def test_embed_reuses_encoded_tiles(store, capsys, tmp_path):
     weights = tmp_path / "weights.safetensors"
     name = "timm:test_vit"
     info = storm.encoders.get_encoder(name)
@@ -107,7 +107,7 @@ def test_encode_and_what_embed_makes_of_it(store, capsys, tmp_path):
     loaded = storm.encoders.load_encoder(name, weights=weights)
     mine = storm.build_model("storm-tiny", genes=table.var_names, tile_encoder=loaded)
     mine.save(tmp_path / "mine")
-    # the model knows its tile encoder by name, its weights are here only
+    # The model stores the name of its tile encoder, but not the weights.
     embed = ["embed", str(store), "--model", str(tmp_path / "mine"), "--tile-encoder", str(weights), "--quiet"]
     assert main(embed) == 0
     assert spatialdata.read_zarr(store).tables["table"].uns["storm"]["X_storm"]["tiles_reused"]
@@ -177,9 +177,9 @@ def test_demo(model, tmp_path, capsys):
     out = tmp_path / "demo"
     argv = ["demo", "--n", str(N), "--model", model, "--out", str(out), "--quiet", "--each-modality"]
     assert main(argv) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for words in (f"{N} spots", "embed", "total", "ARI", "H&E + ST", "median r", "section.zarr"):
-        assert words in said
+        assert words in printed
     assert {p.name for p in out.iterdir()} == {"section.zarr", "he.png", "domains.png", "expression.png"}
     assert all((out / name).stat().st_size > 20_000 for name in ("he.png", "domains.png", "expression.png"))
     table = spatialdata.read_zarr(out / "section.zarr").tables["table"]
@@ -193,10 +193,10 @@ def test_demo_of_a_real_section_without_an_image(shared_data, model, tmp_path, c
     monkeypatch.setattr(storm.settings, "data_dir", shared_data)
     argv = ["demo", "--dataset", "her2st:B1", "--model", model, "--out", str(tmp_path / "demo"), "--quiet"]
     assert main(argv) == 0
-    said = capsys.readouterr().out
-    assert "no H&E" in said
-    assert "ARI" in said
-    assert "median r" not in said
+    printed = capsys.readouterr().out
+    assert "no H&E" in printed
+    assert "ARI" in printed
+    assert "median r" not in printed
     assert {p.name for p in (tmp_path / "demo").iterdir()} == {"section.zarr", "domains.png"}
 
 
@@ -207,12 +207,12 @@ def test_the_halves_of_a_section_do_not_touch():
     train, test, (left, right) = _halves(centres, field_um=112)
     assert right - left == pytest.approx(2 * 200 + 112)
     assert not (train | test)[0]
-    # The window of the last spot on the left and that of the first on the right, each with its fields:
+    # The fields of the last window on the left and of the first window on the right do not overlap.
     assert centres[train, 0].max() + 200 + 56 < centres[test, 0].min() - 200 - 56
     assert abs(int(train.sum()) - int(test.sum())) <= 10
 
 
-def test_two_genes_are_good_and_unlike():
+def test_two_genes_are_well_predicted_and_uncorrelated():
     rng = np.random.default_rng(0)
     one, two = rng.normal(size=(2, 50))
     predicted = np.column_stack([one, one + 0.01 * two, -one + 0.3 * two, np.full(50, np.nan)])
@@ -226,12 +226,12 @@ def test_two_genes_are_good_and_unlike():
 def test_models(model, capsys, monkeypatch):
     monkeypatch.setattr("storm._loading.fetch._PACKAGED", Path(model).parent)
     assert main(["models"]) == 0
-    said = capsys.readouterr().out
-    assert said.startswith("tiny\n")
-    assert "predicts 4 genes from H&E" in said
-    assert storm.load_model("tiny").sha256 in said
+    printed = capsys.readouterr().out
+    assert printed.startswith("tiny\n")
+    assert "predicts 4 genes from H&E" in printed
+    assert storm.load_model("tiny").sha256 in printed
     for name in storm.encoders.list_encoders():
-        assert f"\n{name} " in said
+        assert f"\n{name} " in printed
     monkeypatch.setattr("storm._loading.fetch._PACKAGED", Path(model) / "nothing")
     assert "no model is packaged" in error(capsys, "models")
 
@@ -260,9 +260,9 @@ def test_errors_are_one_line(store, model, tmp_path, capsys):
     assert "is not a zarr store" in error(capsys, "embed", tmp_path / "text.zarr")
     assert "not of a SpatialData object" in error(capsys, "embed", store / "tables" / "table")
     assert "neither a packaged model" in error(capsys, "embed", store, "--model", "nope")
-    said = error(capsys, "embed", store, "--model", model, "--image-key", "nope")
-    assert "image_key='nope' is not in sdata.images" in said
-    assert '"' not in said  # a KeyError's text, not its repr
+    printed = error(capsys, "embed", store, "--model", model, "--image-key", "nope")
+    assert "image_key='nope' is not in sdata.images" in printed
+    assert '"' not in printed  # the text of a KeyError, not its repr
     assert "run storm.tl.embed first" in error(capsys, "domains", store)
     assert "are not among the 4 that the head predicts" in error(
         capsys, "predict", store, "--model", model, "--genes", "NOPE"
@@ -298,9 +298,9 @@ def test_our_warnings_are_a_line(store, model, capsys):
     path = store.with_name("gaps.zarr")
     spatialdata.SpatialData(shapes={"spots": sdata["spots"]}, tables={"table": table}).write(path)
     assert main(["embed", str(path), "--model", model, "--quiet"]) == 0
-    said = capsys.readouterr()
-    assert [line for line in said.err.splitlines() if line] == [
+    printed = capsys.readouterr()
+    assert [line for line in printed.err.splitlines() if line] == [
         f"storm: warning: 2 of {N} rows of 'X_storm' are NaN: 2 without counts",
         f"storm: warning: model {model!r} has random weights: its output for a section has no meaning",
     ]
-    assert f"{N - 2} of {N} rows" in said.out
+    assert f"{N - 2} of {N} rows" in printed.out

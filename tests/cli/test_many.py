@@ -1,4 +1,4 @@
-"""Several sections in one command: in this process, on a cluster of its own, and on one that is there."""
+"""Several sections in one command: in this process, on a cluster of its own, and on an existing one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from storm.cli import _cluster, _commands, _many, main
 from storm.cli._machine import visible_gpus, workers_for
 from storm.cli._section import Job, Outcome, run_section_on_worker
 
-# anndata tells those who write that its next version will write otherwise
+# anndata warns whenever it writes that its next version will write in another way.
 pytestmark = pytest.mark.filterwarnings("ignore:zarr v3 autosharding:UserWarning")
 
 N = 150
@@ -41,7 +41,7 @@ def model(tiny_model, tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def sections(toy_once, tmp_path_factory) -> Path:
-    """A folder with two sections, one of them with two spots that have no counts, and one without any table."""
+    """A folder with three sections: a complete one, one with two spots without counts, and one without a table."""
     folder = tmp_path_factory.mktemp("sections")
     spots = {"spots": toy_once["spots"]}
     table = toy_once.tables["table"]
@@ -54,7 +54,7 @@ def sections(toy_once, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def here(sections, tmp_path, monkeypatch) -> Path:
-    """A copy of that folder, which is the working folder."""
+    """A copy of that folder as the working folder."""
     folder = shutil.copytree(sections, tmp_path / "data")
     monkeypatch.chdir(folder)
     return Path(folder)
@@ -62,7 +62,7 @@ def here(sections, tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture(scope="module")
 def one_by_one(sections, model, tmp_path_factory) -> dict[str, np.ndarray]:
-    """What the command makes of each section alone."""
+    """Result of the command for each section alone."""
     out = tmp_path_factory.mktemp("alone")
     for name in ("a", "b"):
         argv = ["embed", str(sections / f"{name}.zarr"), "--model", model, "--quiet", "--out", str(out / name)]
@@ -72,7 +72,7 @@ def one_by_one(sections, model, tmp_path_factory) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
-    """Address of a cluster that is there already; each of its two workers has two threads."""
+    """Address of a running cluster; each of its two workers has two threads."""
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=2, memory_limit=None, dashboard_address=None, silence_logs=50
     ) as made:
@@ -107,8 +107,8 @@ def test_a_cluster_of_its_own(here, model, one_by_one, monkeypatch, capfd):
         np.testing.assert_array_equal(embedding(Path("new") / f"{name}.zarr"), values)
         assert "X_storm" not in spatialdata.read_zarr(f"{name}.zarr").tables["table"].obsm
 
-    said = capfd.readouterr()
-    lines = said.err.splitlines()
+    printed = capfd.readouterr()
+    lines = printed.err.splitlines()
     warned = [line for line in lines if line.startswith("storm: warning: ")]
     assert f"storm: warning: b.zarr: 2 of {N} rows of 'X_storm' are NaN: 2 without counts" in warned
     assert len([line for line in warned if "has random weights" in line]) == 2
@@ -117,13 +117,13 @@ def test_a_cluster_of_its_own(here, model, one_by_one, monkeypatch, capfd):
     assert sum(line.startswith(("[1/3] ", "[2/3] ", "[3/3] ")) for line in lines) == 2
     assert lines[-1] == "storm embed: error: 1 of 3 sections failed"
     assert len(lines) == len(warned) + 4  # nothing of dask
-    table = said.out.splitlines()
+    table = printed.out.splitlines()
     assert [line.split()[:2] for line in table[1:]] == [["a.zarr", "ok"], ["broken.zarr", "failed"], ["b.zarr", "ok"]]
 
     summary = rows("s.csv")
     assert list(summary) == ["a.zarr", "broken.zarr", "b.zarr"]
     assert [row["n"] for row in summary.values()] == [str(N), "", str(N)]
-    assert [row["tries"] for row in summary.values()] == ["1", "1", "1"]  # an error of the data comes again
+    assert [row["tries"] for row in summary.values()] == ["1", "1", "1"]  # an error in the data is not retried
     assert f"{N - 2} of {N} rows embedded" in summary["b.zarr"]["result"]
     assert "table" in summary["broken.zarr"]["result"]
     assert all(float(row["seconds"]) > 0 for row in summary.values())
@@ -147,7 +147,7 @@ def test_interrupting_busy_workers_that_have_a_gpu_each(here, model, monkeypatch
     monkeypatch.setattr(_cluster, "run_section_on_worker", begin)
     monkeypatch.setattr(_many, "_report", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
     before = set(psutil.Process().children(recursive=True))
-    # A shell that starts the tests in the background has them ignore Ctrl-C.
+    # Tests that a shell starts in the background ignore Ctrl-C.
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         assert embed(model, "b.zarr", "a.zarr", "--device", "cuda") == 130
@@ -155,18 +155,18 @@ def test_interrupting_busy_workers_that_have_a_gpu_each(here, model, monkeypatch
         signal.signal(signal.SIGINT, handler)
     left = set(psutil.Process().children(recursive=True)) - before
     assert not [p for p in left if "spawn_main" in " ".join(p.cmdline())]
-    said = capfd.readouterr()
-    _, b, a = said.out.splitlines()
+    printed = capfd.readouterr()
+    _, b, a = printed.out.splitlines()
     assert b.split() == ["b.zarr", "not", "done", "0", "interrupted"]
     assert re.fullmatch(r"a\.zarr +ok +1 +sees (5|GPU-7), before torch: True, threads: 1", a)
-    assert said.err.splitlines() == ["storm: interrupted"]
+    assert printed.err.splitlines() == ["storm: interrupted"]
 
 
 def test_a_worker_killed_in_mid_section(here, model, cluster, one_by_one, tmp_path, monkeypatch, capfd):
     killed = tmp_path / "killed"
 
     def begin(job: Job) -> Outcome:
-        """Be killed, once, when the section is computed and about to be stored."""
+        """Kill the worker, once, after the section was computed and before it is stored."""
         from storm.cli import _commands as commands
         from storm.cli._section import run_section_on_worker as begin_really
 
@@ -206,7 +206,7 @@ def test_a_section_that_kills_its_workers(here, cluster, tmp_path, monkeypatch, 
     assert len(list(tmp_path.glob("killed*"))) == 3
 
 
-def test_what_a_worker_can_find_wrong(here, cluster):
+def test_errors_of_a_worker(here, cluster):
     job = Job("domains", {"path": here / "gone.zarr"}, "gone.zarr", "run", storm.__version__)
     with distributed.Client(cluster, set_as_default=False) as client:
         outcome = client.submit(run_section_on_worker, job).result(timeout=60)
@@ -232,14 +232,14 @@ def test_one_after_another(here, model, one_by_one, monkeypatch, capsys):
     monkeypatch.setattr(storm, "load_model", lambda *a, **k: loaded.append(a) or load(*a, **k))
     assert embed(model, "a.zarr", "broken.zarr", "b.zarr", "--workers", "1", "--quiet") == 2
     assert len(loaded) == 1
-    said = capsys.readouterr()
-    assert "storm: warning: b.zarr: 2 of" in said.err
-    assert "storm embed: broken.zarr: error: " in said.err
+    printed = capsys.readouterr()
+    assert "storm: warning: b.zarr: 2 of" in printed.err
+    assert "storm embed: broken.zarr: error: " in printed.err
     for name, values in one_by_one.items():
         np.testing.assert_array_equal(embedding(here / f"{name}.zarr"), values)
     assert main(["domains", "a.zarr", "b.zarr", "--n-domains", "3", "--workers", "1", "--quiet"]) == 0
     assert spatialdata.read_zarr("b.zarr").tables["table"].obs["storm_domain"].nunique() == 3
-    # the next command loads again: the folder may hold another model by then
+    # The next command loads the model again, because its folder may have changed.
     assert embed(model, "a.zarr", "b.zarr", "--workers", "1", "--quiet") == 0
     assert len(loaded) == 2
 
@@ -268,29 +268,29 @@ def test_interrupted(here, model, monkeypatch, capsys):
     assert "storm: interrupted" in capsys.readouterr().err
 
 
-def test_what_is_wrong_before_anything_runs(here, model, monkeypatch, capsys):
+def test_errors_before_anything_runs(here, model, monkeypatch, capsys):
     monkeypatch.setattr(_many, "_run_all", None)
     (here / "link.zarr").symlink_to(here / "a.zarr")
     shutil.copytree("a.zarr", "other/a.zarr")
     (here / "out" / "b.zarr").mkdir(parents=True)
 
-    def said(*argv: str) -> str:
+    def printed(*argv: str) -> str:
         assert main([*argv, "--quiet"]) == 2
         return capsys.readouterr().err.strip()
 
-    assert said("domains", "a.zarr", "a.zarr") == "storm domains: error: a.zarr is given twice"
-    assert said("domains", "a.zarr", "link.zarr").endswith("link.zarr is given twice, also as a.zarr")
-    assert said("domains", "no.zarr", "a.zarr", "nope.zarr").endswith("error: no.zarr, nope.zarr do not exist")
-    clash = said("domains", "a.zarr", "other/a.zarr", "--out", "new")
+    assert printed("domains", "a.zarr", "a.zarr") == "storm domains: error: a.zarr is given twice"
+    assert printed("domains", "a.zarr", "link.zarr").endswith("link.zarr is given twice, also as a.zarr")
+    assert printed("domains", "no.zarr", "a.zarr", "nope.zarr").endswith("error: no.zarr, nope.zarr do not exist")
+    clash = printed("domains", "a.zarr", "other/a.zarr", "--out", "new")
     assert "a.zarr and other/a.zarr would both be written to" in clash
-    assert "b.zarr exists; give another name" in said("domains", "a.zarr", "b.zarr", "--out", "out")
-    assert "'nope' is neither a packaged model" in said("embed", "a.zarr", "b.zarr", "--model", "nope")
-    assert "'nobody' is unknown" in said("encode", "a.zarr", "b.zarr", "--encoder", "nobody")
-    assert said("predict", "a.zarr", "b.zarr", "--head", "nope").endswith("--head nope does not exist")
+    assert "b.zarr exists; give another name" in printed("domains", "a.zarr", "b.zarr", "--out", "out")
+    assert "'nope' is neither a packaged model" in printed("embed", "a.zarr", "b.zarr", "--model", "nope")
+    assert "'nobody' is unknown" in printed("encode", "a.zarr", "b.zarr", "--encoder", "nobody")
+    assert printed("predict", "a.zarr", "b.zarr", "--head", "nope").endswith("--head nope does not exist")
 
 
 @pytest.mark.parametrize(
-    ("argv", "said"),
+    ("argv", "printed"),
     [
         (["--workers", "0"], "'0' is not a whole number of at least 1"),
         (["--retries", "-1"], "'-1' is not a whole number"),
@@ -298,10 +298,10 @@ def test_what_is_wrong_before_anything_runs(here, model, monkeypatch, capsys):
         (["--summary", "s.txt"], "ends in neither .csv nor .json"),
     ],
 )
-def test_arguments_that_cannot_be_read(argv, said, capsys):
+def test_arguments_that_cannot_be_read(argv, printed, capsys):
     with pytest.raises(SystemExit):
         main(["domains", "a.zarr", *argv])
-    assert said in capsys.readouterr().err
+    assert printed in capsys.readouterr().err
 
 
 def test_paths_hold_in_another_folder(here, model, monkeypatch):
@@ -344,7 +344,7 @@ def test_how_many_workers(monkeypatch):
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
     gpus(monkeypatch, 0)
     assert workers_for(3, "auto", wanted=None) == 3
-    assert workers_for(100, "cpu", wanted=None) == 6  # of 4 GiB each
+    assert workers_for(100, "cpu", wanted=None) == 6  # 4 GiB each
     assert workers_for(100, None, wanted=None) == 6
     assert workers_for(100, "cpu", wanted=50) == 50
     assert workers_for(2, "cpu", wanted=50) == 2

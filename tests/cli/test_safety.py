@@ -25,7 +25,7 @@ from storm.cli._parser import make_parser
 from storm.cli._say import one_line
 from storm.cli._stores import read_store, write_store
 
-# anndata tells those who write that its next version will write otherwise
+# anndata warns whenever it writes that its next version will write in another way.
 pytestmark = pytest.mark.filterwarnings("ignore:zarr v3 autosharding:UserWarning")
 
 N = 30

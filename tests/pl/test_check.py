@@ -1,4 +1,4 @@
-"""The picture to check a section by: what is drawn where, read back from the axes."""
+"""The figure for checking a section: its contents, read back from the axes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plots: what is drawn where, read back from the axes, and every error before a figure is made."""
+"""Plots: their contents, read back from the axes, and errors before a figure is made."""
 
 from __future__ import annotations
 

@@ -8,15 +8,15 @@ from typing import Any
 from storm._checks import check_positive
 
 
-def check_style(*, size: float = 1.0, **alphas: float) -> None:
+def check_style(*, size: float, image_alpha: float, alpha: float = 1.0) -> None:
     """Raise unless a size is positive and opacities lie between 0 and 1.
 
     Parameters
     ----------
     size
         Factor on the size of the spots.
-    alphas
-        Opacities, by the name of their argument.
+    alpha, image_alpha
+        Opacities of the spots and of the H&E.
 
     Raises
     ------
@@ -26,7 +26,7 @@ def check_style(*, size: float = 1.0, **alphas: float) -> None:
         If one of them is outside of its range.
     """
     check_positive(size, name="size")
-    for name, value in alphas.items():
+    for name, value in {"alpha": alpha, "image_alpha": image_alpha}.items():
         if isinstance(value, bool) or not isinstance(value, Real):
             msg = f"{name}={value!r} is a {type(value).__name__}; give a number from 0 (transparent) to 1 (opaque)"
             raise TypeError(msg)

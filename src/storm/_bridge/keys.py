@@ -23,6 +23,11 @@ class Keys:
         µm per pixel of the full-resolution image; ``None`` for what the object says.
     layer
         Layer with the raw counts; ``None`` for ``X``.
+
+    Raises
+    ------
+    TypeError
+        If a name is not text.
     """
 
     image_key: str | None = None
@@ -31,3 +36,10 @@ class Keys:
     coordinate_system: str | None = None
     um_per_px: float | None = None
     layer: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("image_key", "table_key", "shapes_key", "coordinate_system", "layer"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                msg = f"{name}={value!r} is a {type(value).__name__}; give one name as text, or None"
+                raise TypeError(msg)

@@ -11,7 +11,7 @@ import numpy as np
 
 from storm import __version__
 from storm._bridge.select import records_of
-from storm._checks import check_choice, check_positive
+from storm._checks import check_choice, check_whole
 from storm._inference.dense import encode_dense
 from storm._inference.device import Compute
 from storm._inference.tiles import encode_tiles
@@ -241,10 +241,10 @@ def input_size(encoder: EncoderInfo, tile_px: int | str | None, *, field_um: flo
         return encoder.tile_px
     if tile_px == "native":
         return encoder.native_px(field_um)
-    if isinstance(tile_px, (bool, str)) or tile_px != int(tile_px):
+    if isinstance(tile_px, str):
         msg = f"tile_px={tile_px!r} is neither a whole number of pixels nor 'native'"
         raise ValueError(msg)
-    check_positive(tile_px, name="tile_px", unit="px")
+    tile_px = check_whole(tile_px, name="tile_px")
     if tile_px != encoder.tile_px and not encoder.any_size:
         msg = f"tile encoder {encoder.name!r} takes {encoder.tile_px} px only, not tile_px={tile_px}"
         raise ValueError(msg)
@@ -255,7 +255,7 @@ def input_size(encoder: EncoderInfo, tile_px: int | str | None, *, field_um: flo
             f"tile encoder {encoder.name!r} takes multiples of {step} px, not tile_px={tile_px}; the nearest is {near}"
         )
         raise ValueError(msg)
-    return int(tile_px)
+    return tile_px
 
 
 def fingerprint(spots: Spots, *, field_um: float, tile_px: int) -> str:

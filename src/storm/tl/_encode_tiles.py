@@ -115,6 +115,8 @@ def encode_tiles(
         If the weights are not on this machine; the text says how to get them.
     KeyError
         If an element does not exist.
+    TypeError
+        If ``encoder`` is neither a name nor a described encoder, or a key is not text.
     ValueError
         If something is missing, ambiguous or contradictory, the encoder does not take ``tile_px``, or its numbers
         overflow at this precision. ``data`` is then as it was.
@@ -127,6 +129,12 @@ def encode_tiles(
         um_per_px=um_per_px,
     )
     compute = Compute.of(device, precision=precision, batch_size=batch_size)
+    if not isinstance(encoder, str | EncoderInfo):
+        msg = (
+            f"encoder={encoder!r} is a {type(encoder).__name__}; give a name (storm.encoders.list() has them), or wrap "
+            "your own network with storm.encoders.wrap_encoder"
+        )
+        raise TypeError(msg)
     if isinstance(encoder, str) or weights is not None or (encoder.sha256 is None and encoder.architecture is not None):
         loaded = load_encoder(encoder, weights=weights)
     else:

@@ -23,7 +23,7 @@ def check_choice(value: Any, choices: Iterable[Any], *, name: str) -> None:
 
 def check_key(key: str, available: Collection[str], *, name: str, where: str) -> None:
     """Raise if ``key`` does not exist in ``available``."""
-    if key not in available:
+    if not isinstance(key, str) or key not in available:
         listed = ", ".join(map(repr, available)) or "nothing"
         msg = f"{name}={key!r} is not in {where}, which holds: {listed}"
         raise KeyError(msg)

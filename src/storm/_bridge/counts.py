@@ -192,12 +192,17 @@ def as_csr(stored: Any, *, where: str) -> sparse.csr_matrix:
         )
         raise ValueError(msg)
     if not sparse.issparse(matrix):
-        # scipy does not take float16.
-        return sparse.csr_matrix(matrix.astype(np.float32) if matrix.dtype == np.float16 else matrix)
-    data = matrix.data.astype(np.float32) if matrix.dtype == np.float16 else matrix.data
+        return sparse.csr_matrix(_for_scipy(matrix))
+    data = _for_scipy(matrix.data)
     kind = sparse.csc_matrix if matrix.format == "csc" else sparse.csr_matrix
     n = int(matrix.indptr[-1])
     return kind((data[:n], matrix.indices[:n], matrix.indptr), shape=matrix.shape, copy=False).tocsr()
+
+
+def _for_scipy(values: np.ndarray) -> np.ndarray:
+    """The same numbers in a type that scipy's matrices hold, which float16 and foreign byte orders are not."""
+    wanted = np.dtype(np.float32) if values.dtype == np.float16 else values.dtype.newbyteorder("=")
+    return values.astype(wanted, copy=False)
 
 
 def _in_memory(stored: Any, *, where: str) -> Any:
@@ -251,6 +256,9 @@ def check_structure(matrix: Any, *, where: str) -> None:
     ValueError
         If ``indptr`` does not rise from 0 to the number of values, or an index is out of range.
     """
+    if matrix.format not in ("csr", "csc"):
+        msg = f"{where} is a sparse matrix of the format {matrix.format!r}; convert it with .tocsr()"
+        raise ValueError(msg)
     data, indices, indptr = (np.asarray(getattr(matrix, name)) for name in ("data", "indices", "indptr"))
     major, minor = matrix.shape if matrix.format == "csr" else matrix.shape[::-1]
     fault = ""

@@ -167,8 +167,17 @@ def annotated_regions(table: AnnData) -> tuple[list[str], str, str] | None:
     if not attrs or not attrs.get("region_key") or not attrs.get("instance_key"):
         return None
     region = attrs.get("region")
-    regions = [region] if isinstance(region, str) else [str(r) for r in np.ravel(region if region is not None else [])]
-    return regions, attrs["region_key"], attrs["instance_key"]
+    regions = [region] if isinstance(region, str) else region
+    regions = regions.tolist() if isinstance(regions, np.ndarray) else [] if regions is None else regions
+    columns = [attrs["region_key"], attrs["instance_key"]]
+    if not isinstance(regions, list | tuple) or not all(isinstance(name, str) for name in [*regions, *columns]):
+        msg = (
+            f"uns['spatialdata_attrs'] holds region={region!r}, region_key={columns[0]!r} and instance_key="
+            f"{columns[1]!r}; region is one name or a list of names, the others name columns of obs; write them "
+            f"anew with sdata.set_table_annotates_spatialelement"
+        )
+        raise ValueError(msg)
+    return list(regions), columns[0], columns[1]
 
 
 def select_region(

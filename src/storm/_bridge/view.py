@@ -124,7 +124,9 @@ def view_of(selection: Selection, spots: Spots, *, max_px: int = _MAX_PX, whole:
         msg = f"none of the {len(spots)} spots has a geometry: there is nothing to draw"
         raise ValueError(msg)
     outlines, own = read_outlines(selection, um_per_unit=1.0 if spots.scale is None else spots.scale.um_per_unit)
-    diameters = _spacing(centres) if own is None else own
+    # Without a size of its own, or of one that cannot be drawn, a spot is as wide as the spacing.
+    drawable = own is not None and np.isfinite(own).any()
+    diameters = own if own is not None and drawable else _spacing(centres)
     margin = max(0.6 * float(np.nanmax(diameters)), 0.04 * float(np.ptp(centres, axis=0).max()))
     low, high = centres.min(axis=0) - margin, centres.max(axis=0) + margin
     if whole and spots.patches is not None:

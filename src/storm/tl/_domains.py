@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -194,7 +195,7 @@ def _check_number(n_domains: int | str, n: int, n_obs: int) -> None:
             )
             raise ValueError(msg)
         return
-    if isinstance(n_domains, (bool, str)) or int(n_domains) != n_domains:
+    if isinstance(n_domains, bool) or not isinstance(n_domains, Real) or n_domains != n_domains // 1:
         msg = f"n_domains={n_domains!r} is neither a whole number nor 'auto'"
         raise ValueError(msg)
     if not 2 <= n_domains <= n:

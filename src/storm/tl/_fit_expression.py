@@ -11,7 +11,7 @@ import numpy as np
 from storm._bridge.keys import Keys
 from storm._bridge.read import spots_of
 from storm._bridge.selection import select
-from storm._checks import check_key
+from storm._checks import check_key, check_positive
 from storm._inference.device import Compute
 from storm._inference.he_features import he_features
 from storm._inference.neighbourhoods import section_windows
@@ -105,6 +105,9 @@ def fit_expression(
         msg = f"{len(groups)} groups for {len(sections)} sections; give the patient of each section"
         raise ValueError(msg)
     loaded = load_model(model)
+    if config is not None and not isinstance(config, HeadConfig):
+        msg = f"config={config!r} is a {type(config).__name__}; give storm.HeadConfig(...), or None for the defaults"
+        raise TypeError(msg)
     config = config or HeadConfig()
     compute = Compute.of(device, precision=precision, batch_size=batch_size)
     keys = Keys(
@@ -116,6 +119,7 @@ def fit_expression(
         layer=layer,
     )
     field_um = loaded.tile_encoder.field_um if field_um is None else field_um
+    check_positive(field_um, name="field_um", unit="µm")
     samples = [
         _read(section, mask, loaded, compute, keys, field_um=field_um, field=field)
         for section, mask in zip(sections, masks, strict=True)

@@ -13,7 +13,7 @@ from storm._bridge.read import spots_of
 from storm._bridge.select import is_spatialdata
 from storm._bridge.workspace import Workspace, open_workspace
 from storm._bridge.write import annotate_like
-from storm._checks import check_choice
+from storm._checks import check_choice, check_positive
 from storm._inference.device import Compute
 from storm._inference.he_features import he_features
 from storm._inference.neighbourhoods import section_windows
@@ -122,6 +122,7 @@ def predict_expression(
     head, columns = _head(loaded, head, genes)
     compute = Compute.of(device, precision=precision, batch_size=batch_size)
     field_um = head.notes.get("field_um", loaded.tile_encoder.field_um) if field_um is None else field_um
+    check_positive(field_um, name="field_um", unit="µm")
     work = open_workspace(
         data,
         keys,
@@ -175,6 +176,9 @@ def _head(model: StormModel, head: ExpressionHead | None, genes) -> tuple[Expres
         if head is None:
             msg = f"model {model.name!r} has no expression head; train one with storm.tl.fit_expression and give head="
             raise ValueError(msg)
+    elif not isinstance(head, ExpressionHead):
+        msg = f"head={head!r} is a {type(head).__name__}; give what storm.tl.fit_expression returned, or None"
+        raise TypeError(msg)
     elif head.model_sha256 != model.sha256:
         msg = f"the head was trained on another model than {model.name!r}; give model= the one that it was trained on"
         raise ValueError(msg)

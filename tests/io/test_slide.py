@@ -241,6 +241,53 @@ def test_scale(tmp_path: Path, pixels: np.ndarray) -> None:
         io.slide(told, um_per_px=-1)
 
 
+SIZES = [
+    ("0.5", 0.5),
+    ("0,500000", 0.5),  # a scanner's program on a machine with a European locale
+    ("1", 1.0),
+    ("0", None),
+    ("-0.5", None),
+    ("unknown", None),
+    ("nan", None),
+    ("1e12", None),
+    ("", None),
+]
+
+
+@pytest.mark.parametrize("openslide", [True, False])
+@pytest.mark.parametrize(("text", "um"), SIZES)
+@pytest.mark.parametrize("kind", ["svs", "ome"])
+def test_sizes_that_are_not_a_scale(
+    tmp_path: Path, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch, kind: str, text: str, um, openslide: bool
+) -> None:
+    import importlib.util
+
+    if not openslide:  # the plain installation
+        find = importlib.util.find_spec
+        monkeypatch.setattr(
+            importlib.util, "find_spec", lambda name, *a: None if name == "openslide" else find(name, *a)
+        )
+    if kind == "svs":
+        path = tmp_path / "slide.svs"
+        description = f"Aperio Image Library v1\r\n1300x1000|AppMag = 20|MPP = {text}"
+        tifffile.imwrite(path, pixels, photometric="rgb", tile=(256, 256), description=description, metadata=None)
+    else:
+        path = tmp_path / "slide.ome.tif"
+        facts = {f"PhysicalSize{axis}": text for axis in "XY"}
+        tifffile.imwrite(path, pixels, photometric="rgb", tile=(256, 256), metadata={"axes": "YXS", **facts})
+    assert open_image(path).um_per_px == um
+    if um is None:
+        with pytest.raises(ValueError, match=r"does not tell its µm per pixel; pass um_per_px="):
+            io.slide(path)
+    assert io.slide(path, um_per_px=um or 0.25).attrs["storm_io"]["um_per_px"] == (um or 0.25)
+
+
+@pytest.mark.parametrize("um", [1e12, 1e-9, True, "0.5", float("nan"), -0.5])
+def test_a_scale_that_no_image_has(tmp_path: Path, pixels: np.ndarray, um) -> None:
+    with pytest.raises((ValueError, TypeError), match="um_per_px"):
+        io.slide(write(tmp_path, "thin strips", pixels), um_per_px=um)
+
+
 @pytest.mark.parametrize(("resolution", "um"), [((300, 300), None), ((72, 72), None), ((50_800, 50_800), 0.5)])
 def test_resolution_of_a_print_is_none(tmp_path: Path, pixels: np.ndarray, resolution, um) -> None:
     tifffile.imwrite(tmp_path / "he.tif", pixels, photometric="rgb", resolution=resolution, resolutionunit=2)

@@ -129,7 +129,7 @@ def check_alignment_scale(
         )
         msg = (
             f"the alignment implies {implied:.4g} µm per pixel of {opened.path.name} ({platform_um:g} µm per pixel of "
-            f"the platform), but {who} says {other:.4g}{hint}"
+            f"the platform), but they are {other:.4g} by {who}{hint}"
         )
         raise ValueError(msg)
     if not _PLAUSIBLE_UM[0] <= implied <= _PLAUSIBLE_UM[1]:

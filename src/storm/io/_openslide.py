@@ -1,4 +1,4 @@
-"""Slide formats that only OpenSlide knows (Hamamatsu, MIRAX, Leica, Ventana, Philips, …), an optional extra."""
+"""Slide formats that only OpenSlide reads (Hamamatsu, MIRAX, Leica, Ventana, Philips, …), an optional extra."""
 
 from __future__ import annotations
 

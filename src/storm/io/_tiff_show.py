@@ -30,6 +30,8 @@ _PHOTOMETRIC = {
 }
 #: Compressions whose decoders return RGB, whatever they store: JPEG, WebP and JPEG XL.
 _DECODED_TO_RGB = (6, 7, 33007, 34892, 34927, 50001, 50002, 52546)
+#: Separator that occurs in no XML, so that "0,25" and "CD3, T cells" are not split at their commas.
+_NO_LIST = "\0"
 #: Extra samples that are an alpha channel, with colours multiplied by it or not; others mean nothing here.
 _ALPHA_MULTIPLIED, _ALPHA = 1, 2
 
@@ -117,7 +119,7 @@ def how_shown(file: TiffFile, series: TiffPageSeries, name: str) -> Shown:
 
 
 def orientation_of(page: Any, name: str) -> int:
-    """Tag *Orientation* of a page, 1 to 8; 1, the pixels as they are stored, where there is none.
+    """Tag *Orientation* of a page, 1 to 8; 1, the pixels as they are stored, if it is absent.
 
     Raises
     ------
@@ -126,7 +128,7 @@ def orientation_of(page: Any, name: str) -> int:
     """
     value = page.tags.valueof("Orientation", default=1)
     if value not in range(1, 9):
-        msg = f"{name} has the orientation {value!r}, and TIFF knows 1 to 8; export it again"
+        msg = f"{name} has the orientation {value!r}, and TIFF defines 1 to 8; export it again"
         raise ValueError(msg)
     return int(value)
 
@@ -135,7 +137,7 @@ def ome_pixels(file: TiffFile, page: TiffPage) -> dict[str, Any]:
     """Element ``Pixels`` of the image of a page in the OME metadata."""
     import tifffile
 
-    images = tifffile.xml2dict(file.ome_metadata or "")["OME"]["Image"]
+    images = tifffile.xml2dict(file.ome_metadata or "", sep=_NO_LIST)["OME"]["Image"]
     listed = [image["Pixels"] for image in (images if isinstance(images, list) else [images])]
     # A label or an overview may come first.
     size = (page.imagewidth, page.imagelength)
@@ -187,6 +189,6 @@ def _qpi_channels(series: TiffPageSeries) -> Channels:
     names = []
     for page in series.pages if series.keyframe.samplesperpixel == 1 else ():
         text = getattr(page, "description", "") if page is not None else ""
-        told = tifffile.xml2dict(text).get("PerkinElmer-QPI-ImageDescription", {}) if text else {}
+        told = tifffile.xml2dict(text, sep=_NO_LIST).get("PerkinElmer-QPI-ImageDescription", {}) if text else {}
         names.append(str(told.get("Name", "")))
     return Channels(tuple(names), fluorescent="filters of a PerkinElmer scanner" if any(names) else "")

@@ -49,8 +49,7 @@ def _array_positions(table: AnnData, rows: np.ndarray) -> np.ndarray | None:
     """Space Ranger's column and row of some rows in the array of spots, shape (rows, 2); ``None`` without them."""
     if not {"array_col", "array_row"} <= set(table.obs.columns):
         return None
-    columns = table.obs[["array_col", "array_row"]].iloc[rows]
-    values = columns.apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
+    values = np.column_stack([_numbers(table, "array_col"), _numbers(table, "array_row")])[rows]
     return values if len(values) and np.isfinite(values).all() else None
 
 
@@ -69,11 +68,17 @@ def outside_tissue(table: AnnData | None) -> np.ndarray | None:
     """
     if table is None or "in_tissue" not in table.obs:
         return None
-    column = pd.to_numeric(table.obs["in_tissue"].astype(object), errors="coerce")
-    if not column.isin([0, 1]).all():
+    values = _numbers(table, "in_tissue")
+    if not np.isin(values, (0, 1)).all():
         return None
-    outside = (column == 0).to_numpy()
+    outside = values == 0
     return outside if outside.any() else None
+
+
+def _numbers(table: AnnData, column: str) -> np.ndarray:
+    """A column of ``obs``, which may lie on disk, as float64, shape (n_obs,); NaN where it holds no number."""
+    values = pd.Series(np.asarray(table.obs[column], dtype=object))
+    return pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64)
 
 
 def _by_obsm(selection: Selection) -> tuple[np.ndarray, np.ndarray, ScaleSources]:
@@ -109,7 +114,8 @@ def _check_one_library(table: AnnData) -> None:
         return
     columns = {}
     for name in table.obs.columns:
-        values = {str(value) for value in table.obs[name].dropna().unique()} if _may_name(table.obs[name]) else set()
+        column = pd.Series(np.asarray(table.obs[name]))
+        values = {str(value) for value in column.dropna().unique()} if _may_name(column) else set()
         if values and values <= set(libraries):
             columns[name] = values
     if any(len(values) == 1 for values in columns.values()):

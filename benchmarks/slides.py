@@ -9,8 +9,9 @@ of ``visium`` (read by the same function, with the same pyramid). The patches, 1
 by storm's reader, so that what is compared is the layout that each leaves: at the spots of a Visium array, or around
 5,000 random cells.
 
-Each row runs in a process of its own, for ``--seconds`` at most; memory is the process's high-water mark over what it
-held when all packages were imported. Ratios hold within one run. Linux only.
+spatialdata-io does not come with STORM: ``pip install spatialdata-io`` first. Each row runs in a process of its own,
+for ``--seconds`` at most; memory is the process's high-water mark over what it held when all packages were imported.
+Ratios hold within one run. Linux only.
 """
 
 from __future__ import annotations

@@ -113,7 +113,8 @@ def join_positions(table: AnnData, positions: pd.DataFrame, *, counts: Path, pat
         msg = f"{path}: {list(array.columns)} are missing for {int(array.isna().any(axis=1).sum())} barcodes"
         raise ValueError(msg)
     table.obsm["spatial"] = places(rows, _XY, path)
-    for column in array.columns:
+    table.obs["in_tissue"] = (array["in_tissue"] == 1).to_numpy().astype(int)
+    for column in ("array_row", "array_col"):
         table.obs[column] = array[column].to_numpy().astype(int)
     tissue = positions.index[positions["in_tissue"] == 1]
     counted = {

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import re
+import shutil
+import traceback
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -352,3 +355,38 @@ def test_gene_names_survive_or_are_refused(toy_once, tmp_path) -> None:
     assert storm.load_model(tmp_path / "m").vocabulary.symbols == tuple(genes)
     with pytest.raises(ValueError, match="tabs or line breaks cannot be stored"):
         storm.build_model("storm-tiny", genes=["a\tb", *"cdefghij"]).save(tmp_path / "n")
+
+
+def test_any_damage_is_a_model_or_an_error_of_ours(with_head, tmp_path) -> None:
+    """Values of a folder's JSON files, exchanged one at a time for others that do not belong there."""
+    draw = random.Random(0)
+    odd = [None, True, -1, 10**12, 1.5, float("nan"), "", "../x", "a" * 3000, [], [1], {}, {"a": None}]
+    n_loaded, errors = 0, []
+    for k in range(80):
+        folder = tmp_path / f"{k}"
+        shutil.copytree(with_head, folder)
+        file = ("config.json", "head.json")[k % 2]
+        values = json.loads((folder / file).read_text())
+        holder, key = draw.choice(list(places(values)))
+        holder[key] = draw.choice(odd)
+        (folder / file).write_text(json.dumps(values))
+        if file != "config.json":
+            trust(folder, file)
+        try:
+            storm.load_model(folder)
+            n_loaded += 1
+        except (ValueError, FileNotFoundError) as error:
+            errors.append(error)
+    assert n_loaded > 0
+    assert len(errors) > 40
+    for error in errors:
+        assert re.search(r"\.json|safetensors|\.tsv|tile encoder|numbers a spot|the (model|head) in", str(error))
+        assert "storm" in traceback.extract_tb(error.__traceback__)[-1].filename
+
+
+def places(values):
+    """Every place in nested dictionaries and lists: the holder, and the key or index."""
+    for key, value in values.items() if isinstance(values, dict) else enumerate(values):
+        yield values, key
+        if isinstance(value, dict | list):
+            yield from places(value)

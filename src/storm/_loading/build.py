@@ -80,10 +80,13 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tiles = _tile_encoder(("h0-mini" if base else "stain-texture") if tile_encoder is None else tile_encoder)
-        if expression is None:
+        encoder: ExpressionEncoder
+        if expression is not None:
+            encoder = expression
+        else:
             st_dim = changes.pop("st_dim", SIZES[name.removeprefix("storm-")]["st_dim"])
-            expression = _novae(vocabulary, st_dim) if base else _factors(vocabulary, st_dim, seed)
-        sizes = {"he_dim": tiles.dim, "st_dim": expression.dim, "n_genes": len(vocabulary)}
+            encoder = _novae(vocabulary, st_dim) if base else _factors(vocabulary, st_dim, seed)
+        sizes = {"he_dim": tiles.dim, "st_dim": encoder.dim, "n_genes": len(vocabulary)}
         network = build_storm(name.removeprefix("storm-"), **(sizes | changes)).requires_grad_(False).eval()
     settings: dict[str, Any] = {**_SETTINGS, "trained": False}
     if tile_px is not None:
@@ -94,7 +97,7 @@ def build_model(
         name=name,
         network=network,
         tile_encoder=tiles,
-        expression=expression,
+        expression=encoder,
         vocabulary=vocabulary,
         statistics=empty_statistics(network.config),
         settings=settings,

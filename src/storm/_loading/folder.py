@@ -174,7 +174,8 @@ def _read_expression(facts: Fields, path: Path, checks: Checksums, vocabulary: V
         facts.refuse("genes", "the name of a file in this folder")
     own = vocabulary if genes == _GENES else read_genes(path / genes, checks[genes])
     state = read_weights(path / _EXPRESSION, expected=checks[_EXPRESSION]) if _EXPRESSION in checks else {}
-    return restore({name: facts.raw(name) for name in facts.names() if name != "genes"}, own, state)
+    with in_file(source_of(path / "config.json"), "expression"):
+        return restore({name: facts.raw(name) for name in facts.names() if name != "genes"}, own, state)
 
 
 def _read_head(path: Path, checks: Checksums) -> ExpressionHead | None:

@@ -7,7 +7,6 @@ import json
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
-from numbers import Real
 from typing import Any, get_args
 
 import numpy as np
@@ -156,4 +155,4 @@ def empty_statistics(config: StormConfig) -> nn.ParameterDict:
 
 
 def _is_weight(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= value < math.inf
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf

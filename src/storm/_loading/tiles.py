@@ -94,6 +94,8 @@ def restore_tile_encoder(
         known = get_encoder(name)
     except ValueError:
         known = None  # a user's own, or one that this version of timm does not have
+    if known is not None and known.dim != dim:
+        facts.refuse("dim", f"{known.dim}, the length of an embedding by {name!r} in this version of storm")
     if given is None and known is not None and known.architecture is None:
         return known  # the package's own code, without weights
     info = _described(facts) if known is None else known

@@ -1,4 +1,4 @@
-"""The dense side of transformers: tokens of a few tiles, and what they say of any place between them.
+"""The dense side of transformers: embeddings of any place, from the tokens of a few tiles around it.
 
 An embedding of a tile is a class token, a mean of patch tokens, or both; a place between tiles gets each from its own
 kind, so that a model trained on the one can read the other:
@@ -6,14 +6,15 @@ kind, so that a model trained on the one can read the other:
 - the class token of the tiles around it, interpolated between their middles,
 - the mean of the patch tokens over the field around the place, of all tiles that the field touches.
 
-In the middle of a tile both are what the encoder itself says of the tile, whatever its weights are. Elsewhere they are
-not: a class token is no sum over the field, and a patch token also depends on where its patch lies in the tile and on
-what else is there.
+In the middle of a tile the result equals the encoder's own embedding of the tile, whatever its weights are. Elsewhere
+it is an approximation: a class token is not a sum over the field, and a patch token also depends on where its patch
+lies in the tile and on the rest of the tile.
 """
 
 from __future__ import annotations
 
 from math import isqrt
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +22,12 @@ from torch import Tensor, nn
 from storm.encoders.info import EncoderInfo
 from storm.encoders.registry import get_encoder, list_encoders
 
-#: Cosine between the pooled tokens and the encoder's own output, below which it does something else with its tokens.
+#: Cosine between the pooled tokens and the encoder's own output below which the encoder pools in another way.
 _SAME = 0.999
 
 
 class TokenGrid:
-    """A transformer's tokens, laid out as they lie in the tile.
+    """A transformer's tokens, arranged as in the tile.
 
     Parameters
     ----------
@@ -35,7 +36,7 @@ class TokenGrid:
     module
         Its network.
     patch_tokens
-        Take the mean of patch tokens in the place of a class token.
+        Use the mean of patch tokens in place of the class token.
 
     Attributes
     ----------
@@ -45,16 +46,17 @@ class TokenGrid:
     Raises
     ------
     ValueError
-        If the encoder has no patch tokens, or pools them in another way (the text lists those that can); or if
-        ``patch_tokens`` is asked of one whose embedding is not the class token alone.
+        If the encoder has no patch tokens or pools them in another way (the text lists encoders that work), or if
+        ``patch_tokens`` is set although the embedding is not the class token alone.
     """
 
     def __init__(self, info: EncoderInfo, module: nn.Module, *, patch_tokens: bool = False) -> None:
         self._info, self.module, self.patch_tokens = info, module, patch_tokens
-        # A network of timm pools by itself; the others stand inside of storm's own pooling.
-        self._backbone = getattr(module, "backbone", module)
-        own = {"token": "cls", "avg": "mean"}.get(getattr(module, "global_pool", None))
-        self.pooling = getattr(module, "pooling", own)
+        # A network of timm pools by itself; the others are inside storm's own pooling.
+        # Typed as Any: what a network of timm has is asked for below.
+        self._backbone: Any = getattr(module, "backbone", module)
+        own = {"token": "cls", "avg": "mean"}.get(str(getattr(module, "global_pool", None)))
+        self.pooling: str | None = getattr(module, "pooling", own)
         known = all(hasattr(self._backbone, name) for name in ("forward_features", "num_prefix_tokens"))
         if not known or self.pooling not in ("cls", "cls+mean", "mean"):
             raise ValueError(cannot(info.name))
@@ -65,19 +67,19 @@ class TokenGrid:
         self._norm = norm if isinstance(norm, nn.Module) and self._backbone is module else nn.Identity()
 
     def __call__(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
-        """What a place may take from tiles (B, 3, H, W).
+        """Tokens of tiles (B, 3, H, W).
 
         Returns
         -------
         classes
-            Class tokens, (B, width); ``None`` where the embedding takes none.
+            Class tokens, shape (B, width); ``None`` if the embedding does not use them.
         patches
-            Patch tokens, (B, side, side, width).
+            Patch tokens, shape (B, side, side, width).
 
         Raises
         ------
         ValueError
-            If the patch tokens are no square.
+            If the patch tokens do not form a square.
         """
         tokens = self._backbone.forward_features(x).float()
         prefix = self._backbone.num_prefix_tokens
@@ -88,21 +90,21 @@ class TokenGrid:
 
     def join(self, classes: Tensor | None, means: Tensor) -> Tensor:
         """Embeddings, not yet :meth:`finished`, of class tokens and means of patch tokens, (b, width) each; linear."""
-        if self.pooling == "mean" or self.patch_tokens:
+        if classes is None or self.patch_tokens:
             return means
         return classes if self.pooling == "cls" else torch.cat([classes, means], dim=1)
 
     def finished(self, joined: Tensor) -> Tensor:
-        """Embeddings (b, dim), after the norm that some networks have behind their pooling."""
+        """Embeddings, shape (b, dim), after the norm that some networks apply after pooling."""
         return self._norm(joined)
 
     def check(self, x: Tensor) -> None:
-        """See whether the joined tokens of tiles (B, 3, H, W) are what the encoder says of them.
+        """Raise unless the joined tokens of tiles (B, 3, H, W) equal the encoder's embeddings of these tiles.
 
         Raises
         ------
         ValueError
-            If they are not.
+            If they differ.
         """
         plain = TokenGrid(self._info, self.module)
         classes, patches = plain(x)
@@ -113,15 +115,15 @@ class TokenGrid:
 
 
 def cannot(name: str) -> str:
-    """What to say of an encoder that has no dense side."""
-    there = [known for known in list_encoders() if has_dense(get_encoder(known))]
+    """Error text for an encoder that has no dense side."""
+    names = [known for known in list_encoders() if has_dense(get_encoder(known))]
     return (
         f"tile encoder {name!r} has no dense side: it has no square grid of patch tokens, or its embedding is neither "
-        f"their mean nor the class token; field='dense' works with {there} and with transformers of timm that take the "
+        f"their mean nor the class token; field='dense' works with {names} and with transformers of timm that take the "
         "class token or the mean, others embed tile by tile"
     )
 
 
 def has_dense(info: EncoderInfo) -> bool:
-    """Whether a registered encoder has a dense side, as far as its description tells."""
+    """Whether an encoder has a dense side, by its description."""
     return info.dense is not None or (info.patch_px is not None and info.pooling in ("cls", "cls+mean"))

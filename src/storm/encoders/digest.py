@@ -15,7 +15,12 @@ def state_digest(module: nn.Module, *, also: str = "") -> str:
     module
         The network.
     also
-        Text that is part of it.
+        Text that the checksum covers as well.
+
+    Returns
+    -------
+    str
+        64 characters.
     """
     digest = hashlib.sha256(also.encode())
     for name, tensor in sorted(module.state_dict().items()):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from storm.encoders.vit import from_transformers, register_hub, vit
 
 _COMMON = {
@@ -19,7 +21,7 @@ _COMMON = {
     "citation": "Nechaev et al. (2024), arXiv:2406.05074",
     "convert": from_transformers,
 }
-_NETWORK = {"pooling": "cls", "swiglu": True, "img_size": 224, "init_values": 1e-5}
+_NETWORK: dict[str, Any] = {"pooling": "cls", "swiglu": True, "img_size": 224, "init_values": 1e-5}
 
 HIBOU_B = register_hub(
     name="hibou-b",

@@ -1,23 +1,22 @@
-"""The Hugging Face hub: what of it lies on this machine, whether it answers, and how to get what is missing."""
+"""The Hugging Face hub: its cache on this machine, whether it can be reached, and how to get what is missing."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 from storm._logging import logger
 from storm.encoders.info import EncoderInfo
 
 #: Names under which weights are published, safetensors first.
 NAMES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.safetensors", "pytorch_model.bin")
-#: Seconds until the hub has to answer.
+#: Seconds within which the hub has to answer.
 TIMEOUT = 10
 UNREACHABLE = "the hub cannot be reached from here, or HF_HUB_OFFLINE is set"
 
 
 def cache_dir() -> Path:
-    """Where the hub's downloads lie, asked anew: the environment may be set after an import."""
+    """Folder of the hub's downloads, by the environment as it is now: it may be set after an import."""
     if given := os.environ.get("HF_HUB_CACHE"):
         return Path(given).expanduser()
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"
@@ -31,9 +30,9 @@ def cached_weights(info: EncoderInfo) -> Path | None:
     if info.hub_id is None:
         return None
     for name in NAMES:
-        found = try_to_load_from_cache(info.hub_id, name, cache_dir=cache_dir())
-        if isinstance(found, str):
-            return Path(found)
+        path = try_to_load_from_cache(info.hub_id, name, cache_dir=cache_dir())
+        if isinstance(path, str):
+            return Path(path)
     return None
 
 
@@ -43,9 +42,9 @@ def download_weights(info: EncoderInfo, token: str | None) -> Path | None:
     Raises
     ------
     ConnectionError
-        If the hub does not answer.
+        If the hub cannot be reached.
     PermissionError
-        If it refuses.
+        If it refuses the download.
     FileNotFoundError
         If its repository holds no weights.
     """
@@ -56,12 +55,11 @@ def download_weights(info: EncoderInfo, token: str | None) -> Path | None:
         return None
     if not hub_answers():
         raise ConnectionError(how_to_get(info, UNREACHABLE))
-    how: dict[str, Any] = {"cache_dir": cache_dir(), "token": token, "etag_timeout": TIMEOUT}
     for name in NAMES:
         try:
-            return Path(hf_hub_download(info.hub_id, name, **how))
+            return Path(hf_hub_download(info.hub_id, name, cache_dir=cache_dir(), token=token, etag_timeout=TIMEOUT))
         except hub.LocalEntryNotFoundError as error:
-            # of EntryNotFoundError's family, but it says that the hub did not answer
+            # A subclass of EntryNotFoundError, but raised when the hub did not answer.
             raise ConnectionError(how_to_get(info, UNREACHABLE)) from error
         except hub.EntryNotFoundError:
             logger.debug("%s has no file %s", info.hub_id, name)
@@ -76,7 +74,7 @@ def download_weights(info: EncoderInfo, token: str | None) -> Path | None:
 
 
 def hub_answers() -> bool:
-    """Whether there is any use in asking the hub, whose client would try again and again where there is no network."""
+    """Whether the hub can be reached; its own client would retry many times without a network."""
     import socket
     from urllib.parse import urlsplit
     from urllib.request import getproxies
@@ -84,7 +82,7 @@ def hub_answers() -> bool:
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         return False
     if {"http", "https", "all"} & set(getproxies()):
-        return True  # the proxy knows the way, this machine need not
+        return True  # the proxy resolves the address, which this machine may not be able to
     hub = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
     try:
         socket.create_connection((hub.hostname, hub.port or (80 if hub.scheme == "http" else 443)), TIMEOUT).close()
@@ -94,12 +92,12 @@ def hub_answers() -> bool:
 
 
 def how_to_get(info: EncoderInfo, reason: str) -> str:
-    """Error text: the licence page, the environment variables, and the ways to give the weights."""
+    """Error text that names the licence page, the environment variables and the ways to give the weights."""
     licence = f"licence {info.licence}" + (", gated: accept the terms on that page first" if info.gated else "")
     name = repr(info.name)
-    where = f"see {info.page} ({licence})" if info.page else licence
+    terms = f"see {info.page} ({licence})" if info.page else licence
     return (
-        f"tile encoder {name}: {reason}; looked in {cache_dir()}. {where[0].upper() + where[1:]}. Then either "
+        f"tile encoder {name}: {reason}; looked in {cache_dir()}. {terms[0].upper() + terms[1:]}. Then either "
         f"(1) storm.encoders.load_encoder({name}, download=True), with your token in the environment variable "
         f"HF_TOKEN; or (2) load_encoder({name}, weights='folder or .safetensors file') with a copy of the weights; "
         f"or (3) set HF_HOME to a cache that holds them, which works offline"

@@ -1,6 +1,6 @@
-"""Weights of tile encoders: from a folder or file, from the hub's cache on this machine, from the hub when asked.
+"""Weights of tile encoders: from a folder or file, from the hub's cache on this machine, or from the hub.
 
-Nothing is fetched unless the caller says so, and nothing is unpickled: a ``.bin`` file is read as tensors only.
+Nothing is downloaded unless the caller asks for it, and nothing is unpickled: a ``.bin`` file is read as tensors only.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ def load_encoder(
     if info.needs is not None:
         with torch.device("meta"):
             info.architecture()  # raises if the package is missing, before any file is looked for
+    path: Path | None
     if weights is not None:
         path = find_weights(weights, name=info.name)
     else:

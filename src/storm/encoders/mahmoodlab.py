@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.util import find_spec
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -62,13 +63,13 @@ UNI2_H = register_hub(
 class _Conch(nn.Module):
     """The image side of CONCH, before its projection into the space that it shares with text."""
 
-    def __init__(self, visual: nn.Module) -> None:
+    def __init__(self, visual: Any) -> None:
         super().__init__()
         self.backbone = visual
 
     def forward(self, x: Tensor) -> Tensor:
         """Embeddings of tiles (B, 3, 448, 448), shape (B, 512)."""
-        return self.backbone.forward_no_head(x, normalize=False)
+        return cast("Any", self.backbone).forward_no_head(x, normalize=False)
 
 
 def _conch() -> nn.Module:

@@ -7,7 +7,10 @@ from storm.encoders.registry import register
 from storm.encoders.stain import StainTexture
 from storm.encoders.stain_dense import DenseStain
 
-FIELD_UM, TILE_PX = 112.0, 112
+#: Side of the field, in µm: some ten cells across.
+FIELD_UM = 112.0
+#: Side of the tile in pixels, for 1 µm per pixel.
+TILE_PX = 112
 
 
 def _build() -> StainTexture:

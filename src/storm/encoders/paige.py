@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from storm.encoders.vit import IMAGENET, register_hub, vit
 
 _COMMON = {
@@ -14,7 +16,13 @@ _COMMON = {
     "pooling": "cls+mean",
     "gated": True,
 }
-_HUGE = {"pooling": "cls+mean", "swiglu": True, "img_size": 224, "init_values": 1e-5, "mlp_ratio": 5.3375}
+_HUGE: dict[str, Any] = {
+    "pooling": "cls+mean",
+    "swiglu": True,
+    "img_size": 224,
+    "init_values": 1e-5,
+    "mlp_ratio": 5.3375,
+}
 
 VIRCHOW = register_hub(
     name="virchow",

@@ -2,8 +2,8 @@
 
 Haematoxylin and eosin are separated in optical density (Ruifrok & Johnston 2001); nuclei, fibres, fat and glass then
 show in the distribution of each stain and in Gaussian-derivative responses at the scale of a nucleus, a cell and a
-gland. Everything is a convolution or a mean, so the encoder runs wherever torch does, and it says the same on every
-machine.
+gland. Everything is a convolution or a mean, so the encoder runs wherever torch does, with the same
+result on every machine.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ _STAINS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
 #: Scales of the derivative filters, in µm (standard deviation).
 _SCALES_UM = (1.5, 3.0, 6.0, 12.0)
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-#: Optical density below which a pixel is glass or an emptied fat vacuole, and concentrations that mark nuclei.
+#: Optical density below which a pixel is glass or an emptied fat vacuole.
 _GLASS = 0.12
+#: Concentrations of haematoxylin above which a pixel belongs to a nucleus.
 NUCLEAR = (0.3, 0.5, 0.8)
 
 
@@ -30,12 +31,14 @@ class StainTexture(nn.Module):
     Parameters
     ----------
     um_per_px
-        µm per pixel of the tiles that come in; fixes the filters' size in pixels.
+        µm per pixel of the input tiles, which determines the size of the filters in pixels.
     """
 
     def __init__(self, um_per_px: float = 1.0) -> None:
         super().__init__()
         self.um_per_px = um_per_px
+        self.unmix: Tensor
+        self.quantiles: Tensor
         unmix = torch.linalg.inv(F.normalize(torch.tensor(_STAINS), dim=1))
         self.register_buffer("unmix", unmix, persistent=False)
         self.register_buffer("quantiles", torch.tensor(_QUANTILES), persistent=False)
@@ -57,7 +60,7 @@ class StainTexture(nn.Module):
         return torch.cat(features, dim=1)
 
     def maps(self, x: Tensor) -> Tensor:
-        """What is known of each pixel by itself: haematoxylin, eosin, density, chroma, R, G, B; (B, 7, H, W)."""
+        """Features of each pixel by itself: haematoxylin, eosin, density, chroma, R, G, B; shape (B, 7, H, W)."""
         density = -torch.log((x.float() * 255 + 1) / 256)
         total = density.mean(dim=1, keepdim=True)
         stains = torch.einsum("bchw,cs->bshw", density, self.unmix)[:, :2]
@@ -97,22 +100,22 @@ class StainTexture(nn.Module):
 
 
 def above(haematoxylin: Tensor, level: float) -> Tensor:
-    """Pixels of a nucleus, softly: haematoxylin above a level."""
+    """Soft mask of nuclei: haematoxylin above a level."""
     return torch.sigmoid((haematoxylin - level) / 0.05)
 
 
 def glassy(total: Tensor) -> Tensor:
-    """Pixels of glass or of an emptied vacuole, softly, by their density."""
+    """Soft mask of glass and emptied vacuoles: low density."""
     return torch.sigmoid((_GLASS - total) / 0.02)
 
 
 def vacuous(glass: Tensor) -> Tensor:
-    """Places of wide vacuoles, softly, by the share of glass around them."""
+    """Soft mask of wide vacuoles: mostly glass around the place."""
     return torch.sigmoid((glass - 0.6) / 0.1)
 
 
 def step_px(sigma: float) -> int:
-    """Distance of a filter's places, in pixels: larger scales need fewer, the response is smooth at that scale."""
+    """Stride of a filter, in pixels: larger scales need fewer places, because the response is smooth at that scale."""
     return max(1, round(sigma / 2))
 
 

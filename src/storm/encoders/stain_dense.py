@@ -1,4 +1,4 @@
-"""The stain-texture encoder for fields that overlap: what they share is computed once, and the numbers stay the same.
+"""The stain-texture encoder for fields that overlap: what they share is computed once, with the same result.
 
 Means over a field are differences of running sums, order statistics are sorted field by field. Filters reflect the
 tissue at the edge of their tile, so a response near an edge belongs to one tile alone: fields in one row share what is
@@ -7,6 +7,7 @@ filtered along y, and along x everything but the responses near their left and r
 
 from __future__ import annotations
 
+from functools import reduce
 from itertools import pairwise
 
 import numpy as np
@@ -16,8 +17,10 @@ from torch.nn import functional as F
 
 from storm.encoders.stain import NUCLEAR, StainTexture, above, glassy, profiles, step_px, vacuous
 
-#: Fields whose pixels are sorted together, and columns that are filtered together.
-_SORTED, _FILTERED = 64, 2_000
+#: Number of fields whose pixels are sorted together: as many as stay in the processor's cache.
+_SORTED = 64
+#: Number of columns that are filtered together, which bounds the memory.
+_FILTERED = 2_000
 #: Columns that one matrix product filters.
 _COLUMNS = 16
 #: Sums over the responses of a field: negative and positive blobs, their square, edge, ridge, the gradient's moments.
@@ -53,7 +56,7 @@ class DenseStain:
         Returns
         -------
         Tensor
-            Float32, shape (b, dim): what the encoder says of the tile cut out there, to float rounding.
+            Float32, shape (b, dim): the encoder's embedding of the tile at each corner, to float rounding.
         """
         maps = self.module.maps(block[None])[0]
         x, y = torch.from_numpy(np.ascontiguousarray(corners.T, dtype=np.int64)).to(block.device)
@@ -104,16 +107,17 @@ class DenseStain:
         ]
 
     def _nuclear(self, haematoxylin: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        # The mean over 3 × 3 pixels takes zeros beyond the tile: the outermost pixels see fewer rows or columns.
-        n, total = self.tile_px, 0
+        # The encoder pads tiles with zeros before its mean over 3 × 3 pixels, so that the outermost pixels average over
+        # fewer rows or columns: nine parts of the tile, each with a kernel of its own.
+        n, sums = self.tile_px, []
         rows = ((0, 1, (0, 1, 1)), (1, n - 2, (1, 1, 1)), (n - 1, 1, (1, 1, 0)))
         for top, height, down in rows:
             for left, width, across in rows:
                 kernel = torch.outer(haematoxylin.new_tensor(down), haematoxylin.new_tensor(across)) / 9
                 mean = F.conv2d(haematoxylin[None], kernel[None, None], padding=1)[0]
                 masks = torch.cat([above(mean, level) for level in NUCLEAR])
-                total = total + window_sums(masks, x + left, y + top, shape=(height, width))
-        return total
+                sums.append(window_sums(masks, x + left, y + top, shape=(height, width)))
+        return reduce(torch.add, sums)
 
     def _texture(self, stains: Tensor, corners: np.ndarray) -> list[Tensor]:
         n, device = self.tile_px, stains.device
@@ -179,14 +183,14 @@ class _Scale:
         filtered = line @ self._down
         total = line.new_zeros(*at.shape, _N_SUMS, dtype=torch.float64)
         if self.n_inner:
-            # Where two runs meet, columns are filtered that belong to no field, and never asked for.
+            # Windows across the border of two runs are filtered too; they belong to no field and are never used.
             windows = _windows(filtered, _COLUMNS + 2 * self.radius, _COLUMNS)
             along = _sums(_respond(windows, self._sliding, self.n_out), dim=2).flatten(1)
             table = _running(along.double(), self.step)
             low = at + self.inner_at
             total += (table[:, low + self.n_inner * self.step] - table[:, low]).permute(1, 2, 0)
-        for low, width, matrices in self._edges:
-            windows = filtered.unfold(0, width, 1).mT[(at + low).flatten()]
+        for begin, width, matrices in self._edges:
+            windows = filtered.unfold(0, width, 1).mT[(at + begin).flatten()]
             total += _sums(_respond(windows, matrices, self.n_out), dim=(1, 2)).T.unflatten(0, at.shape)
         return total
 
@@ -200,7 +204,7 @@ class _Scale:
 
 
 def window_sums(maps: Tensor, x: Tensor, y: Tensor, *, shape: tuple[int, int], step: int = 1) -> Tensor:
-    """Sums of maps (C, H, W) over rows × columns places, ``step`` apart, from each corner: float64 (b, C)."""
+    """Sums of maps (C, H, W) over a grid of ``shape`` places, ``step`` apart, from each corner: float64 (b, C)."""
     bottom, right = y + shape[0] * step, x + shape[1] * step
     sums = []
     for values in maps:
@@ -210,13 +214,13 @@ def window_sums(maps: Tensor, x: Tensor, y: Tensor, *, shape: tuple[int, int], s
 
 
 def _running(values: Tensor, step: int) -> Tensor:
-    """Sums along the last axis of everything before a place in strides of ``step``: longer by at least ``step``."""
+    """Running sums along the last axis: place i holds the sum over i − step, i − 2 · step and so on."""
     padded = F.pad(values, (step, -values.shape[-1] % step))
     return padded.unflatten(-1, (-1, step)).cumsum(dim=-2).flatten(-2)
 
 
 def _runs(corners: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Fields of one row that overlap: order of the fields, their run; first corner and width of each run."""
+    """Runs of overlapping fields in one row: order of the fields, run of each, first corner and width of each run."""
     order = np.lexsort((corners[:, 0], corners[:, 1]))
     x, y = corners[order].T
     new = np.r_[True, (np.diff(y) != 0) | (np.diff(x) > n)]
@@ -226,7 +230,7 @@ def _runs(corners: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def _chunks(length: np.ndarray, most: int) -> list[tuple[int, int]]:
-    """Runs that are filtered together: begin and end, of at most so many columns (or one run)."""
+    """Begin and end of groups of runs that have at most ``most`` columns together, or are one run."""
     bounds, held = [0], 0
     for k, columns in enumerate(length.tolist()):
         if held and held + columns > most:
@@ -237,7 +241,7 @@ def _chunks(length: np.ndarray, most: int) -> list[tuple[int, int]]:
 
 
 def _windows(filtered: Tensor, size: int, step: int) -> Tensor:
-    """Windows of columns that overlap: (windows, size, values), without a copy, beyond the last column zeros."""
+    """Overlapping windows of columns, (windows, size, values), without a copy; zeros beyond the last column."""
     count = -(-len(filtered) // step)
     padded = F.pad(filtered, (0, 0, 0, count * step + size - len(filtered)))
     return padded.as_strided((count, size, padded.shape[1]), (step * padded.shape[1], padded.shape[1], 1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from storm.encoders.info import EncoderInfo
 from storm.encoders.loading import load_encoder
 from storm.encoders.registry import register
+
+if TYPE_CHECKING:
+    from timm.models.vision_transformer import VisionTransformer
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
@@ -26,7 +29,7 @@ class PooledViT(nn.Module):
         ``"cls"`` or ``"cls+mean"``.
     """
 
-    def __init__(self, backbone: nn.Module, *, pooling: str) -> None:
+    def __init__(self, backbone: VisionTransformer, *, pooling: str) -> None:
         super().__init__()
         self.backbone = backbone
         self.pooling = pooling
@@ -44,7 +47,7 @@ class PooledViT(nn.Module):
 
 
 def vit(model: str, *, pooling: str, swiglu: bool = False, **arguments: Any) -> Callable[[], PooledViT]:
-    """Maker of an architecture without weights.
+    """Function that builds an architecture without weights.
 
     Parameters
     ----------
@@ -53,47 +56,53 @@ def vit(model: str, *, pooling: str, swiglu: bool = False, **arguments: Any) -> 
     pooling
         ``"cls"`` or ``"cls+mean"``.
     swiglu
-        Gated feed-forward layers with SiLU, as published by those who use them.
+        Whether the feed-forward layers are gated, with SiLU.
     arguments
-        Of the model, as on its card.
+        Arguments of the model, as on its card.
+
+    Returns
+    -------
+    callable
+        Returns a new :class:`PooledViT` with random weights.
     """
 
     def build() -> PooledViT:
         import timm
 
-        gated = {"mlp_layer": timm.layers.SwiGLUPacked, "act_layer": nn.SiLU} if swiglu else {}
+        gated: dict[str, Any] = {"mlp_layer": timm.layers.SwiGLUPacked, "act_layer": nn.SiLU} if swiglu else {}
         # The class token is taken here, so the network has neither pooling nor head; positions are interpolated for
         # other input sizes, and left as they are at the published one.
         backbone = timm.create_model(
             model, pretrained=False, num_classes=0, global_pool="", dynamic_img_size=True, **gated, **arguments
         )
-        return PooledViT(backbone, pooling=pooling)
+        return PooledViT(cast("VisionTransformer", backbone), pooling=pooling)
 
     return build
 
 
 def register_hub(**facts: Any) -> EncoderInfo:
-    """Register an encoder of the hub; its ``build`` finds the weights on this machine, or says how to get them."""
+    """Register an encoder of the hub; ``build`` loads its weights from this machine, or tells how to get them."""
     name = facts["name"]
 
     def build() -> nn.Module:
         return load_encoder(name).build()
 
     page = f"https://huggingface.co/{facts['hub_id']}"
-    return register(EncoderInfo(**({"build": build, "any_size": True, "page": page} | facts)))
+    return register(EncoderInfo(build=build, page=page, **({"any_size": True} | facts)))
 
 
 def from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the tensors of a ViT or DINOv2 of the package transformers to timm's names.
 
-    Query, key and value become one matrix; mask token and pooler are dropped. Where there are registers, timm's
-    transformers have no position for the class token: its position is added to the token itself, which is the same.
-    A state that has timm's names already comes back as it is.
+    Query, key and value become one matrix; mask token and pooler are dropped. With registers, timm's transformers have
+    no position for the class token: its position is added to the token itself, which is equivalent. A state that has
+    timm's names already is returned unchanged.
     """
     if "cls_token" in state:
         return dict(state)
     state = {name.removeprefix("vit.").removeprefix("dinov2."): tensor for name, tensor in state.items()}
-    out, qkv = {}, {}
+    out: dict[str, Tensor] = {}
+    qkv: dict[str, dict[str, Tensor]] = {}
     for name, tensor in state.items():
         if name.startswith(("pooler.", "embeddings.mask_token")):
             continue

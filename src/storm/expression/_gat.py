@@ -6,6 +6,8 @@ nodes by attention. Both functions here compute the same with fewer and larger o
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,13 +18,13 @@ from storm.expression._graph import SmallGraphs
 EDGE_UNIT_UM = 20.0
 
 
-def check_encoder(encoder: nn.Module) -> None:
-    """Raise if the graph encoder is built in another way than these functions compute.
+def check_encoder(encoder: Any) -> None:
+    """Raise unless a graph encoder of Novae, which has no type of its own here, has the layers computed below.
 
     Raises
     ------
     ValueError
-        Names what is different.
+        Names the layers that differ.
     """
     gnn = encoder.gnn
     wrong = []
@@ -30,9 +32,9 @@ def check_encoder(encoder: nn.Module) -> None:
         if type(conv).__name__ != "GATv2Conv":
             wrong.append(f"layer {k} is a {type(conv).__name__}, not a GATv2Conv")
             continue
-        found = (conv.add_self_loops, conv.fill_value, conv.share_weights, conv.res is None, conv.edge_dim)
-        if found != (True, "mean", False, True, 1):
-            wrong.append(f"layer {k} has self-loops, edges or residuals of another kind: {found}")
+        options = (conv.add_self_loops, conv.fill_value, conv.share_weights, conv.res is None, conv.edge_dim)
+        if options != (True, "mean", False, True, 1):
+            wrong.append(f"layer {k} has self-loops, edges or residuals of another kind: {options}")
     if any(not isinstance(norm, nn.Identity) for norm in gnn.norms) or gnn.jk_mode is not None:
         wrong.append("it has norms or jumping knowledge")
     if wrong:
@@ -40,10 +42,10 @@ def check_encoder(encoder: nn.Module) -> None:
         raise ValueError(msg)
 
 
-def encode_single(encoder: nn.Module, x: Tensor) -> Tensor:
+def encode_single(encoder: Any, x: Tensor) -> Tensor:
     """Embedding of one-node graphs.
 
-    The only edge is the node's own, so that each attention weight is 1 and what remains is a chain of linear layers.
+    The only edge is that of the node to itself, so that each attention weight is 1 and only linear layers remain.
 
     Parameters
     ----------
@@ -70,7 +72,7 @@ def encode_single(encoder: nn.Module, x: Tensor) -> Tensor:
     return encoder.node_aggregation.attention_aggregation.nn(x)
 
 
-def encode_graphs(encoder: nn.Module, x: Tensor, graphs: SmallGraphs) -> Tensor:
+def encode_graphs(encoder: Any, x: Tensor, graphs: SmallGraphs) -> Tensor:
     """Embedding of each small graph.
 
     Parameters
@@ -95,12 +97,15 @@ def encode_graphs(encoder: nn.Module, x: Tensor, graphs: SmallGraphs) -> Tensor:
     nodes = x[torch.from_numpy(graphs.nodes).to(x.device)]
     gnn = encoder.gnn
     heads = gnn.convs[0].heads
-    # Edges of each (slot, head), one after the other, and the row (source, head) that each of them brings.
+    # embedding_bag below sums rows of a table with weights, for each bag. A bag is a slot with a head, its rows are the
+    # slot's incoming edges, and the table's rows are (source, head). `entries` numbers (edge, head) as the weights are
+    # stored; `place` is the position of each of them when sorted by bag; `order` inverts it.
     entries = torch.arange(len(source) * heads, device=x.device).view(-1, heads)
     rank = torch.arange(len(source), device=x.device) - begin[target]
     place = (begin[target] * heads + rank)[:, None] + torch.arange(heads, device=x.device) * degree[target][:, None]
     order = torch.empty_like(entries.view(-1))
     order[place.view(-1)] = entries.view(-1)
+    # The table's row of each sorted entry, and the first entry of each bag.
     entry = (source[:, None] * heads + torch.arange(heads, device=x.device)).view(-1)[order]
     bag = (begin[:-1, None] * heads + torch.arange(heads, device=x.device) * degree[:, None]).view(-1)
     last = len(gnn.convs) - 1
@@ -114,7 +119,7 @@ def encode_graphs(encoder: nn.Module, x: Tensor, graphs: SmallGraphs) -> Tensor:
         mixed.add_(torch.index_select(left, 0, source, out=scratch[1]))
         mixed = F.leaky_relu_(mixed.addr_(length, conv.lin_edge.weight[:, 0]), conv.negative_slope)
         share = _softmax(mixed @ torch.block_diag(*conv.att[0].unsqueeze(1)).T, begin, target)
-        # Sums of rows of a table with weights: the fastest weighted sum over edges that torch has.
+        # The fastest weighted sum over edges that torch has.
         nodes = F.embedding_bag(
             entry, left.view(-1, width), bag, mode="sum", per_sample_weights=share.view(-1).index_select(0, order)
         ).view(-1, heads, width)

@@ -1,4 +1,4 @@
-"""What every expression encoder is: counts and gene names in, one vector per spot out."""
+"""The interface of all expression encoders: counts and gene names in, one vector per spot out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix
 from storm.data.genes import GeneMatch
 from storm.data.normalise import log_normalise
 
-#: Spots at a time.
+#: Number of spots that are embedded at a time.
 _ROWS = 16_384
 
 
@@ -22,19 +22,30 @@ class ExpressionEncoder(Protocol):
     Attributes
     ----------
     name
-        What it is called in provenance.
+        Name of the encoder in provenance.
     dim
-        Size of the embedding.
+        Length of the embedding.
     needs_centres
         Whether a spot's embedding depends on where its neighbours are.
     """
 
-    name: str
-    dim: int
-    needs_centres: bool
+    @property
+    def name(self) -> str:
+        """See the attributes."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """See the attributes."""
+        ...
+
+    @property
+    def needs_centres(self) -> bool:
+        """See the attributes."""
+        ...
 
     def match(self, genes: Sequence[str]) -> GeneMatch:
-        """How the table's genes meet those that the encoder knows."""
+        """Match the genes of a table, given by name, with those of the encoder."""
         ...
 
     def encode(self, counts: csr_matrix, genes: Sequence[str], *, centres: np.ndarray | None = None) -> np.ndarray:
@@ -47,7 +58,7 @@ class ExpressionEncoder(Protocol):
         genes
             Name of each column, shape (g,).
         centres
-            x and y in µm, shape (n, 2); encoders that do not need them ignore them.
+            x and y of each spot in µm, shape (n, 2); ignored unless ``needs_centres``.
 
         Returns
         -------
@@ -79,7 +90,7 @@ def check_counts(counts: csr_matrix, genes: Sequence[str]) -> csr_matrix:
 def by_blocks(
     counts: csr_matrix, genes: Sequence[str], encode: Callable[[csr_matrix], np.ndarray], *, dim: int
 ) -> np.ndarray:
-    """Embed spots that know nothing of each other, so many at a time that copies of their counts stay small.
+    """Embed spots that do not depend on each other, so many at a time that copies of their counts stay small.
 
     Parameters
     ----------

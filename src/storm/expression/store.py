@@ -63,5 +63,5 @@ def restore(facts: Mapping[str, Any], vocabulary: Vocabulary, state: dict[str, T
         raise ValueError(msg) from error
     except (RuntimeError, TypeError, ValueError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0][:300]
-        msg = f"the tensors of the expression encoder do not fit its description ({reason})"
+        msg = f"the expression encoder cannot be built from its description and its tensors ({reason})"
         raise ValueError(msg) from error

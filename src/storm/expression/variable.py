@@ -5,8 +5,14 @@ from __future__ import annotations
 import numpy as np
 from scipy.sparse import csr_matrix
 
+#: Number of bins of the mean within which dispersions are compared.
 _BINS = 20
-_MIN_MEAN, _MAX_MEAN, _MIN_DISPERSION = 0.0125, 3.0, 0.5
+#: Smallest mean of a variable gene: scanpy's default.
+_MIN_MEAN = 0.0125
+#: Largest mean of a variable gene: scanpy's default.
+_MAX_MEAN = 3.0
+#: Smallest normalised dispersion of a variable gene: scanpy's default.
+_MIN_DISPERSION = 0.5
 #: Novae keeps every gene of a panel of up to this size, …
 _SMALL_PANEL = 100
 #: … and at least half of the genes where fewer than this many are variable.
@@ -53,14 +59,15 @@ def normalised_dispersion(expression: csr_matrix) -> tuple[np.ndarray, np.ndarra
 
 
 def variable_genes(expression: csr_matrix, *, n_top: int | None = None) -> np.ndarray:
-    """Which genes vary more than others of their expression.
+    """Genes that vary more than others of similar expression.
 
     Parameters
     ----------
     expression
         log1p-normalised expression, shape (n, g).
     n_top
-        How many genes; ``None`` takes those above 0.5 with a mean between 0.0125 and 3, the rule of scanpy and Novae.
+        Number of genes. ``None`` selects those with a normalised dispersion above 0.5 and a mean between 0.0125 and 3,
+        the rule of scanpy and Novae.
 
     Returns
     -------
@@ -77,7 +84,7 @@ def variable_genes(expression: csr_matrix, *, n_top: int | None = None) -> np.nd
 
 
 def novae_genes(expression: csr_matrix) -> np.ndarray:
-    """The genes that Novae keeps of a table before it looks at its vocabulary, bool, shape (g,)."""
+    """Genes of a table that Novae keeps before it consults its vocabulary, bool, shape (g,)."""
     g = expression.shape[1]
     if g <= _SMALL_PANEL:
         return np.ones(g, dtype=bool)

@@ -1,4 +1,4 @@
-"""What goes into the network and what comes out of it."""
+"""Input and output of the network."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class WindowBatch:
     st
         Expression embeddings, shape (B, L, st_dim), or ``None``.
     he_mask, st_mask
-        Which tokens exist, bool, shape (B, L); a token that does not exist is masked out of attention and may hold
-        anything, NaN included. Required with its modality.
+        Which tokens exist, bool, shape (B, L); a token that does not exist is masked out of attention, and its value,
+        which may be NaN, has no influence. Required with its modality.
     offsets
         x and y of each position relative to the centre in units of the window's pitch, shape (L, 2) where the batch
         shares one lattice block, else (B, L, 2).
@@ -50,11 +50,17 @@ class WindowBatch:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> WindowBatch:
         """The same batch on another device."""
-        move = {
-            name: None if value is None else value.to(device, non_blocking=non_blocking)
-            for name, value in vars(self).items()
-        }
-        return WindowBatch(**move)
+
+        def move(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value.to(device, non_blocking=non_blocking)
+
+        return WindowBatch(
+            offsets=self.offsets.to(device, non_blocking=non_blocking),
+            he=move(self.he),
+            he_mask=move(self.he_mask),
+            st=move(self.st),
+            st_mask=move(self.st_mask),
+        )
 
     def average(self, name: str, share: Tensor) -> Tensor:
         """Sum of one modality's input tokens, each times its share (B, L): shape (B, dim)."""
@@ -66,21 +72,21 @@ class WindowBatch:
 class SharedBatch:
     """A batch of windows over a table of spots, each of which was projected once for all windows that hold it.
 
-    Made by :meth:`storm.model.Storm.share`. The last of the m + 1 rows of every table stands for a spot that is not
-    there.
+    Made by :meth:`storm.model.Storm.share`. The last of the m + 1 rows of every table stands for a spot that does not
+    exist.
 
     Attributes
     ----------
     at
-        Rows of the windows' members in the tables, shape (B, L).
+        Row of each member of the windows in the tables, int64, shape (B, L).
     offsets
         As in :class:`WindowBatch`.
     inputs
-        Per modality, H&E first: spot embeddings, shape (m + 1, dim), zeros where there is none.
+        Per modality, H&E first: spot embeddings, shape (m + 1, dim), zeros where a spot has none.
     exists
-        Per modality: which spots have one, bool, shape (m + 1,).
+        Per modality: which spots have an embedding, bool, shape (m + 1,).
     projected
-        Input tokens of all modalities one below the other, shape (modalities · (m + 1), width).
+        Input tokens of all modalities, one table below the other, shape (modalities · (m + 1), width).
     """
 
     at: Tensor
@@ -106,7 +112,7 @@ class SharedBatch:
         return {name: exists[self.at] for name, exists in self.exists.items()}
 
     def tokens(self, buffer: Tensor | None = None) -> Tensor:
-        """Input tokens, H&E first, shape (B, T, width); held by ``buffer``, shape (≥ B · T, width), if given."""
+        """Input tokens, H&E first, shape (B, T, width); in the memory of ``buffer``, (≥ B · T, width), if given."""
         size = len(self.projected) // len(self.exists)
         index = torch.cat([self.at + slot * size for slot in range(len(self.exists))], dim=1)
         out = None if buffer is None else buffer[: index.numel()]
@@ -140,21 +146,17 @@ class StormOutput:
     st_mask: Tensor | None
 
     def modalities(self) -> list[tuple[Tensor, Tensor]]:
-        """Tokens and mask of each modality that is there."""
+        """Tokens and mask of each modality that the batch has, H&E first."""
         pairs = [(self.he, self.he_mask), (self.st, self.st_mask)]
-        return [(tokens, mask) for tokens, mask in pairs if tokens is not None]
-
-    def centre(self) -> Tensor:
-        """Mean of the centre's tokens over the modalities present, shape (B, width); NaN where there is none."""
-        return masked_mean([(tokens[:, :1], mask[:, :1]) for tokens, mask in self.modalities()])
+        return [(tokens, mask) for tokens, mask in pairs if tokens is not None and mask is not None]
 
     def window(self) -> Tensor:
-        """Mean of all tokens of a window, shape (B, width); NaN where there is none."""
+        """Mean of all tokens of a window, shape (B, width); NaN where a window has none."""
         return masked_mean(self.modalities())
 
 
 def masked_mean(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
     """Mean over modalities and positions of the tokens that exist; NaN where none does."""
-    total = sum((tokens * mask.unsqueeze(-1)).sum(dim=1) for tokens, mask in pairs)
-    count = sum(mask.sum(dim=1) for _, mask in pairs)
+    total = torch.stack([(tokens * mask.unsqueeze(-1)).sum(dim=1) for tokens, mask in pairs]).sum(dim=0)
+    count = torch.stack([mask.sum(dim=1) for _, mask in pairs]).sum(dim=0)
     return total / torch.where(count > 0, count.to(total.dtype), torch.nan).unsqueeze(-1)

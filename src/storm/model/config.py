@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields
-from numbers import Real
 from typing import Any, Literal, get_args
 
 from storm._checks import check_choice, check_positive, check_whole
@@ -72,12 +71,12 @@ class StormConfig:
         check_positive(self.mlp_ratio, name="mlp_ratio")
         for name, limit in (("slope_scale", math.inf), ("dropout", 1.0)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value < limit:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < limit:
                 msg = f"{name}={value!r} must be a number of at least 0 and below {limit}"
                 raise ValueError(msg)
-        for width in (self.width, self.decoder_width):
-            if not 1 <= width * self.mlp_ratio <= _MOST:
-                msg = f"mlp_ratio={self.mlp_ratio!r} gives {width * self.mlp_ratio} hidden units at a width of {width}"
+        for size in (self.width, self.decoder_width):
+            if not 1 <= size * self.mlp_ratio <= _MOST:
+                msg = f"mlp_ratio={self.mlp_ratio!r} gives {size * self.mlp_ratio} hidden units at a width of {size}"
                 raise ValueError(msg)
         check_choice(self.st_likelihood, get_args(Likelihood), name="st_likelihood")
 

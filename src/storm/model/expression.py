@@ -1,4 +1,4 @@
-"""Panel-agnostic expression encoder of the packaged model, behind the interface that Novae has in the paper."""
+"""Panel-agnostic expression encoder of the packaged model, which takes the place that Novae has in the paper."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class FactorEncoder(nn.Module):
 
     x = μ + V z + ε with orthonormal loadings V, factor variances s² and noise variance σ² (Tipping & Bishop 1999). For
     a panel m the posterior mean is (V_mᵀV_m + σ² diag(s)⁻²)⁻¹ V_mᵀ (x_m − μ_m): the same latent space for any panel,
-    shrunk towards 0 as the panel says less. Each spot is encoded from its own expression alone.
+    shrunk towards 0 the less informative the panel is. Each spot is encoded from its own expression alone.
 
     Parameters
     ----------
@@ -23,6 +23,10 @@ class FactorEncoder(nn.Module):
 
     def __init__(self, n_genes: int, dim: int) -> None:
         super().__init__()
+        self.loadings: Tensor
+        self.mean: Tensor
+        self.variance: Tensor
+        self.noise: Tensor
         self.register_buffer("loadings", torch.zeros(n_genes, dim))
         self.register_buffer("mean", torch.zeros(n_genes))
         self.register_buffer("variance", torch.ones(dim))
@@ -30,7 +34,7 @@ class FactorEncoder(nn.Module):
 
     @property
     def dim(self) -> int:
-        """Size of the embedding."""
+        """Length of the embedding."""
         return self.loadings.shape[1]
 
     def weights(self, measured: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 class Attention(nn.Module):
     """Multi-head attention with an additive bias and a mask over keys.
 
-    With some fifty tokens a window, the products QKᵀ and AV are about one percent of the cost, so plain matrix
-    products with an exact treatment of empty windows beat a fused kernel that has neither.
+    With some fifty tokens per window, the products QKᵀ and AV are about one percent of the cost: plain matrix products,
+    with an exact treatment of empty windows, are faster here than a fused kernel.
     """
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
@@ -41,7 +41,7 @@ class Attention(nn.Module):
         """
         batch, length, width = x.shape
         q, k, v = self.qkv(x).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        # In place, and the factors on the smaller tensors: with short windows, passes over the scores are what costs.
+        # In place, and the scaling on the smaller tensor: with short windows, passes over the scores dominate the cost.
         scores = ((q * (width // self.heads) ** -0.5) @ k.transpose(-1, -2)).float()
         scores += bias
         scores.masked_fill_(~keys[:, None, None, :], torch.finfo(scores.dtype).min)
@@ -73,7 +73,7 @@ class MoMEBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, bias: Tensor, keys: Tensor, lengths: Sequence[int]) -> Tensor:
-        """Update tokens (B, T, width); ``lengths`` tells how many belong to each expert, in order."""
+        """Update tokens (B, T, width); ``lengths`` is the number of tokens of each expert, in order."""
         x = x + self.dropout(self.attention(self.norm_attention(x), bias, keys))
         parts = torch.split(self.norm_ffn(x), list(lengths), dim=1)
         routed = [expert(part) for expert, part in zip(self.experts, parts, strict=True) if part.shape[1]]

@@ -15,26 +15,28 @@ class ExpressionMLP(nn.Module):
     Parameters
     ----------
     in_dim
-        Size of the features.
+        Length of the feature vector.
     n_genes
         Number of genes.
     hidden
         Width of the hidden layer.
     dropout
-        Dropout of the features and of the hidden layer while training.
+        Dropout probability of the features and of the hidden layer during training.
     """
 
     def __init__(self, in_dim: int, n_genes: int, *, hidden: int = 256, dropout: float = 0.2) -> None:
         super().__init__()
+        self.mean: Tensor
+        self.std: Tensor
+        self.offset: Tensor
         self.register_buffer("mean", torch.zeros(in_dim))
         self.register_buffer("std", torch.ones(in_dim))
         self.register_buffer("offset", torch.zeros(n_genes))
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(in_dim, n_genes)
-        self.hidden = nn.Sequential(
-            nn.Linear(in_dim, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, n_genes)
-        )
-        for layer in (self.linear, self.hidden[-1]):
+        last = nn.Linear(hidden, n_genes)
+        self.hidden = nn.Sequential(nn.Linear(in_dim, hidden), nn.GELU(), nn.Dropout(dropout), last)
+        for layer in (self.linear, last):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 

@@ -40,7 +40,7 @@ def window(output: StormOutput, batch: WindowBatch | SharedBatch) -> dict[str, T
 
 def _named(output: StormOutput) -> list[tuple[str, Tensor, Tensor]]:
     pairs = [("he", output.he, output.he_mask), ("st", output.st, output.st_mask)]
-    return [(name, tokens, mask) for name, tokens, mask in pairs if tokens is not None]
+    return [(name, tokens, mask) for name, tokens, mask in pairs if tokens is not None and mask is not None]
 
 
 def reconstruction_basis(network: Storm, name: str) -> Tensor:
@@ -54,7 +54,7 @@ def reconstruction_basis(network: Storm, name: str) -> Tensor:
     Tensor
         Shape (decoder width, min(decoder width, outputs)).
     """
-    _, singular, vectors = torch.linalg.svd(network.decoders[name].out.weight.float(), full_matrices=False)
+    _, singular, vectors = torch.linalg.svd(network.decoder(name).out.weight.float(), full_matrices=False)
     return vectors.T * singular
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +54,7 @@ class Storm(nn.Module):
     def tokens(self, name: str, values: Tensor, mask: Tensor) -> Tensor:
         """Input tokens of one modality (eq. 1).
 
-        Absent tokens are cleared *before* the projection: whatever they held, NaN included, is gone.
+        Absent tokens are set to zero *before* the projection: their values, which may be NaN, have no influence.
 
         Parameters
         ----------
@@ -62,7 +63,7 @@ class Storm(nn.Module):
         values
             Spot embeddings, shape (…, dim).
         mask
-            Which exist, bool, shape (…).
+            Tokens that exist, bool, shape (…).
 
         Returns
         -------
@@ -72,6 +73,16 @@ class Storm(nn.Module):
         values = torch.where(mask.unsqueeze(-1), values, torch.zeros((), dtype=values.dtype, device=values.device))
         return self.project[name](values) + self.modality[name]
 
+    def decoder(self, name: str) -> SpotDecoder:
+        """The decoder of a modality that the network has one for.
+
+        Parameters
+        ----------
+        name
+            ``"he"`` or ``"st"``.
+        """
+        return cast("SpotDecoder", self.decoders[name])
+
     def encode(self, tokens: Tensor, mask: Tensor, positions: Tensor, *, lengths: tuple[int, int]) -> Tensor:
         """Run the blocks (eq. 2).
 
@@ -80,11 +91,11 @@ class Storm(nn.Module):
         tokens
             Projected tokens, H&E first, shape (B, T, width).
         mask
-            Which exist, shape (B, T).
+            Tokens that exist, bool, shape (B, T).
         positions
-            In pitches, shape (T, 2) or (B, T, 2).
+            Their positions in pitches, shape (T, 2) or (B, T, 2).
         lengths
-            How many tokens are H&E and how many ST.
+            Number of tokens of H&E and of ST.
 
         Returns
         -------
@@ -108,21 +119,23 @@ class Storm(nn.Module):
         -------
         StormOutput
         """
-        parts, masks, positions, lengths = [], [], [], [0, 0]
-        for slot, name in enumerate(("he", "st")):
-            values, mask = getattr(batch, name), getattr(batch, f"{name}_mask")
-            if values is None:
-                continue
-            parts.append(self.tokens(name, values, mask))
-            masks.append(mask)
-            positions.append(batch.offsets)
-            lengths[slot] = values.shape[1]
-        out = self.encode(torch.cat(parts, 1), torch.cat(masks, 1), torch.cat(positions, -2), lengths=tuple(lengths))
-        he, st = torch.split(out, lengths, dim=1)
+        parts: list[Tensor] = []
+        masks: list[Tensor] = []
+        for name, values, mask in (("he", batch.he, batch.he_mask), ("st", batch.st, batch.st_mask)):
+            if values is not None and mask is not None:
+                parts.append(self.tokens(name, values, mask))
+                masks.append(mask)
+        length = batch.offsets.shape[-2]
+        lengths = (length if batch.he is not None else 0, length if batch.st is not None else 0)
+        positions = torch.cat([batch.offsets] * len(parts), -2)
+        out = self.encode(torch.cat(parts, 1), torch.cat(masks, 1), positions, lengths=lengths)
+        he, st = torch.split(out, list(lengths), dim=1)
         return StormOutput(
-            he=None if batch.he is None else he, he_mask=batch.he_mask,
-            st=None if batch.st is None else st, st_mask=batch.st_mask,
-        )  # fmt: skip
+            he=None if batch.he is None else he,
+            he_mask=batch.he_mask,
+            st=None if batch.st is None else st,
+            st_mask=batch.st_mask,
+        )
 
     def share(self, inputs: dict[str, Tensor], exists: dict[str, Tensor]) -> Tensor:
         """Project spots once for all windows that hold them; see :class:`~storm.model.batch.SharedBatch`.
@@ -130,24 +143,24 @@ class Storm(nn.Module):
         Parameters
         ----------
         inputs, exists
-            Per modality, H&E first: spot embeddings, shape (m + 1, dim), and which exist, shape (m + 1,).
+            Per modality, H&E first: spot embeddings, shape (m + 1, dim), and which exist, bool, shape (m + 1,).
 
         Returns
         -------
         Tensor
-            Shape (modalities · (m + 1), width).
+            Input tokens, shape (modalities · (m + 1), width).
         """
         return torch.cat([self.tokens(name, values, exists[name]) for name, values in inputs.items()])
 
     def forward_shared(self, batch: SharedBatch, *, buffer: Tensor | None = None) -> StormOutput:
-        """Contextual tokens of windows over projected spots; what :meth:`forward` says of the same windows.
+        """Contextual tokens of windows over projected spots, equal to those of :meth:`forward` for the same windows.
 
         Parameters
         ----------
         batch
             Windows.
         buffer
-            Memory for their tokens, shape (at least B · T, width), of the projected spots' dtype and device.
+            Memory for the input tokens, shape (at least B · T, width), of the projected spots' dtype and device.
 
         Returns
         -------
@@ -155,12 +168,15 @@ class Storm(nn.Module):
         """
         masks, length = batch.masks(), batch.at.shape[1]
         positions = torch.cat([batch.offsets] * len(masks), -2)
-        lengths = tuple(length if name in masks else 0 for name in ("he", "st"))
+        lengths = (length if "he" in masks else 0, length if "st" in masks else 0)
         out = self.encode(batch.tokens(buffer), torch.cat(list(masks.values()), 1), positions, lengths=lengths)
         parts = dict(zip(masks, out.split(length, dim=1), strict=True))
         return StormOutput(
-            he=parts.get("he"), he_mask=masks.get("he"), st=parts.get("st"), st_mask=masks.get("st")
-        )  # fmt: skip
+            he=parts.get("he"),
+            he_mask=masks.get("he"),
+            st=parts.get("st"),
+            st_mask=masks.get("st"),
+        )
 
     def reconstruct(
         self,
@@ -180,25 +196,27 @@ class Storm(nn.Module):
         queries
             Positions to reconstruct, shape (Q, 2) or (B, Q, 2).
         hidden
-            Return the decoders' last hidden states instead of their read-outs.
+            Whether to return the decoders' last hidden states instead of their output.
         projected
-            The visible spots' tokens are input tokens already, shape (B, K, width).
+            Whether the visible spots' tokens are input tokens already, shape (B, K, width).
         decoders
             Modalities to reconstruct; by default all that the network has a decoder for.
 
         Returns
         -------
         dict of str to Tensor
-            ``"he"``: shape (B, Q, he_dim); ``"st"``: (B, Q, n_genes), for the decoders that the network has.
+            ``"he"``: shape (B, Q, he_dim); ``"st"``: (B, Q, n_genes); for the decoders that the network has.
         """
         names = [name for name in ("he", "st") if name in visible]
         parts = [visible[name][0] if projected else self.tokens(name, *visible[name][:2]) for name in names]
         mask = torch.cat([visible[name][1] for name in names], dim=1)
         positions = torch.cat([visible[name][2] for name in names], dim=1)
-        lengths = tuple(visible[name][0].shape[1] if name in visible else 0 for name in ("he", "st"))
-        encoded = self.encode(torch.cat(parts, 1), mask, positions, lengths=lengths)
-        return {
-            name: (decoder.hidden if hidden else decoder)(encoded, mask, positions, queries)
-            for name, decoder in self.decoders.items()
-            if decoders is None or name in decoders
-        }
+        he, st = (visible[name][0].shape[1] if name in visible else 0 for name in ("he", "st"))
+        encoded = self.encode(torch.cat(parts, 1), mask, positions, lengths=(he, st))
+        result = {}
+        for name in self.decoders:
+            if decoders is None or name in decoders:
+                decoder = self.decoder(name)
+                decode = decoder.hidden if hidden else decoder
+                result[name] = decode(encoded, mask, positions, queries)
+        return result

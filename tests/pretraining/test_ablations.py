@@ -128,7 +128,7 @@ def test_no_pretraining(folder, whole):
 
 def test_all_of_it_end_to_end(folder, whole):
     """Pixels are packed as the tile encoder gets them; a run on embeddings may use these shards too."""
-    with pytest.raises(ValueError, match=r"packed with other settings \(pixels: False there, True here\)"):
+    with pytest.raises(ValueError, match=r"packed with other settings \(pixels: False stored, True here\)"):
         run(folder, "end", train_tiles=True)
     _, model = run(folder, "end", shards="end-shards", train_tiles=True)
     shard = open_shard(folder / "end-shards" / "toy")

@@ -43,7 +43,7 @@ def affine_of(element: Any, coordinate_system: str) -> np.ndarray:
 
 
 def um_system(systems: list[str]) -> str | None:
-    """The first of ``systems`` whose name says micrometres, in the order of ``storm._keys.UM_SYSTEMS``."""
+    """The first of ``systems`` whose name means micrometres, in the order of ``storm._keys.UM_SYSTEMS``."""
     by_name = {s.casefold(): s for s in systems}
     return next((by_name[name] for name in UM_SYSTEMS if name in by_name), None)
 
@@ -124,8 +124,8 @@ def find_element(sdata: SpatialData, key: str) -> Any:
     for group in (sdata.shapes, sdata.points, sdata.labels):
         if key in group:
             return group[key]
-    there = [*sdata.shapes, *sdata.points, *sdata.labels]
-    msg = f"shapes_key={key!r} is not in the object, which holds: {there or 'no shapes'}"
+    available = [*sdata.shapes, *sdata.points, *sdata.labels]
+    msg = f"shapes_key={key!r} is not in the object, which holds: {available or 'no shapes'}"
     raise KeyError(msg)
 
 
@@ -166,8 +166,8 @@ def _centroids(geometry: np.ndarray) -> np.ndarray:
         geometry = geometry.copy()
         geometry[crossed] = shapely.make_valid(geometry[crossed])
     centres = np.full((len(geometry), 2), np.nan)
-    there = ~(shapely.is_empty(geometry) | shapely.is_missing(geometry))
-    centres[there] = shapely.get_coordinates(shapely.centroid(geometry[there]))
+    present = ~(shapely.is_empty(geometry) | shapely.is_missing(geometry))
+    centres[present] = shapely.get_coordinates(shapely.centroid(geometry[present]))
     return centres
 
 

@@ -20,7 +20,7 @@ class Keys:
     coordinate_system
         Where image and shapes meet; ``None`` for the one in µm, else ``"global"``.
     um_per_px
-        µm per pixel of the full-resolution image; ``None`` for what the object says.
+        µm per pixel of the full-resolution image; ``None`` for what the object itself records.
     layer
         Layer with the raw counts; ``None`` for ``X``.
 

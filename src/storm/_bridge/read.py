@@ -61,7 +61,7 @@ def read_spots(
     KeyError
         If a key does not exist.
     ValueError
-        If something needed is missing, ambiguous, contradictory or not what it should be; the text says what to do.
+        If something needed is missing, ambiguous, contradictory or not what it should be; the text tells what to do.
     TypeError
         If ``data`` is neither a SpatialData nor an AnnData, or the image is not uint8.
     """

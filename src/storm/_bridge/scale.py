@@ -42,7 +42,7 @@ def check_um_per_px(um_per_px: Any) -> None:
 
 
 class ScaleError(ValueError):
-    """The length of a pixel is unknown, or said in two ways that disagree."""
+    """The length of a pixel is unknown, or two sources of it disagree."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class ScaleSources:
 def resolve_scale(
     sources: ScaleSources, *, um_per_px: float | None = None, required: bool = True, name: str = "the image"
 ) -> ScaleInfo | None:
-    """Find µm per pixel and say who says so.
+    """Find the µm per pixel, and name its source.
 
     In this order: the argument, a transformation into a coordinate system in µm, metadata of the platform, the pitch of
     a declared platform. The first three must agree within 5 %; the last is asked only if they are silent.
@@ -106,7 +106,7 @@ def resolve_scale(
     sources
         What is known about the section.
     um_per_px
-        What the user says: µm per pixel of the full-resolution image (without an image: per unit of the coordinates).
+        The user's number: µm per pixel of the full-resolution image (without an image: per unit of the coordinates).
     required
         Whether an unknown scale is an error.
     name
@@ -123,16 +123,16 @@ def resolve_scale(
     """
     if um_per_px is not None:
         check_um_per_px(um_per_px)
-    found = [*_said(sources, um_per_px), *_transformed(sources), *_from_metadata(sources)]
-    if not found:
-        found = list(_from_pitch(sources))
-    if not found and required:
+    candidates = [*_given(sources, um_per_px), *_transformed(sources), *_from_metadata(sources)]
+    if not candidates:
+        candidates = list(_from_pitch(sources))
+    if not candidates and required:
         raise ScaleError(_how_to_give(name))
-    if not found:
+    if not candidates:
         return None
     px_size = sources.px_size
-    per_unit, source = found[0]
-    for other, other_source in found[1:]:
+    per_unit, source = candidates[0]
+    for other, other_source in candidates[1:]:
         if not _agree(other, per_unit):
             msg = (
                 f"two sources disagree about the µm per pixel of {name}: {per_unit * px_size:.4g} from {source}, "
@@ -144,7 +144,7 @@ def resolve_scale(
     )
 
 
-def _said(sources: ScaleSources, um_per_px: float | None) -> Iterator[tuple[float, str]]:
+def _given(sources: ScaleSources, um_per_px: float | None) -> Iterator[tuple[float, str]]:
     if um_per_px is not None:
         yield float(um_per_px) / sources.px_size, "the argument um_per_px"
 
@@ -168,16 +168,16 @@ def _transformed(sources: ScaleSources) -> Iterator[tuple[float, str]]:
 
 def _by_reader(sources: ScaleSources, um_per_unit: float) -> str:
     """Where a reader of :mod:`storm.io` had the number from, unless the image was placed anew since."""
-    said = sources.attrs.get(READ)
-    if not isinstance(said, Mapping):
+    note = sources.attrs.get(READ)
+    if not isinstance(note, Mapping):
         return ""
-    key = "image_um_per_px" if sources.image is not None and "image_um_per_px" in said else "um_per_px"
-    number, source = said.get(key), said.get(f"{key}_source")
+    key = "image_um_per_px" if sources.image is not None and "image_um_per_px" in note else "um_per_px"
+    number, source = note.get(key), note.get(f"{key}_source")
     if not source or not isinstance(number, int | float):
         return ""
     if sources.image is not None and not _agree(float(number), um_per_unit * sources.px_size):
         return ""
-    return f", which storm.io.{said.get('reader')} has from: {source}"
+    return f", which storm.io.{note.get('reader')} has from: {source}"
 
 
 def _agree(one: float, other: float) -> bool:
@@ -241,7 +241,7 @@ def _fullres_px(sources: ScaleSources) -> float | None:
 
 
 def declared_platform(sources: ScaleSources) -> str | None:
-    """``"visium"``, ``"visium_hd"`` or ``"xenium"`` if the object says that it comes from there."""
+    """``"visium"``, ``"visium_hd"`` or ``"xenium"`` if the object declares it."""
     words = [sources.attrs.get(k) for k in ("spatialdata_io_reader", "platform")] + [sources.uns.get("platform")]
     spatial = sources.uns.get("spatial")
     for library in spatial.values() if isinstance(spatial, Mapping) else ():

@@ -195,12 +195,12 @@ def select_region(
         Their instance ids, in the order of the rows.
     """
     annotated = annotated_regions(table)
-    there = _annotatable(sdata)
+    available = _annotatable(sdata)
     if annotated is None:
         msg = (
             f"table {table_key!r} annotates no element, so its rows have no place; link it with "
             f"sdata.set_table_annotates_spatialelement({table_key!r}, region=..., region_key=..., instance_key=...), "
-            f"region being one of {there or 'nothing (the object holds no shapes)'}"
+            f"region being one of {available or 'nothing (the object holds no shapes)'}"
         )
         raise ValueError(msg)
     regions, region_key, instance_key = annotated
@@ -213,8 +213,8 @@ def select_region(
         msg = f"table {table_key!r} annotates several elements; choose one with shapes_key= out of {regions}"
         raise ValueError(msg)
     key = shapes_key if shapes_key is not None else regions[0]
-    if key not in there:
-        msg = f"table {table_key!r} annotates {key!r}, which is not in the object; it holds {there or 'no shapes'}"
+    if key not in available:
+        msg = f"table {table_key!r} annotates {key!r}, which is not in the object; it holds {available or 'no shapes'}"
         raise ValueError(msg)
     rows = (table.obs[region_key].astype(str) == key).to_numpy()
     if not rows.any():

@@ -30,7 +30,7 @@ def combine(
     -------
     whole
         Float32, shape (n, d). All NaN where a spot has no token at all; zeros, that is the mean, where only one
-        modality says nothing.
+        modality has no token.
     by_modality
         Views of the same, per modality.
     """

@@ -47,7 +47,7 @@ def encode_dense(
     bins, less so cells; spots as far apart as a field is wide are embedded faster tile by tile.
 
     A transformer runs once over tiles that do not overlap, those that hold a centre. Each centre takes the tokens of
-    the tiles around it, as :mod:`storm.encoders.dense` says: class tokens interpolated between the middles of the
+    the tiles around it, as :mod:`storm.encoders.dense` explains: class tokens interpolated between the middles of the
     tiles, and the mean of patch tokens in a window around it, weighted by area. Tiles that hold no centre are not there
     and the others count for them. This is another embedding than the exact one, made to be read by the same model:
     the same in the middle of a tile, near it elsewhere, and the nearer the more tiles there are.
@@ -73,7 +73,7 @@ def encode_dense(
         than the field goes with ``overlap=1`` only.
     overlap
         Transformers: tiles stand ``field_um / overlap`` apart, so that ``overlap`` squared as many are encoded; where
-        they overlap, a tile says the more the nearer its middle is.
+        they overlap, a tile counts the more the nearer its middle is.
     patch_tokens
         Transformers whose embedding is the class token: take the mean of patch tokens in its place. They say more of a
         place by itself, but a model trained on class tokens cannot read them.
@@ -86,8 +86,8 @@ def encode_dense(
     Raises
     ------
     ValueError
-        If the encoder has no dense side (the text lists those that have), its output has not the shape that its
-        description says, or ``local_um``, ``overlap`` or ``patch_tokens`` is none that it can have.
+        If the encoder has no dense side (the text lists those that have), its output does not have the shape of its
+        description, or ``local_um``, ``overlap`` or ``patch_tokens`` is not possible with it.
     """
     tile_px = encoder.tile_px if tile_px is None else tile_px
     local_um = field_um if local_um is None else local_um
@@ -255,16 +255,16 @@ def _by_tokens(
         if norms is None:
             norms = _norms(plan, window)
         for k, tile in enumerate(tiles.tolist()):
-            found = near(tile)
-            away = plan.place[found] - plan.cells[tile] - 0.5
+            nearby = near(tile)
+            away = plan.place[nearby] - plan.cells[tile] - 0.5
             touched = np.abs(away).max(axis=1) < 1
-            found, away = found[touched], away[touched]
-            done = int((plan.tile_of[found] == tile).sum())
-            for start in range(0, len(found), _FIELDS):
-                rows, at = found[start : start + _FIELDS], away[start : start + _FIELDS]
+            nearby, away = nearby[touched], away[touched]
+            done = int((plan.tile_of[nearby] == tile).sum())
+            for start in range(0, len(nearby), _FIELDS):
+                rows, at = nearby[start : start + _FIELDS], away[start : start + _FIELDS]
                 across, down = (_overlap(at[:, axis] / overlap, window, side) for axis in (0, 1))
                 hat = _hat(at[:, 0]) * _hat(at[:, 1]) / norms[1][rows]
-                # Side by side, all tokens in the window count alike. Where tiles overlap, a tile says the more the
+                # Side by side, all tokens in the window count alike. Where tiles overlap, a tile counts the more the
                 # nearer its middle is: in the middle of a tile, only that one.
                 area = down.sum(axis=1) * across.sum(axis=1)
                 share = 1 / norms[0][rows] if overlap == 1 else hat / area
@@ -291,12 +291,12 @@ def _norms(plan: TilePlan, window: float) -> tuple[np.ndarray, np.ndarray]:
     """What a window and the weights of interpolation come to over the tiles that there are, side by side."""
     area, hats = np.zeros(len(plan.place)), np.zeros(len(plan.place))
     own = plan.cells[plan.tile_of]
-    there = np.zeros(plan.cells.max(axis=0) + 3, dtype=bool)
-    there[tuple((plan.cells + 1).T)] = True
+    occupied = np.zeros(plan.cells.max(axis=0) + 3, dtype=bool)
+    occupied[tuple((plan.cells + 1).T)] = True
     for step in np.ndindex(3, 3):
         cell = own + np.array(step) - 1
         at = plan.place - cell - 0.5
-        here = there[tuple((cell + 1).T)]
+        here = occupied[tuple((cell + 1).T)]
         area += here * _overlap(at[:, 0], window, 1)[:, 0] * _overlap(at[:, 1], window, 1)[:, 0]
         hats += here * _hat(at[:, 0]) * _hat(at[:, 1])
     return area, hats
@@ -311,8 +311,8 @@ def _neighbours(plan: TilePlan) -> Callable[[int], np.ndarray]:
     def near(tile: int) -> np.ndarray:
         column, row = plan.cells[tile].tolist()
         around = [(column + i, row + j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
-        there = [number[cell] for cell in around if cell in number]
-        return np.concatenate([order[stops[k - 1] if k else 0 : stops[k]] for k in there])
+        tiles = [number[cell] for cell in around if cell in number]
+        return np.concatenate([order[stops[k - 1] if k else 0 : stops[k]] for k in tiles])
 
     return near
 

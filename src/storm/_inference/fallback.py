@@ -1,4 +1,4 @@
-"""Running a frozen network: precision, and faster ways that are taken only where they say the same."""
+"""Running a frozen network: smaller batches where memory is short, and faster ways used only if results match."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BOUND = 0.999
 
 
 def check_shape(embedding: Tensor, wanted: tuple[int, int], *, name: str) -> None:
-    """Raise if a tile encoder's output has not the shape (tiles, dim) that its description says."""
+    """Raise unless a tile encoder's output has the shape (tiles, dim) of its description."""
     if tuple(embedding.shape) != wanted:
         msg = f"tile encoder {name!r} gave shape {tuple(embedding.shape)} for {wanted[0]} tiles; dim is {wanted[1]}"
         raise ValueError(msg)
@@ -100,7 +100,7 @@ class Run:
             cosine = F.cosine_similarity(plain.float(), self.halving(faster, x).float(), dim=-1).min().item()
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as error:  # also what torch.compile raises where there is no compiler
+        except RuntimeError as error:  # torch.compile raises it too, without a compiler
             self._give_up(f"fails here ({str(error).splitlines()[0][:100]})")
         else:
             if cosine >= BOUND:

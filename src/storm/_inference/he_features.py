@@ -1,4 +1,4 @@
-"""What the frozen network knows of each spot from H&E alone: the input of an expression head."""
+"""Features of each spot from H&E alone, by the frozen network: the input of an expression head."""
 
 from __future__ import annotations
 

@@ -46,13 +46,13 @@ def packed_section(folder: Path, *, name: str, config: PretrainConfig, tiles: En
     if not folder.is_dir():
         return None
     shard = open_shard(folder)
-    wanted, there = _settings(config, tiles), shard.facts.get("settings", {})
+    wanted, stored = _settings(config, tiles), shard.facts.get("settings", {})
     if not config.he.train_tiles:
-        wanted.pop("pixels", None)  # there may be more than this run reads
-    other = sorted(key for key in wanted if there.get(key) != wanted[key])
+        wanted.pop("pixels", None)  # a shard may hold more than this run reads
+    other = sorted(key for key in wanted if stored.get(key) != wanted[key])
     if other:
-        said = ", ".join(f"{key}: {there.get(key)!r} there, {wanted[key]!r} here" for key in other)
-        msg = f"section {name!r} was packed with other settings ({said}); give another folder of shards, or remove it"
+        listed = ", ".join(f"{key}: {stored.get(key)!r} stored, {wanted[key]!r} here" for key in other)
+        msg = f"section {name!r} was packed with other settings ({listed}); give another folder of shards, or remove it"
         raise ValueError(msg)
     return shard
 
@@ -109,8 +109,8 @@ def pack_section(
         folder, name=name, centres=spots.centres, windows=windows, counts=spots.counts, genes=spots.genes, he=he,
         patches=patches, facts=facts,
     )  # fmt: skip
-    said = "without H&E" if he is None else f"{int(np.isfinite(he).all(axis=1).sum())} with H&E"
-    logger.info("packed %s: %d spots, %d genes, %s", name, len(shard), len(shard.genes), said)
+    tissue = "without H&E" if he is None else f"{int(np.isfinite(he).all(axis=1).sum())} with H&E"
+    logger.info("packed %s: %d spots, %d genes, %s", name, len(shard), len(shard.genes), tissue)
     return shard
 
 

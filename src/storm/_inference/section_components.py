@@ -32,7 +32,7 @@ def own_components(
     counts
         Raw counts, shape (n, g).
     windows
-        Of the n spots.
+        Windows of the n spots.
     n_components, n_genes
         At most g.
 
@@ -62,7 +62,7 @@ def window_mean(values: np.ndarray, windows: Windows) -> np.ndarray:
     values
         Shape (n, d); rows of NaN are not known.
     windows
-        Of the n spots.
+        Windows of the n spots.
 
     Returns
     -------

@@ -104,12 +104,12 @@ def tile_embedding(
     journal
         Where finished batches are kept for the next run, if this one is interrupted.
     compiled, channels_last
-        Ways to run faster, taken where the first batch shows that they say the same.
+        Ways to run faster, used only if the results of the first batch match.
 
     Raises
     ------
     ValueError
-        If the encoder's numbers are not finite, or not of the shape that its description says.
+        If the encoder's output is not finite, or does not have the shape of its description.
     """
     check_choice(field, get_args(Field), name="field")
     tile_px = encoder.tile_px if tile_px is None else int(tile_px)

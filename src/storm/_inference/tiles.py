@@ -47,14 +47,14 @@ def encode_tiles(
     tile_px
         Input size, the encoder's own by default.
     compiled, channels_last
-        Ways to run faster, taken where the first batch shows that they say the same.
+        Ways to run faster, used only if the results of the first batch match.
     rows
         Where the embeddings go; what is done there already is not computed again.
 
     Raises
     ------
     ValueError
-        If the encoder's output has not the shape that its description says.
+        If the encoder's output does not have the shape of its description.
     """
     rows = Rows((len(spots), encoder.dim)) if rows is None else rows
     inside = spots.reader.inside(spots.centres)

@@ -1,4 +1,4 @@
-"""Spot tokens: what the spot encoders say of each spot by itself."""
+"""Spot tokens: the embedding of each spot by itself, by the tile encoder and the expression encoder."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def _distinct(members: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def _spots(array: np.ndarray, spots: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Values of some spots and a row of zeros behind them, cleared where there is no token; and which have one."""
+    """Values of some spots, zero without a token, and a row of zeros behind them; and which rows have a token."""
     values = np.zeros((len(spots) + 1, array.shape[1]), dtype=array.dtype)
     np.take(array, spots, axis=0, out=values[:-1])
     exists = np.asarray(np.isfinite(values).all(axis=1))

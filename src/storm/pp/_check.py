@@ -50,9 +50,9 @@ def check(
 ) -> CheckReport:
     """Check a section before anything long is computed: scale, orientation, image, genes, counts, time.
 
-    What is wrong with the section is a row of the report, whose explanation says what to do; only mistakes of the call
+    What is wrong with the section is a row of the report, whose explanation tells what to do; only mistakes of the call
     raise. Each row has a verdict: ``"ok"``; ``"warn"`` (look at it); ``"fail"`` (results would be wrong, or there would
-    be none); ``"info"``. The page *Checking a section* says what each row means and how sure it is.
+    be none); ``"info"``. The page *Checking a section* explains what each row means and how sure it is.
 
     Possible rows: ``places`` (rows with a geometry), ``in_tissue`` (spots outside the tissue), ``scale`` (µm per pixel
     and its source), ``pitch`` (whether the spots lie as far apart as the platform's), ``bins`` (too small), ``shapes``

@@ -71,14 +71,14 @@ def estimate_rows(spots: Spots, windows: Windows, model: StormModel, compute: Co
         return []
     total = sum(seconds.values())
     devices = ", ".join(map(str, compute.devices))
-    said = ", ".join(f"{name} {duration(value)}" for name, value in seconds.items())
+    parts = ", ".join(f"{name} {duration(value)}" for name, value in seconds.items())
     text = (
         f"an estimate for storm.tl.embed with {model.name!r} on {devices}, from a few hundred spots: right to a factor "
         "of two, less where other work runs beside it"
     )
     if compute.device.type == "cpu" and seconds.get("tile encoder", 0) > 600:
         text += "; field='dense' or a GPU is many times faster"
-    rows = [Row("time", f"about {duration(total)} ({said})", "info", text, {"seconds": total})]
+    rows = [Row("time", f"about {duration(total)} ({parts})", "info", text, {"seconds": total})]
     return [*rows, _memory(spots, windows, model, tokens, field_um=field_um)]
 
 

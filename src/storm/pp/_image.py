@@ -83,7 +83,7 @@ def chunks_row(reader: PatchReader, centres: np.ndarray, *, field_um: float, til
     Parameters
     ----------
     reader
-        Of the image.
+        Patch reader of the image.
     centres
         x and y in µm, shape (n, 2), inside the image.
     field_um, tile_px

@@ -77,12 +77,12 @@ def _shift(section: Section, given: Placement) -> Row:
 
 
 def _scores(placement: Placement) -> str:
-    said = [f"{placement.tissue:.0%} on tissue"]
+    scores = [f"{placement.tissue:.0%} on tissue"]
     if np.isfinite(placement.counts):
-        said.append(f"counts follow nuclei with r = {placement.counts:.2f}")
+        scores.append(f"counts follow nuclei with r = {placement.counts:.2f}")
     if np.isfinite(placement.nuclei):
-        said.append(f"{(placement.nuclei + 1) / 2:.0%} of cells on a nucleus")
-    return ", ".join(said)
+        scores.append(f"{(placement.nuclei + 1) / 2:.0%} of cells on a nucleus")
+    return ", ".join(scores)
 
 
 def _fix(section: Section, best: Placement, *, px: float) -> str:
@@ -94,8 +94,8 @@ def _fix(section: Section, best: Placement, *, px: float) -> str:
     if (x, y) == ("y", "x"):
         return "exchange the two columns of the coordinates, or transpose the image"
     frame = {"image": "", "sides": "", "spots": ", which turns the spots about their own middle"}[best.about]
-    said = " and ".join(f"replace {old} by {new}" for old, new in (("x", x), ("y", y)) if old != new)
-    return f"in pixels of the image, {said}{frame}; or turn the image instead"
+    changes = " and ".join(f"replace {old} by {new}" for old, new in (("x", x), ("y", y)) if old != new)
+    return f"in pixels of the image, {changes}{frame}; or turn the image instead"
 
 
 def _term(row: tuple[int, int], offset: float) -> str:

@@ -37,14 +37,14 @@ _SHARE, _AREA_UM = 0.25, 110.0
 def place_rows(reading: Reading, windows: Windows | None) -> list[Row]:
     """Rows about scale, pitch and places."""
     spots, rows = reading.spots, []
-    said = {row.name for row in reading.problems}
-    if "scale" not in said:
+    failed = {row.name for row in reading.problems}
+    if "scale" not in failed:
         rows.append(_scale(spots))
     if not reading.tiled:
         rows.append(_placed(spots))
         rows += _off_tissue(spots)
         if windows is not None:
-            rows.append(_pitch(reading, windows, failed="scale" in said))
+            rows.append(_pitch(reading, windows, failed="scale" in failed))
         rows += _elements(reading)
     return rows
 
@@ -129,7 +129,7 @@ def _pitch(reading: Reading, windows: Windows, *, failed: bool) -> Row:
 
 
 def _expected(reading: Reading) -> tuple[float | None, str | None]:
-    """The pitch of the platform that the object says it comes from."""
+    """Pitch in µm and name of the platform that the object declares."""
     table, attrs = reading.selection.table, reading.selection.attrs
     if table is None:
         return None, None
@@ -159,7 +159,7 @@ def _cells(reading: Reading, facts: dict[str, Any]) -> Row:
     if _CELL_UM[0] <= diameter <= _CELL_UM[1]:
         return Row("pitch", value, "ok", facts=facts)
     text = (
-        f"cells are {_CELL_UM[0]:g} to {_CELL_UM[1]:g} µm across: either these are no cells, or the scale is off by a "
+        f"cells are {_CELL_UM[0]:g} to {_CELL_UM[1]:g} µm across: either these are not cells, or the scale is off by a "
         f"factor of about {10 / diameter:.2g} ({spots.scale.um_per_unit:.4g} µm per unit, from {spots.scale.source})"
     )
     return Row("pitch", value, "warn", text, facts)
@@ -173,7 +173,7 @@ def diameter_of(reading: Reading) -> float | None:
 
 
 def _elements(reading: Reading) -> list[Row]:
-    """Other shapes than those in use, such as nuclei beside cells: said, so that none is mistaken."""
+    """Name the shapes that are not used, such as nuclei beside cells, so that none is mistaken for another."""
     data, table = reading.selection.data, reading.selection.table
     if not is_spatialdata(data) or table is None or len(data.shapes) < 2:
         return []

@@ -123,8 +123,8 @@ class CheckReport:
 
     def _headline(self) -> str:
         counts = {verdict: sum(row.verdict == verdict for row in self.rows) for verdict in VERDICTS}
-        said = ", ".join(f"{n} {verdict}" for verdict, n in counts.items() if n)
-        return f"{len(self.rows)} checks: {said}"
+        listed = ", ".join(f"{n} {verdict}" for verdict, n in counts.items() if n)
+        return f"{len(self.rows)} checks: {listed}"
 
 
 def _wrapped(text: str, *, first: str, rest: str) -> list[str]:

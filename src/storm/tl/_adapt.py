@@ -133,8 +133,8 @@ def adapt(
     device, precision
         See :func:`storm.tl.embed`; ``precision`` is the tile encoder's, the training itself is fp32.
     seed
-        Of the block, the masks, the order and new weights. Torch's own random numbers are left alone. The same seed
-        gives the same weights on the same kind of machine with as many threads.
+        Random seed for the block, the masks, the order and new weights. Torch's own random numbers are left alone. The
+        same seed gives the same weights on the same kind of machine with as many threads.
 
     Returns
     -------
@@ -190,7 +190,7 @@ def adapt(
         for section in (data if isinstance(data, list | tuple) else [data])
     ]
     if not sections:
-        msg = "there is no section to adapt to; give a SpatialData, an AnnData or a list of them"
+        msg = "no section was given to adapt to; give a SpatialData, an AnnData or a list of them"
         raise ValueError(msg)
     _check_size(sum(int(section.spots.placed.sum()) for section in sections), what="with a place")
     base, refitted = starting_model(

@@ -74,11 +74,11 @@ def domains(
     key_added
         Key of the result.
     resolution, n_neighbors
-        Of ``"leiden"``.
+        Resolution of ``"leiden"``, and the number of neighbours in its graph.
     n_init
-        Starts of ``"kmeans"`` and ``"gmm"``.
+        Number of random starts of ``"kmeans"`` and ``"gmm"``; the best is kept.
     seed
-        Of all methods.
+        Random seed of the clustering.
     copy
         Return a changed copy and leave ``data`` alone.
 
@@ -96,14 +96,15 @@ def domains(
     KeyError
         If the table has no such embedding.
     ValueError
-        If ``n_domains`` is no number from 2 to the number of embedded rows, or the method is unknown.
+        If ``n_domains`` is not a number from 2 to the number of embedded rows, the method is unknown, or ``key_added``
+        cannot be stored or is taken.
 
     Notes
     -----
     Sections of more than 50,000 embedded rows are clustered in the 50 leading principal components (where the embedding
     has more columns), ``"auto"`` tries its numbers on 20,000 seeded rows before all rows are clustered into the best of
-    them, and a mixture is fitted to 100,000 seeded rows at most. The record in ``uns`` says so (``n_components``,
-    ``auto_rows``, ``fit_rows``). Up to 50,000 rows everything is done on all rows as they are. ``"leiden"`` needs a
+    them, and a mixture is fitted to 100,000 seeded rows at most. The provenance in ``uns`` records this
+    (``n_components``, ``auto_rows``, ``fit_rows``). Up to 50,000 rows everything is done on all rows as they are. ``"leiden"`` needs a
     graph of neighbours, exact up to 50,000 rows and searched approximately beyond, which takes minutes.
 
     References
@@ -118,8 +119,8 @@ def domains(
     work = open_workspace(data, Keys(table_key=table_key), image=False, copy=copy, keys_added={"obs": [key_added]})
     table = work.table
     if use_rep not in table.obsm and use_rep == X_STORM:
-        there = sorted(table.obsm) or "nothing"
-        msg = f"use_rep={use_rep!r} is not in obsm, which holds {there}; run storm.tl.embed first"
+        available = sorted(table.obsm) or "nothing"
+        msg = f"use_rep={use_rep!r} is not in obsm, which holds {available}; run storm.tl.embed first"
         raise KeyError(msg)
     check_key(use_rep, sorted(table.obsm), name="use_rep", where="obsm")
     embedding = _as_matrix(table.obsm[use_rep], name=f"obsm[{use_rep!r}]")
@@ -302,9 +303,9 @@ def _leiden(
     for _ in range(30):
         middle = float(np.sqrt(low * high))
         labels = at(middle)
-        found = labels.max() + 1
-        if found == n_domains:
+        number = labels.max() + 1
+        if number == n_domains:
             return labels, {"resolution": middle, "n_neighbors": n_neighbors}
-        low, high = (middle, high) if found < n_domains else (low, middle)
-    msg = f"no Leiden resolution gives {n_domains} domains (the nearest gave {found}); use method='kmeans'"
+        low, high = (middle, high) if number < n_domains else (low, middle)
+    msg = f"no Leiden resolution gives {n_domains} domains (the nearest gave {number}); use method='kmeans'"
     raise ValueError(msg)

@@ -81,7 +81,7 @@ def embed(
     field
         ``"exact"``: a tile around each centre. ``"dense"``: one pass over the tissue, of which each centre takes its
         share, for bins and cells that lie closer than a tile is wide. It is many times cheaper, and with the packaged
-        tile encoder nearly the same; the page *Performance* says how near, also for transformers.
+        tile encoder nearly the same; the page *Performance* gives the differences, also for transformers.
     stride_um
         Distance between the tiles of an image without a table, in µm; ``field_um`` by default.
     window

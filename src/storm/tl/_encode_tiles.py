@@ -74,7 +74,7 @@ def encode_tiles(
     field
         ``"exact"``: a tile around each centre. ``"dense"``: one pass over the tissue, of which each centre takes its
         share, for bins and cells that lie closer than a tile is wide. It is many times cheaper, and with the packaged
-        tile encoder nearly the same; the page *Performance* says how near, also for transformers.
+        tile encoder nearly the same; the page *Performance* gives the differences, also for transformers.
     stride_um
         Distance between the tiles of an image without a table, in µm; ``field_um`` by default.
     tile_px
@@ -112,7 +112,7 @@ def encode_tiles(
     Raises
     ------
     FileNotFoundError
-        If the weights are not on this machine; the text says how to get them.
+        If the weights are not on this machine; the text explains how to get them.
     KeyError
         If an element does not exist.
     TypeError

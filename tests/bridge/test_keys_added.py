@@ -74,6 +74,14 @@ def test_a_default_key_is_ours_without_provenance(toy, tiny_model) -> None:
         check_keys_added(table, layers=["counts"])
 
 
+def test_an_embedding_of_another_package_is_kept(toy, tiny_model) -> None:
+    table = table_of(toy)
+    table.obsm["X_pca"] = np.ones((table.n_obs, 2))
+    with pytest.raises(ValueError, match=r"obsm\['X_pca'\] exists already"):
+        storm.tl.embed(table, model=tiny_model, key_added="X_pca")
+    np.testing.assert_array_equal(table.obsm["X_pca"], 1)
+
+
 def test_provenance_that_is_none_is_named(toy, tiny_model) -> None:
     table = table_of(toy)
     table.uns["storm"] = [1]

@@ -88,7 +88,7 @@ def check_keys_added(
             check_new_key(key, name=name, reserved=reserved[slot])
             base = key.removesuffix("_he").removesuffix("_st")
             own = key in records or base in records or key in DEFAULTS or base in DEFAULTS
-            if key in getattr(table, slot) and not own and not (slot == "obsm" and key.startswith("X_")):
+            if key in getattr(table, slot) and not own:
                 msg = (
                     f"{name}={key!r}: {slot}[{key!r}] exists already and was not written by STORM; choose another "
                     f"{name}, or remove that entry first"

@@ -104,8 +104,11 @@ def domains(
     Sections of more than 50,000 embedded rows are clustered in the 50 leading principal components (where the embedding
     has more columns), ``"auto"`` tries its numbers on 20,000 seeded rows before all rows are clustered into the best of
     them, and a mixture is fitted to 100,000 seeded rows at most. The provenance in ``uns`` records this
-    (``n_components``, ``auto_rows``, ``fit_rows``). Up to 50,000 rows everything is done on all rows as they are. ``"leiden"`` needs a
-    graph of neighbours, exact up to 50,000 rows and searched approximately beyond, which takes minutes.
+    (``n_components``, ``auto_rows``, ``fit_rows``). Up to 50,000 rows everything is done on all rows as they are.
+    ``"leiden"`` needs a graph of neighbours, exact up to 50,000 rows and searched approximately beyond, which takes
+    minutes.
+
+    Rows are sorted by their values before they are clustered, so that their order in the table does not matter.
 
     References
     ----------

@@ -49,7 +49,12 @@ def check_whole(value: Any, *, name: str, least: int = 1) -> int:
 
 def check_between(value: Any, *, name: str, low: float, high: float) -> float:
     """Return ``value`` as a float; raise unless it is a finite number from ``low`` to ``high``, both included."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high or value == float("inf"):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, Real)
+        or not low <= float(value) <= high
+        or value == float("inf")
+    ):
         span = f"of at least {low:g}" if high == float("inf") else f"between {low:g} and {high:g}"
         msg = f"{name}={value!r} must be a number {span}"
         raise ValueError(msg)

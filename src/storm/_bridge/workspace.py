@@ -152,7 +152,7 @@ def open_workspace(
     if not is_spatialdata(owner) or owner.tables or keys.table_key is not None or field_um is None:
         selection = select(owner, keys, image=image, table=True)
         check_writable(selection.table, selection.table_key)
-        check_keys_added(selection.table, **(keys_added or {}))
+        _check_keys_added(selection.table, keys_added or {})
         return Workspace(selection, owner, store=store)
     import spatialdata
 
@@ -161,8 +161,12 @@ def open_workspace(
     made = {"shapes": {TILES: shapes}, "tables": {TILES_TABLE: tiles}}
     grid = spatialdata.SpatialData(images={whole.image_key: whole.image}, shapes=made["shapes"], attrs=owner.attrs)
     grid.tables[TILES_TABLE] = tiles
-    check_keys_added(tiles, **(keys_added or {}))
+    _check_keys_added(tiles, keys_added or {})
     return Workspace(select(grid, keys, image=image, table=True), owner, made, store)
+
+
+def _check_keys_added(table: AnnData, keys: Mapping[str, Iterable[str]]) -> None:
+    check_keys_added(table, obs=keys.get("obs", ()), obsm=keys.get("obsm", ()), layers=keys.get("layers", ()))
 
 
 def _copy(data: SpatialData | AnnData) -> SpatialData | AnnData:

@@ -58,7 +58,7 @@ def he_features(
     def vectors(batch: SharedBatch, output: StormOutput) -> list[Tensor]:
         averaged = window(output, batch)
         context = averaged["he"]
-        if decoder is not None:
+        if decoder is not None and output.he is not None and output.he_mask is not None:
             at = batch.offsets.expand(len(batch), -1, 2) if batch.offsets.ndim == 2 else batch.offsets
             context = decoder.hidden(output.he, output.he_mask, at, at[:, :1])[:, 0]
         return [averaged["he_input"], context]

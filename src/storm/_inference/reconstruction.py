@@ -97,7 +97,7 @@ def uniforms(spots: np.ndarray, width: int, *, seed: int, draw: int) -> np.ndarr
         stream = _mixed(np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(draw))
         counter = spots.astype(np.uint64)[:, None] * np.uint64(width) + np.arange(width, dtype=np.uint64)
         bits = _mixed(_mixed(counter + stream) ^ stream)
-    return ((bits >> np.uint64(40)).astype(np.float32)) / np.float32(2**24)
+    return np.asarray(bits >> np.uint64(40), dtype=np.float32) / np.float32(2**24)
 
 
 def _mixed(x: np.ndarray | np.uint64) -> np.ndarray | np.uint64:

@@ -49,16 +49,37 @@ def check_whole(value: Any, *, name: str, least: int = 1) -> int:
 
 def check_between(value: Any, *, name: str, low: float, high: float) -> float:
     """Return ``value`` as a float; raise unless it is a finite number from ``low`` to ``high``, both included."""
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, Real)
-        or not low <= float(value) <= high
-        or value == float("inf")
-    ):
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else float("nan")
+    # A NaN compares as false.
+    if not low <= number <= high or number == float("inf"):
         span = f"of at least {low:g}" if high == float("inf") else f"between {low:g} and {high:g}"
         msg = f"{name}={value!r} must be a number {span}"
         raise ValueError(msg)
-    return float(value)
+    return number
+
+
+def check_genes(genes: str | Iterable[str]) -> list[str]:
+    """Return genes, of which the user gave one or several, as a list.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or one is given twice.
+    TypeError
+        If a gene is not text.
+    """
+    names = [genes] if isinstance(genes, str) else list(genes)
+    if not names:
+        msg = "genes is empty; give at least one gene, or leave it out"
+        raise ValueError(msg)
+    for name in names:
+        if not isinstance(name, str):
+            msg = f"genes holds {name!r}, a {type(name).__name__}; give symbols or Ensembl ids as text"
+            raise TypeError(msg)
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        msg = f"genes names {twice[:10]} more than once; give each gene once"
+        raise ValueError(msg)
+    return [str(name) for name in names]
 
 
 def check_new_key(key: Any, *, name: str = "key_added", reserved: Collection[str] = ()) -> str:

@@ -17,9 +17,6 @@ EXPRESSION = "storm"
 #: Default keys: what is stored under them is STORM's own, also where its provenance was lost on the way.
 DEFAULTS = (X_STORM, DOMAIN, EXPRESSION)
 
-#: ``var`` column with a predicted gene's held-out Pearson correlation.
-RELIABILITY = "storm_r"
-
 #: ``uns[UNS][CHECK]`` holds the report of :func:`storm.pp.check`, if it was asked for.
 CHECK = "check"
 
@@ -37,6 +34,11 @@ UM_SYSTEMS = ("um", "µm", "μm", "micron", "microns", "micrometer", "micrometer
 def tiles_key(encoder: str) -> str:
     """Default ``obsm`` key of :func:`storm.tl.encode_tiles`, in the characters that SpatialData stores."""
     return "X_" + "".join(c if c.isascii() and (c.isalnum() or c in "_-.") else "_" for c in encoder)
+
+
+def reliability(key_added: str = EXPRESSION) -> str:
+    """``var`` column with the held-out Pearson correlation of the genes that are predicted under a key."""
+    return f"{key_added}_r"
 
 
 def predicted_table(table_key: str, key_added: str = EXPRESSION) -> str:

@@ -21,3 +21,6 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 #: Whether something is read: it must be there, it is left out, or it is read if there is one.
 Wanted = Literal[True, False, "auto"]
+
+#: Statistics by which H&E features are standardised: those of the section itself, or of the training sections.
+Standardise = Literal["section", "training"]

@@ -320,3 +320,32 @@ def test_a_section_of_one_modality_trains(name):
     history = fit(network, [replace(section, **lacking)], config, masking=Masking(he_only=0.5))
     assert history[-1][name] < history[0][name]
     assert {"he", "st"} - set(history[0]) == {"he", "st"} - {name}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"lr": 1e30}, r"lr=1e\+30 is above 1"),
+        ({"lr": float("nan")}, "lr=nan"),
+        ({"keep": 0}, "keep=0 must be above 0"),
+        ({"keep": "all"}, "keep='all' must be a number"),
+        ({"dropout": 1}, "dropout=1 must be at least 0 and below 1"),
+        ({"epochs": 2.5}, "epochs=2.5 must be a whole number"),
+        ({"hidden": 0}, "hidden=0"),
+        ({"seed": "a"}, "seed='a'"),
+        ({"l1": float("nan")}, "l1=nan"),
+        ({"l1": 0, "l2": 0}, "leave no loss"),
+    ],
+    ids=str,
+)
+def test_a_recipe_that_cannot_train_is_named(values, message):
+    with pytest.raises(ValueError, match=message):
+        HeadConfig(**values)
+
+
+def test_a_head_whose_training_diverges_is_an_error():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(40, 3)), rng.normal(size=(40, 2))
+    y[0, 0] = 1e30  # its square is not a float32
+    with pytest.raises(ValueError, match=r"diverged: the loss of the head is inf in epoch 0.*lr=0\.0005"):
+        fit_head(x, y, HeadConfig(penalty=1.0, epochs=1))

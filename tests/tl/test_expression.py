@@ -15,6 +15,10 @@ from storm.metrics.expression import pearson_per_gene
 QUICK = storm.HeadConfig(penalty=1.0, epochs=30, lr=2e-3, batch_size=32, hidden=32)
 
 
+#: A ridge regression, which takes no time.
+LINEAR = storm.HeadConfig(penalty=1.0, epochs=0)
+
+
 @pytest.fixture
 def left(toy) -> np.ndarray:
     x = np.asarray(toy.tables["table"].obsm["spatial"])[:, 0]
@@ -146,6 +150,133 @@ def test_obs_column_as_mask(toy, tiny_model, head, left):
     np.testing.assert_array_equal(again.reliability, head.reliability)
 
 
+def test_a_table_of_ensembl_ids_is_fitted_and_predicted_as_one_of_symbols(toy):
+    """storm-mini knows the ids of its genes; a layer meets what was measured, whatever the table calls its genes."""
+    known = storm.load_model("storm-mini").vocabulary
+    ids = {symbol: identifier for symbol, identifier in zip(known.symbols, known.ensembl, strict=True) if identifier}
+    table = toy.tables["table"]
+    genes = [gene for gene in table.var_names if gene in ids][:3]
+    head = storm.tl.fit_expression(toy, genes, config=LINEAR)
+    storm.tl.predict_expression(toy, head=head)
+    by_symbol = pd.DataFrame(table.layers["storm"], columns=table.var_names)[genes].to_numpy()
+    assert np.isfinite(by_symbol).all()
+    del table.layers["storm"]
+    names = [f"{ids[gene]}.7" if gene in ids else gene for gene in table.var_names]
+    columns = [list(table.var_names).index(gene) for gene in genes]
+    table.var_names = names
+    again = storm.tl.fit_expression(toy, genes, config=LINEAR)
+    assert again.genes == tuple(genes)
+    storm.tl.predict_expression(toy, [names[columns[0]], genes[1]], head=head)
+    np.testing.assert_array_equal(table.layers["storm"][:, columns[:2]], by_symbol[:, :2])
+    # A head that was trained on ids, and a table of symbols.
+    of_ids = storm.tl.fit_expression(toy, [names[column] for column in columns], config=LINEAR)
+    table.var_names = [f"X{i}" if i not in columns else genes[columns.index(i)] for i in range(table.n_vars)]
+    storm.tl.predict_expression(toy, head=of_ids, key_added="ids")
+    np.testing.assert_array_equal(table.layers["ids"][:, columns], by_symbol)
+
+
+def _panel(toy: SpatialData, columns: np.ndarray) -> SpatialData:
+    table = toy.tables["table"][:, columns].copy()
+    return SpatialData(images=dict(toy.images), shapes=dict(toy.shapes), tables={"table": table})
+
+
+def test_a_panel_beside_a_whole_transcriptome_is_normalised_over_the_common_genes(toy, tiny_model):
+    """The same spots twice, once with a seventh of the genes: both are normalised by what they have in common."""
+    table = toy.tables["table"]
+    columns = np.arange(0, table.n_vars, 7)
+    panel = _panel(toy, columns)
+    genes = list(table.var_names[columns[:4]])
+    linear = storm.HeadConfig(penalty=1e-2, epochs=0)
+    alone = storm.tl.fit_expression(panel, genes, model=tiny_model, config=linear)
+    with pytest.warns(UserWarning, match=rf"different genes: {len(columns)} common genes hold .* to 100% of their"):
+        both = storm.tl.fit_expression([toy, panel], genes, model=tiny_model, config=linear)
+    assert alone.notes["library"] == "all genes"
+    assert both.notes["library"] == f"{len(columns)} common genes"
+    assert both.notes["library_genes"] == sorted(name.upper() for name in table.var_names[columns])
+    # Both sections then hold the same spots with the same targets, so that the head is that of either.
+    storm.tl.predict_expression(toy, model=tiny_model, head=alone, key_added="alone")
+    storm.tl.predict_expression(toy, model=tiny_model, head=both, key_added="both")
+    np.testing.assert_allclose(table.layers["both"][:, columns[:4]], table.layers["alone"][:, columns[:4]], atol=2e-3)
+    facts = table.uns["storm"]["both"]
+    assert facts["head"]["library"] == f"{len(columns)} common genes"
+    assert f"of the {len(columns)} genes that all training sections measure" in facts["units"]
+    assert table.uns["storm"]["alone"]["units"] == "log1p of counts per 10,000"
+    with pytest.raises(ValueError, match=r"have 12 genes in common, too few .* at least 20"):
+        storm.tl.fit_expression([toy, _panel(toy, columns[:12])], genes, model=tiny_model, config=linear)
+
+
+def test_sections_that_lack_some_rare_genes_keep_their_own_totals(toy, tiny_model):
+    table = toy.tables["table"]
+    rare = np.argsort(np.asarray(table.X.sum(axis=0)).ravel())[:40]
+    other = _panel(toy, np.setdiff1d(np.arange(table.n_vars), rare))
+    head = storm.tl.fit_expression([toy, other], n_genes=4, model=tiny_model, config=LINEAR)
+    assert head.notes["library"] == "all genes"
+    assert head.units == "log1p of counts per 10,000"
+
+
+@pytest.mark.parametrize("missing", [None, np.nan, pd.NA, "", "  ", "nan"], ids=repr)
+def test_a_missing_patient_is_an_error(toy, tiny_model, missing):
+    with pytest.raises(ValueError, match=r"no patient for the sections at \[1\]"):
+        storm.tl.fit_expression([toy, toy], model=tiny_model, groups=["a", missing])
+
+
+def test_patients_in_any_container_are_the_same(toy, tiny_model):
+    labels = ["a", "b", "a"]
+    kinds = [labels, tuple(labels), np.array(labels), pd.Categorical(labels), pd.Series(labels, dtype="string")]
+    heads = [
+        storm.tl.fit_expression([toy] * 3, n_genes=2, model=tiny_model, config=LINEAR, groups=kind) for kind in kinds
+    ]
+    for head in heads[1:]:
+        np.testing.assert_array_equal(head.reliability, heads[0].reliability)
+    with pytest.raises(ValueError, match="is a text for 3 sections"):
+        storm.tl.fit_expression([toy] * 3, model=tiny_model, groups="aba")
+
+
+def test_a_second_prediction_leaves_the_first_ones_reliability(toy, tiny_model, head):
+    table = toy.tables["table"]
+    one, two = list(table.var_names[:2])
+    storm.tl.predict_expression(toy, one, model=tiny_model, head=head)
+    first = table.var["storm_r"].copy()
+    assert np.isfinite(first[one])
+    storm.tl.predict_expression(toy, [two], model=tiny_model, head=head, key_added="other")
+    pd.testing.assert_series_equal(table.var["storm_r"], first)
+    assert np.isfinite(table.var["other_r"][two])
+    assert np.isnan(table.var["other_r"][one])
+    storm.tl.predict_expression(toy, [two], model=tiny_model, head=head, key_added="third", to="table")
+    assert list(toy.tables["table_third"].var) == ["third_r"]
+
+
+def test_training_statistics_make_a_spot_independent_of_distant_ones(toy, tiny_model):
+    """Half of the object predicts as the whole does, away from the cut; by the section's statistics it does not."""
+    x = np.asarray(toy.tables["table"].obsm["spatial"])[:, 0]
+    left = x < np.median(x)
+    inside = x[left] < np.quantile(x[left], 0.5)
+    half = SpatialData(
+        images=dict(toy.images), shapes=dict(toy.shapes), tables={"table": toy.tables["table"][left].copy()}
+    )
+    change = {}
+    for kind in ("section", "training"):
+        head = storm.tl.fit_expression(toy, n_genes=10, model=tiny_model, config=LINEAR, standardise=kind)
+        assert head.standardise == kind
+        for data in (toy, half):
+            storm.tl.predict_expression(data, model=tiny_model, head=head, key_added=kind, to="table")
+        whole = np.asarray(toy.tables[f"table_{kind}"].X)[left][inside]
+        change[kind] = np.abs(whole - np.asarray(half.tables[f"table_{kind}"].X)[inside]).max()
+        assert toy.tables[f"table_{kind}"].uns["storm"][kind]["standardise"] == kind
+    assert change["training"] < 1e-4 < 1e-2 < change["section"]
+    with pytest.warns(UserWarning, match="standardised by 'training' statistics, and standardise='section'"):
+        storm.tl.predict_expression(toy, model=tiny_model, head=head, standardise="section", key_added="mixed")
+    facts = toy.tables["table"].uns["storm"]["mixed"]
+    assert (facts["standardise"], facts["head"]["standardise"]) == ("section", "training")
+
+
+def test_a_head_of_one_species_on_another_warns(toy, tiny_model, head):
+    table = toy.tables["table"]
+    table.var_names = [name.title() for name in table.var_names]
+    with pytest.warns(UserWarning, match=r"the head and the table are of different species \(human, mouse\)"):
+        storm.tl.predict_expression(toy, model=tiny_model, head=head)
+
+
 def test_errors(toy, tiny_model, head, left):
     with pytest.raises(ValueError, match="no expression head"):
         storm.tl.predict_expression(toy, model=tiny_model)
@@ -161,6 +292,24 @@ def test_errors(toy, tiny_model, head, left):
         storm.tl.fit_expression(toy, model=tiny_model, train=np.zeros_like(left))
     with pytest.raises(ValueError, match=r"1 of 1 genes are not measured.*'NOGENE'"):
         storm.tl.fit_expression(toy, ["NOGENE"], model=tiny_model)
+    with pytest.raises(ValueError, match=r"1 of 1 genes are not measured.*'NOGENE'"):
+        storm.tl.fit_expression(toy, "NOGENE", model=tiny_model)
+    with pytest.raises(ValueError, match=r"genes names \['EPCAM'\] more than once"):
+        storm.tl.fit_expression(toy, ["EPCAM", "KRT8", "EPCAM"], model=tiny_model)
+    with pytest.raises(ValueError, match=r"genes names \['EPCAM'\] more than once"):
+        storm.tl.predict_expression(toy, ["EPCAM", "EPCAM"], model=tiny_model, head=head)
+    with pytest.raises(ValueError, match=r"\['epcam'\] are other names of genes that are given as well"):
+        storm.tl.predict_expression(toy, ["EPCAM", "epcam"], model=tiny_model, head=head)
+    with pytest.raises(ValueError, match="genes is empty"):
+        storm.tl.fit_expression(toy, [], model=tiny_model)
+    with pytest.raises(TypeError, match="genes holds 3"):
+        storm.tl.predict_expression(toy, [3], model=tiny_model, head=head)
+    with pytest.raises(ValueError, match="n_genes=0 must be a whole number of at least 1"):
+        storm.tl.fit_expression(toy, model=tiny_model, n_genes=0)
+    with pytest.raises(ValueError, match="standardise='spot'"):
+        storm.tl.fit_expression(toy, model=tiny_model, standardise="spot")
+    with pytest.raises(ValueError, match="missing values; it must be boolean"):
+        storm.tl.fit_expression(toy, model=tiny_model, train=pd.array(left, dtype="boolean").where(left, None))
     with pytest.raises(KeyError, match="'domain'"):
         storm.tl.fit_expression(toy, model=tiny_model, train="fold")
     assert set(toy.tables) == {"table"}

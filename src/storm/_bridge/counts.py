@@ -94,11 +94,31 @@ def read_counts(
     if not counts.has_canonical_format:
         counts = counts.copy()
         counts.sum_duplicates()
-    chosen = names.to_numpy(dtype=str)
-    if vocabulary is not None:
-        columns = {name: var.loc[gene, name].to_numpy(dtype=object) for name in _NAME_COLUMNS if name in var}
-        chosen = best_names({"var_names": chosen, **columns}, vocabulary)[1]
+    chosen = names.to_numpy(dtype=str) if vocabulary is None else _names(var.loc[gene], vocabulary)
     return _read_only(counts), chosen
+
+
+def gene_names(table: AnnData, vocabulary: Vocabulary) -> np.ndarray:
+    """Names of all columns of a table as a vocabulary knows them: ``var_names``, or another column of ``var``.
+
+    Parameters
+    ----------
+    table
+        The table.
+    vocabulary
+        Genes to look for.
+
+    Returns
+    -------
+    ndarray
+        Text, shape (n_vars,); see :func:`storm.data.genes.best_names`.
+    """
+    return _names(table.var.to_memory() if hasattr(table.var, "to_memory") else table.var, vocabulary)
+
+
+def _names(var: pd.DataFrame, vocabulary: Vocabulary) -> np.ndarray:
+    columns = {name: var[name].to_numpy(dtype=object) for name in _NAME_COLUMNS if name in var}
+    return best_names({"var_names": var.index.to_numpy(dtype=str), **columns}, vocabulary)[1]
 
 
 def _stored(table: AnnData, layer: str | None) -> tuple[Any, pd.DataFrame, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from storm import __version__
 from storm._inference.device import Compute
 from storm._loading import StormModel
 from storm._logging import logger
-from storm.data.genes import GeneMatch
+from storm.data.genes import GeneMatch, species_of
 from storm.data.spots import Spots
 
 if TYPE_CHECKING:
@@ -69,6 +70,25 @@ def warn_nan(values: np.ndarray, spots: Spots, *, name: str) -> None:
         reasons["without counts"] = np.asarray(spots.counts.sum(axis=1)).ravel() == 0
     counted = ", ".join(f"{(rows & missing).sum()} {why}" for why, rows in reasons.items() if (rows & missing).any())
     warnings.warn(f"{missing.sum()} of {len(missing)} rows of {name!r} are NaN: {counted}", UserWarning, stacklevel=3)
+
+
+def warn_species(names: Iterable[Sequence[str] | np.ndarray], *, what: str) -> None:
+    """Warn if lists of genes, of sections or models that meet in one call, are of different species.
+
+    Parameters
+    ----------
+    names
+        Lists of gene symbols or Ensembl ids; those whose species cannot be told do not count.
+    what
+        What the lists are, for the message, in the same order.
+    """
+    species = [species_of(own) for own in names]
+    if len(set(species) - {None}) > 1:
+        listed = ", ".join(one or "unknown" for one in species)
+        msg = (
+            f"the genes of {what} are of different species ({listed}); what was learned on one may not hold for another"
+        )
+        warnings.warn(msg, UserWarning, stacklevel=3)
 
 
 def provenance(

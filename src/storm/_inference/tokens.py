@@ -13,9 +13,24 @@ from storm.data.spots import Spots
 _CLIP = 6.0
 
 
-def he_tokens(raw: np.ndarray, model: StormModel) -> np.ndarray:
-    """Standardised tile embeddings, shape (n, he_dim)."""
-    within = model.settings["standardise"] == "section"
+def he_tokens(raw: np.ndarray, model: StormModel, *, by: str | None = None) -> np.ndarray:
+    """Standardise tile embeddings.
+
+    Parameters
+    ----------
+    raw
+        Tile embeddings, shape (n, he_dim); NaN rows have none.
+    model
+        The model.
+    by
+        Statistics to use, those of the ``"section"`` or of the ``"training"`` sections; by default the model's choice.
+
+    Returns
+    -------
+    ndarray
+        Float32, shape (n, he_dim).
+    """
+    within = (model.settings["standardise"] if by is None else by) == "section"
     return standardise(raw, model.statistic("he_mean"), model.statistic("he_std"), within=within, clip=_CLIP)
 
 

@@ -32,7 +32,8 @@ class ExpressionHead:
     model_sha256
         Checksum of the model whose tokens the head reads.
     notes
-        What the head was trained on and how its reliability was measured.
+        What the head was trained on and how its reliability was measured; among them ``"field_um"``, ``"standardise"`` and
+        ``"library"``, see :attr:`field_um`, :attr:`standardise` and :attr:`units`.
     """
 
     genes: tuple[str, ...]
@@ -40,6 +41,25 @@ class ExpressionHead:
     module: ExpressionMLP
     model_sha256: str
     notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def field_um(self) -> float | None:
+        """Edge in µm of the H&E field that it was trained on; ``None`` for that of the model's tile encoder."""
+        value = self.notes.get("field_um")
+        return None if value is None else float(value)
+
+    @property
+    def standardise(self) -> str | None:
+        """Statistics by which the features were standardised that it was trained on, ``"section"`` or ``"training"``.
+
+        ``None`` for a head of version 0.1.0, which did it as its model does.
+        """
+        return self.notes.get("standardise")
+
+    @property
+    def units(self) -> str:
+        """Unit of its predictions: which counts add up to the 10,000."""
+        return str(self.notes.get("units", "log1p of counts per 10,000"))
 
     def save(self, path: str | Path) -> None:
         """Write the head into a folder (safetensors, json).

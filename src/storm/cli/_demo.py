@@ -158,7 +158,7 @@ def _virtual_genes(sdata: SpatialData, table: AnnData, report: Report, *, model:
     predicted = np.asarray(table.layers[_keys.EXPRESSION])
     scores = metrics.score_expression(measured[test], predicted[test])
     # The head's own reliability was measured on spots that include the gap; this number is stricter.
-    table.var[_keys.RELIABILITY] = scores["r"].astype(np.float32)
+    table.var[_keys.reliability()] = scores["r"].astype(np.float32)
     scores.update(n_train=int(train.sum()), n_test=int(test.sum()), gap=gap)
     fitted = np.isfinite(predicted[test]).any(axis=0)
     scores.update(n_genes=int(fitted.sum()), n_undefined=int(np.isnan(scores["r"][fitted]).sum()))

@@ -219,6 +219,38 @@ def best_names(candidates: Mapping[str, Sequence[Any] | np.ndarray], vocabulary:
     return column, np.where(usable, names, columns[first])
 
 
+def as_symbols(names: Sequence[str] | np.ndarray, vocabulary: Vocabulary) -> list[str]:
+    """Translate Ensembl ids into symbols, so that tables by either name can be compared.
+
+    Parameters
+    ----------
+    names
+        Gene symbols or Ensembl ids with or without version, shape (g,), each once.
+    vocabulary
+        Genes with their Ensembl ids.
+
+    Returns
+    -------
+    list of str
+        The vocabulary's symbol for each Ensembl id that it lists, the id without version for any other, and every other
+        name as it is. A name stays as it is where its translation is the name of another column, or was given before.
+    """
+    # A vocabulary may list no ids at all.
+    listed = zip(vocabulary.symbols, vocabulary.ensembl, strict=False)
+    by_id = {ensembl_id(identifier): symbol for symbol, identifier in listed}
+    names = [str(name) for name in names]
+    taken = set(names)
+    symbols = []
+    for name in names:
+        bare = ensembl_id(name)
+        symbol = by_id.get(bare, bare) if bare else name
+        if symbol != name and symbol in taken:
+            symbol = name
+        taken.add(symbol)
+        symbols.append(symbol)
+    return symbols
+
+
 def is_gene(names: Sequence[str] | np.ndarray, kinds: Sequence[Any] | np.ndarray | None = None) -> np.ndarray:
     """Tell genes from the other features of a table: antibodies, guides, control probes.
 

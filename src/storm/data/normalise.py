@@ -17,7 +17,9 @@ PRIOR_SPOTS = 20
 _BLOCK = 2**22
 
 
-def log_normalise(counts: csr_matrix, *, target_sum: float = TARGET_SUM) -> csr_matrix:
+def log_normalise(
+    counts: csr_matrix, *, target_sum: float = TARGET_SUM, library: np.ndarray | None = None
+) -> csr_matrix:
     """log1p of counts per 10,000.
 
     Parameters
@@ -26,16 +28,20 @@ def log_normalise(counts: csr_matrix, *, target_sum: float = TARGET_SUM) -> csr_
         Raw counts, shape (n, g).
     target_sum
         Counts per spot after normalisation.
+    library
+        Columns whose counts add up to the library size of a spot, bool, shape (g,); ``None`` for all of them.
 
     Returns
     -------
     csr_matrix
-        float32, shape (n, g); a row without counts stays empty.
+        float32, shape (n, g); a row without counts in the library stays empty.
     """
     counts = csr_matrix(counts, dtype=np.float32, copy=True)
-    total = np.asarray(counts.sum(axis=1)).ravel()
+    total = np.asarray((counts if library is None else counts[:, library]).sum(axis=1)).ravel()
     factor = np.divide(np.float32(target_sum), total, out=np.zeros_like(total), where=total > 0)
     counts.data = np.log1p(counts.data * np.repeat(factor, np.diff(counts.indptr)))
+    if library is not None:
+        counts.eliminate_zeros()
     return counts
 
 

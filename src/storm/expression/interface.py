@@ -88,7 +88,12 @@ def check_counts(counts: csr_matrix, genes: Sequence[str]) -> csr_matrix:
 
 
 def by_blocks(
-    counts: csr_matrix, genes: Sequence[str], encode: Callable[[csr_matrix], np.ndarray], *, dim: int
+    counts: csr_matrix,
+    genes: Sequence[str],
+    encode: Callable[[csr_matrix], np.ndarray],
+    *,
+    dim: int,
+    library: np.ndarray | None = None,
 ) -> np.ndarray:
     """Embed spots that do not depend on each other, so many at a time that copies of their counts stay small.
 
@@ -102,11 +107,13 @@ def by_blocks(
         From log1p-normalised expression (m, g) to embeddings (m, dim).
     dim
         Size of the embedding.
+    library
+        Columns whose counts add up to the library size, bool, shape (g,); ``None`` for all of them.
 
     Returns
     -------
     ndarray
-        float32, shape (n, dim); NaN for a spot without counts.
+        float32, shape (n, dim); NaN for a spot without counts in the library.
 
     Raises
     ------
@@ -116,7 +123,8 @@ def by_blocks(
     out = np.empty((counts.shape[0], dim), dtype=np.float32)
     for start in range(0, len(out), _ROWS):
         block = check_counts(counts[start : start + _ROWS], genes)
-        out[start : start + _ROWS] = blank_empty(np.asarray(encode(log_normalise(block)), dtype=np.float32), block)
+        embedding = np.asarray(encode(log_normalise(block, library=library)), dtype=np.float32)
+        out[start : start + _ROWS] = blank_empty(embedding, block if library is None else block[:, library])
     return out
 
 

@@ -138,9 +138,14 @@ def _column(matrix: Any, column: int, *, name: str) -> np.ndarray:
 
 def _reliability(table: AnnData, name: str, *, key: str) -> float:
     """Return a gene's held-out r, NaN if it is unknown."""
-    if _keys.RELIABILITY not in table.var:
+    column = _keys.reliability(key)
+    records = table.uns.get(_keys.UNS)
+    if column not in table.var and isinstance(records, Mapping) and list(records) == [key]:
+        # Version 0.1.0 had one column for all keys; where there is one key, it is this key's.
+        column = _keys.reliability()
+    if column not in table.var:
         return float("nan")
-    value = table.var[_keys.RELIABILITY].iloc[_place(table, name)]
+    value = table.var[column].iloc[_place(table, name)]
     return float(value) if isinstance(value, Real) else float("nan")
 
 

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random resized crops and flips, of every tile by itself; its place in the window stays what it is.
+    """Random resized crops and flips of every tile by itself; its place in the window stays the same.
 
-    What is drawn is a map of coordinates per tile, on the CPU, so that it is the same on every device; the pixels are
-    then sampled where the network runs. A crop is never larger than the tile and is resized to the tile's size, so it
+    A map of coordinates is drawn for each tile, on the CPU, so that it is the same on every device; the pixels are then
+    sampled on the network's device. A crop is never larger than the tile and is resized to the tile's size, so it
     is only ever enlarged, and bilinear sampling has nothing to alias.
 
     Attributes
@@ -34,11 +34,11 @@ class Augmentation:
 
     @property
     def changes(self) -> bool:
-        """Whether there is anything to do."""
+        """Whether a tile can change at all."""
         return self.flips or self.area < 1
 
     def draw(self, n: int, *, generator: torch.Generator) -> Tensor:
-        """Maps of n tiles, from places in the result to places in the tile, both in [-1, 1]: shape (n, 2, 3).
+        """Draw the maps of n tiles.
 
         Parameters
         ----------
@@ -46,6 +46,11 @@ class Augmentation:
             Number of tiles.
         generator
             Source of randomness, on the CPU.
+
+        Returns
+        -------
+        Tensor
+            Maps from places in the result to places in the tile, both in [-1, 1], shape (n, 2, 3).
         """
         u = torch.rand(6, n, generator=generator)
         width, height = torch.ones(n), torch.ones(n)
@@ -62,7 +67,7 @@ class Augmentation:
 
 
 def sample(tiles: Tensor, maps: Tensor) -> Tensor:
-    """Tiles as maps of :meth:`Augmentation.draw` show them.
+    """Sample tiles by the maps of :meth:`Augmentation.draw`.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
-"""What masked reconstruction has to beat: the mean, and the nearest visible spot."""
+"""Losses that masked reconstruction has to beat: of the mean, and of the nearest visible spot."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from storm.pretraining.objective import Masking
 from storm.pretraining.stream import StreamedBatch
 
 
-def baseline_losses(batches: Sequence[tuple[StreamedBatch, int]], masking: Masking) -> dict[str, float]:
+def baseline_losses(batches: Iterable[tuple[StreamedBatch, int]], masking: Masking) -> dict[str, float]:
     """Gaussian loss of two predictors that learn nothing, on the masks that the network is scored on.
 
     Parameters
@@ -21,7 +21,7 @@ def baseline_losses(batches: Sequence[tuple[StreamedBatch, int]], masking: Maski
     batches
         Windows with the seeds of their masks.
     masking
-        How they are masked; with ``he_only=0`` and all genes.
+        How they are masked, with ``he_only=0`` and all genes.
 
     Returns
     -------
@@ -34,7 +34,8 @@ def baseline_losses(batches: Sequence[tuple[StreamedBatch, int]], masking: Maski
     for batch, seed in batches:
         generator = torch.Generator().manual_seed(seed)
         index, offsets, masks = batch.batch(torch.arange(len(batch)))
-        if {"he", "st"} <= masks.keys():  # the objective draws here whether expression is shown at all
+        # The objective draws here whether expression is shown at all.
+        if {"he", "st"} <= masks.keys():
             torch.rand((), generator=generator)
         for name, present in masks.items():
             slots, shown = draw_visible(present, masking.n_visible, generator=generator)
@@ -65,7 +66,7 @@ def _values(batch: StreamedBatch, name: str) -> tuple[Tensor, Tensor]:
 
 
 def _nearest(offsets: Tensor, slots: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
-    """Slot of the nearest visible spot of every position, (B, L), and whether its window shows any, (B, 1)."""
+    """Find the slot of the nearest visible spot of every position (B, L), and whether its window shows any (B, 1)."""
     at = offsets.gather(1, slots.unsqueeze(-1).expand(-1, -1, 2))
     distance = torch.cdist(offsets, at).masked_fill(~shown.unsqueeze(1), torch.inf)
     return slots.gather(1, distance.argmin(dim=2)), shown.any(dim=1, keepdim=True)

@@ -40,7 +40,7 @@ def save_checkpoint(
     Path
         Folder of the checkpoint.
     """
-    names = {parameter: name for name, parameter in network.named_parameters()}
+    names: dict[Any, str] = {parameter: name for name, parameter in network.named_parameters()}
     moments = {
         f"{names[parameter]}|{key}": value
         for parameter, values in optimiser.state.items()

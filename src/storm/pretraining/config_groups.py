@@ -9,12 +9,13 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from storm._checks import check_between, check_choice, check_positive, check_whole
+from storm._types import Standardise
 from storm.model.build import SIZES
 from storm.model.config import StormConfig
 
 TileInit = Literal["published", "random"]
 ExpressionKind = Literal["factors", "hvg", "model"]
-Standardise = Literal["section", "training"]
+LibraryChoice = Literal["auto", "own"]
 Likelihood = Literal["gaussian", "nb"]
 DecayOver = Literal["tiles", "all"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -185,6 +186,12 @@ class STConfig:
         Number of genes that the decoder predicts: the most variable ones of the union of all panels, 0 for all of it.
     fit_spots
         Number of spots, over all sections, on which genes are chosen and the expression encoder is fitted.
+    library
+        Genes whose counts add up to the library size by which expression is normalised, for the factors and for the
+        targets. ``"auto"``: all genes of each section where the sections measure nearly the same ones (at least 95 % of
+        the counts of each are in the genes common to all), else the common genes, of which there must be 20.
+        ``"own"``: all genes of each section in any case, for corpora of panels with too little in common; counts per
+        10,000 of a small panel are then larger than those of a whole transcriptome.
     """
 
     expression: ExpressionKind = "factors"
@@ -194,6 +201,7 @@ class STConfig:
     min_genes: int = 20
     genes: int = 0
     fit_spots: int = 10_000
+    library: LibraryChoice = "auto"
 
     def __post_init__(self) -> None:
         check_choice(self.expression, get_args(ExpressionKind), name="expression")
@@ -202,6 +210,7 @@ class STConfig:
             check_whole(getattr(self, name), name=name)
         check_whole(self.genes, name="genes", least=0)
         check_whole(self.fit_spots, name="fit_spots", least=2)
+        check_choice(self.library, get_args(LibraryChoice), name="library")
         if (self.expression == "model") != (self.expression_model is not None):
             msg = (
                 f"expression={self.expression!r} and expression_model={self.expression_model!r} do not fit: "

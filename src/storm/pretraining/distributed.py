@@ -1,4 +1,4 @@
-"""The objective of one step over many sections and processes: what is drawn depends on the step, not on who does it."""
+"""The objective of one step over many sections and processes; its draws depend on the step, not on the process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _VALIDATION = 2**31
 
 @dataclass(frozen=True)
 class Job:
-    """Some windows of one section, and the seed of all that is drawn for them."""
+    """Some windows of one section, and the random seed of everything that is drawn for them."""
 
     section: int
     rows: np.ndarray
@@ -30,7 +30,7 @@ class Job:
 
 
 def epoch_steps(sections: Sequence[StreamedSection], config: PretrainConfig, epoch: int) -> list[list[Job]]:
-    """Jobs of every step of an epoch: each training window once.
+    """Draw the jobs of every step of an epoch: each training window once.
 
     Parameters
     ----------
@@ -39,11 +39,12 @@ def epoch_steps(sections: Sequence[StreamedSection], config: PretrainConfig, epo
     config
         The run.
     epoch
-        Which epoch.
+        Number of the epoch, from 0.
 
     Returns
     -------
     list of list of Job
+        By step.
     """
     parts = []
     for number, section in enumerate(sections):
@@ -53,14 +54,17 @@ def epoch_steps(sections: Sequence[StreamedSection], config: PretrainConfig, epo
             (number, rows[at : at + config.data.section_batch]) for at in range(0, len(rows), config.data.section_batch)
         ]
     order = np.random.default_rng([config.run.seed, epoch, len(sections)]).permutation(len(parts))
-    jobs = [Job(*parts[at], seed=_seed(config.run.seed, epoch, place)) for place, at in enumerate(order)]
+    jobs = [
+        Job(section=parts[at][0], rows=parts[at][1], seed=_seed(config.run.seed, epoch, place))
+        for place, at in enumerate(order)
+    ]
     size = config.optimiser.batch_size // config.data.section_batch
     return [jobs[at : at + size] for at in range(0, len(jobs), size)]
 
 
 def validation_jobs(sections: Sequence[StreamedSection], config: PretrainConfig) -> list[Job]:
-    """Jobs over the held-out windows; the masks are those of every validation."""
-    jobs = []
+    """Make the jobs over the held-out windows; they are the same in every validation."""
+    jobs: list[Job] = []
     for number, section in enumerate(sections):
         rows = section.validate
         for at in range(0, len(rows), config.data.section_batch):
@@ -86,7 +90,7 @@ class Objective(nn.Module):
     masking
         How windows are masked.
     tiles
-        The tile encoder, where it is trained too: batches then come with pixels.
+        The tile encoder, where it is trained too; batches then come with pixels.
     """
 
     def __init__(self, network: Storm, masking: Masking, tiles: TileTokens | None = None) -> None:
@@ -94,14 +98,19 @@ class Objective(nn.Module):
         self.network, self.masking, self.tiles = network, masking, tiles
 
     def forward(self, batches: Sequence[tuple[StreamedBatch, int]]) -> tuple[Tensor, Tensor]:
-        """Loss and number of masked positions, summed over batches, each of shape (2,): H&E, ST.
+        """Sum losses and numbers of masked positions over batches.
 
         Parameters
         ----------
         batches
             Windows, and their seeds.
+
+        Returns
+        -------
+        losses, counts : Tensor
+            Shape (2,): H&E, ST.
         """
-        # Something of the graph, for a process without any job: it takes part in the exchange of gradients.
+        # Connected to the weights, for a process without any job: it takes part in the exchange of gradients.
         nothing = self.network.norm.weight.sum() * 0.0
         sums = [nothing.float()] * len(MODALITIES)
         counts = torch.zeros(len(MODALITIES), device=nothing.device)
@@ -109,6 +118,7 @@ class Objective(nn.Module):
             torch.manual_seed(seed)  # dropout
             inputs = {}
             if batch.tiles is not None:
+                assert self.tiles is not None
                 inputs["he"] = self.tiles(batch.tiles, len(batch.spots), batch.section.name)
             rows = torch.arange(len(batch))
             # The same draw as the loss makes: how many positions each loss is the mean of.

@@ -38,9 +38,16 @@ class Panel:
         return result
 
     def over(self, symbols: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Expression over a vocabulary, float32 (n, len(symbols)) with zeros for unmeasured genes, and which are there.
+        """Expression over a vocabulary.
 
-        Letter case is ignored: a mouse symbol stands for its human orthologue's.
+        Letter case is ignored: a mouse symbol matches that of its human orthologue.
+
+        Returns
+        -------
+        values : ndarray
+            float32, shape (n, len(symbols)); 0 for genes that were not measured.
+        measured : ndarray
+            Which genes were measured, bool, shape (len(symbols),).
         """
         at = {symbol.upper(): i for i, symbol in enumerate(symbols)}
         source, target = [], []
@@ -57,12 +64,17 @@ class Panel:
 
 
 def choose_genes(groups: Sequence[tuple[Sequence[Panel], int]]) -> list[str]:
-    """Union of the most variable genes of several groups of sections, sorted.
+    """Choose the most variable genes of several groups of sections.
 
     Parameters
     ----------
     groups
-        Sections of one tissue and how many genes they contribute, by their summed variance.
+        Sections of one tissue, and the number of genes that they contribute, by their summed variance.
+
+    Returns
+    -------
+    list of str
+        Union of the groups' genes, sorted.
     """
     chosen: set[str] = set()
     for panels, number in groups:
@@ -84,7 +96,7 @@ def fit_factors(sections: Sequence[tuple[np.ndarray, np.ndarray]], dim: int, *, 
     dim
         Number of factors.
     seed
-        Of the randomised decomposition.
+        Random seed of the decomposition.
 
     Returns
     -------
@@ -110,7 +122,7 @@ def fit_factors(sections: Sequence[tuple[np.ndarray, np.ndarray]], dim: int, *, 
 
 
 def spread_within(sections: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean, and the standard deviation within sections, each section weighing the same.
+    """Compute the mean and the standard deviation within sections, each section weighing the same.
 
     Parameters
     ----------

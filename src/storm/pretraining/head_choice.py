@@ -1,4 +1,4 @@
-"""How bold an expression head may be: chosen by spots that are held out."""
+"""Choice of an expression head's penalty and epochs, by spots that are held out."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def choose_head(
     folds: Sequence[tuple[np.ndarray, np.ndarray]],
     config: HeadConfig,
 ) -> tuple[HeadConfig, list[np.ndarray]]:
-    """The recipe with its penalty and number of epochs chosen, and what it predicts of each fold's held-out spots.
+    """Choose the penalty and the number of epochs of a recipe.
 
     Of the heads in the order of their boldness (linear ones from the strongest penalty to the weakest, then the one
-    that gradient training makes of the linear one) the first is taken that explains ``config.keep`` of the held-out
-    variance which the best explains: the mean over folds of 1 − squared error / squared error of the training spots'
+    that gradient training makes of the linear one) the first is chosen that explains ``config.keep`` of the held-out
+    variance that the best explains: the mean over folds of 1 − squared error / squared error of the training spots'
     mean.
 
     Parameters
@@ -36,7 +36,7 @@ def choose_head(
     folds
         Rows to train on and rows that are held out, of each fold.
     config
-        Recipe; what of it is given is not chosen.
+        Recipe; only the values that are ``None`` are chosen.
 
     Returns
     -------
@@ -50,8 +50,8 @@ def choose_head(
 
     def explained(predictions: list[np.ndarray]) -> float:
         errors = [
-            np.nansum(np.square(y - found)) / max(np.nansum(np.square(y - path.offset)), 1e-12)
-            for path, (_, y), found in zip(paths, held, predictions, strict=True)
+            np.nansum(np.square(y - predicted)) / max(np.nansum(np.square(y - path.offset)), 1e-12)
+            for path, (_, y), predicted in zip(paths, held, predictions, strict=True)
         ]
         return 1 - float(np.mean(errors))
 
@@ -80,6 +80,6 @@ def choose_head(
 
 
 def _first(gains: list[float], keep: float) -> int:
-    """The first that comes near enough to the best; where nothing is explained, the first."""
+    """Position of the first gain that is near enough to the best; 0 where no gain is positive."""
     best = max(gains)
     return 0 if best <= 0 else next(i for i, gain in enumerate(gains) if gain >= keep * best)

@@ -1,10 +1,11 @@
-"""What a network says of spots that it was not trained on, and when it said it best."""
+"""Loss of a network on spots that it was not trained on, and the weights of its best epoch."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -14,19 +15,25 @@ from storm.model.storm import Storm
 from storm.pretraining.objective import Masking, masked_loss
 from storm.pretraining.sections import SectionTensors
 
-#: Masks drawn for each window of the validation, and windows per batch.
-_DRAWS, _BATCH = 4, 256
+if TYPE_CHECKING:
+    from storm.model.decoder import SpotDecoder
+
+#: Masks drawn for each window of the validation: the loss depends on them.
+_DRAWS = 4
+#: Windows per batch.
+_BATCH = 256
 
 
 class Best:
     """Weights of the epoch with the lowest loss."""
 
     def __init__(self) -> None:
-        self.epoch, self.loss, self._state = -1, float("inf"), None
+        self.epoch, self.loss = -1, float("inf")
+        self._state: dict[str, Any] | None = None
 
     @property
     def known(self) -> bool:
-        """Whether there is one."""
+        """Whether an epoch was remembered."""
         return self._state is not None
 
     def take(self, network: Storm, epoch: int, loss: float) -> None:
@@ -36,25 +43,25 @@ class Best:
 
     def give(self, network: Storm) -> None:
         """Put the remembered weights back, if there are any."""
-        if self.known:
+        if self._state is not None:
             network.load_state_dict(self._state)
 
 
 def hold_out(centres: np.ndarray, *, share: float, gap: float, seed: int) -> np.ndarray:
     """Split a section into spots to train on and one contiguous block to validate on, with a gap between them.
 
-    Neighbouring spots resemble each other: spots held out at random would be told by those beside them.
+    Neighbouring spots resemble each other: spots held out at random would be predicted from those beside them.
 
     Parameters
     ----------
     centres
         x and y, shape (n, 2); rows of NaN are in neither part.
     share
-        Of the spots, in the block: those nearest to a spot drawn at random.
+        Share of the spots in the block, which holds those nearest to a spot drawn at random.
     gap
         Distance from the block within which a spot is in neither part, in the units of the centres.
     seed
-        Of that spot.
+        Random seed of that spot.
 
     Returns
     -------
@@ -86,9 +93,14 @@ def evaluate(
     sections
         Where the windows come from.
     masking
-        How to mask; its ``he_only`` is not followed.
+        How windows are masked; ``he_only`` is ignored.
     seed
-        Of the masks.
+        Random seed of the masks.
+
+    Returns
+    -------
+    dict of str to float
+        By modality.
     """
     masking = replace(masking, he_only=0.0)
     generator = torch.Generator().manual_seed(seed)
@@ -97,9 +109,10 @@ def evaluate(
     sums: dict[str, list[float]] = {}
     with torch.no_grad():
         for section in sections:
-            how = {"masking": masking, "generator": generator, "modalities": section.values.keys()}
             for rows in section.rows().repeat(_DRAWS).split(_BATCH):
-                for name, loss in masked_loss(network, section, rows, **how).items():
+                for name, loss in masked_loss(
+                    network, section, rows, masking=masking, generator=generator, modalities=section.values.keys()
+                ).items():
                     total = sums.setdefault(name, [0.0, 0.0])
                     total[0] += loss.item() * len(rows)
                     total[1] += len(rows)
@@ -108,7 +121,7 @@ def evaluate(
 
 
 def mean_predictor(network: Storm, sections: Sequence[SectionTensors]) -> Storm:
-    """A network of the same shape that says the mean of the training spots of every spot.
+    """Make a network of the same shape that predicts the mean of the training spots for every spot.
 
     Parameters
     ----------
@@ -122,13 +135,21 @@ def mean_predictor(network: Storm, sections: Sequence[SectionTensors]) -> Storm:
         parts = [section for section in sections if name in section.values]
         if not parts:
             continue
-        targets = [(part.expression if name == "st" else part.values["he"])[part.rows_with(name)] for part in parts]
-        total, count = sum(target.sum(dim=0) for target in targets), torch.zeros(decoder.out.out_features)
-        for part, target in zip(parts, targets, strict=True):
-            count += len(target) * (part.measured.float() if name == "st" else 1.0)
+        out = cast("SpotDecoder", decoder).out
+        total, count = torch.zeros(out.out_features), torch.zeros(out.out_features)
+        for part in parts:
+            rows = part.rows_with(name)
+            if name == "st":
+                assert part.expression is not None
+                assert part.measured is not None
+                total += part.expression[rows].sum(dim=0)
+                count += len(rows) * part.measured.float()
+            else:
+                total += part.values["he"][rows].sum(dim=0)
+                count += len(rows)
         mean = total / count.clamp(min=1)
         if name == "st" and network.config.st_likelihood == "nb":
             mean = (mean / mean.sum()).clamp(min=1e-8).log()
-        decoder.out.weight.zero_()
-        decoder.out.bias.copy_(mean)
+        out.weight.zero_()
+        out.bias.copy_(mean)
     return plain

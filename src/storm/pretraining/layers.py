@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from torch import nn
 
@@ -12,13 +13,13 @@ from storm.encoders.loading import inner_module
 def tile_layers(module: nn.Module) -> dict[str, int]:
     """Layer of every parameter of a tile encoder, 0 for its stem.
 
-    A network of timm, by itself or inside a pooling, says it of itself (``group_matcher``): for a vision transformer
+    A network of timm, by itself or inside a pooling, declares its layers (``group_matcher``): for a vision transformer
     the embeddings of patches, positions and registers are the stem, every block is a layer, and the last norm goes with
     the last block; for a ConvNet every block of every stage is a layer. What is around such a network (a pooling with
     weights) goes with its last layer.
 
-    Any other module is taken as it is written: its parts in the order in which they were registered are its layers, the
-    items of a ``Sequential`` or ``ModuleList`` one by one; parameters of its own (a class token) belong to the first.
+    The layers of any other module are its parts in the order in which they were registered, the items of a
+    ``Sequential`` or ``ModuleList`` one by one; parameters of its own (a class token) belong to the first.
 
     Parameters
     ----------
@@ -30,16 +31,16 @@ def tile_layers(module: nn.Module) -> dict[str, int]:
     dict of str to int
         By name of the parameter in ``module``. The layers are numbered without gaps.
     """
-    inner = inner_module(module)
+    inner: Any = inner_module(module)
     if not hasattr(inner, "group_matcher"):
         return _as_written(module)
     from timm.models import group_parameters
 
-    found = group_parameters(inner, inner.group_matcher(coarse=False), reverse=True)
+    group_of = group_parameters(inner, inner.group_matcher(coarse=False), reverse=True)
     prefix = next((f"{name}." for name, child in module.named_children() if child is inner), "")
     # timm leaves numbers out where a group has no parameters (a pooling without weights).
-    order = {layer: at for at, layer in enumerate(sorted(set(found.values())))}
-    layers = {f"{prefix}{name}": order[layer] for name, layer in found.items()}
+    order = {layer: at for at, layer in enumerate(sorted(set(group_of.values())))}
+    layers = {f"{prefix}{name}": order[layer] for name, layer in group_of.items()}
     top = len(order) - 1
     return {name: layers.get(name, top) for name, _ in module.named_parameters()}
 

@@ -10,7 +10,7 @@ from storm.data.normalise import PRIOR_SPOTS
 
 
 def moments(blocks: Iterable[np.ndarray], dim: int) -> tuple[int, np.ndarray, np.ndarray]:
-    """Number, mean and variance of embeddings that come block by block.
+    """Compute number, mean and variance of embeddings, block by block.
 
     Parameters
     ----------

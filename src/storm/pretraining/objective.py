@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -11,7 +12,10 @@ from torch import Tensor
 from storm.model.masking import draw_visible, hidden_positions
 from storm.model.storm import Storm
 from storm.pretraining.losses import gaussian_nll, negative_binomial_nll
-from storm.pretraining.sections import SectionTensors
+from storm.pretraining.sections import WindowSource
+
+if TYPE_CHECKING:
+    from storm.model.decoder import SpotDecoder
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Masking:
         Visible spots per modality, drawn independently; 5 of 25 in the paper.
     he_only
         Share of the batches of sections with H&E that see the whole window's H&E and no expression at all: the
-        situation of predicting genes from H&E (ours, the paper does not say how it prepares for it).
+        situation of predicting genes from H&E (ours: the paper does not describe a preparation for it).
     genes_per_step
         Genes drawn for each step's ST loss, an unbiased estimate of the mean over all measured genes; ``None`` for all.
     """
@@ -36,7 +40,7 @@ class Masking:
 
 @dataclass(frozen=True)
 class Draw:
-    """What is visible of some windows, and what is to be reconstructed.
+    """The visible and the hidden spots of some windows.
 
     Attributes
     ----------
@@ -45,7 +49,7 @@ class Draw:
     offsets
         Their places in pitches, shape (B, L, 2).
     visible
-        Per modality that is shown: slots of the visible spots (B, K), and which of them are really there (B, K).
+        Per modality that is shown: slots of the visible spots (B, K), and which of them exist (B, K).
     hidden
         Per modality: positions to reconstruct, bool, shape (B, L).
     """
@@ -63,13 +67,17 @@ class Draw:
         return self.index.gather(1, slots)[shown].unique()
 
 
-def draw_masks(section: SectionTensors, rows: Tensor, *, masking: Masking, generator: torch.Generator) -> Draw:
-    """Draw what is visible: the first thing that :func:`masked_loss` does with its generator.
+def draw_masks(section: WindowSource, rows: Tensor, *, masking: Masking, generator: torch.Generator) -> Draw:
+    """Draw the visible spots; :func:`masked_loss` does this first with its generator.
 
     Parameters
     ----------
     section, rows, masking, generator
-        As of :func:`masked_loss`.
+        See :func:`masked_loss`.
+
+    Returns
+    -------
+    Draw
     """
     index, offsets, masks = section.batch(rows)
     only_he = {"he", "st"} <= masks.keys() and torch.rand((), generator=generator).item() < masking.he_only
@@ -89,7 +97,7 @@ def draw_masks(section: SectionTensors, rows: Tensor, *, masking: Masking, gener
 
 def masked_loss(
     network: Storm,
-    section: SectionTensors,
+    section: WindowSource,
     rows: Tensor,
     *,
     masking: Masking,
@@ -112,7 +120,7 @@ def masked_loss(
     generator
         Source of randomness, on the CPU.
     modalities
-        Decoders to run; those of a modality that no section has would say what nobody asks.
+        Decoders to run; that of a modality that no section has would predict what is not scored.
     inputs
         Tokens of a modality by row, shape (rows of the section, dim), where the visible spots' are not the section's
         own values; those stay the target. Rows that are visible nowhere may hold anything.
@@ -124,12 +132,12 @@ def masked_loss(
     """
     device = next(network.parameters()).device
     draw = draw_masks(section, rows, masking=masking, generator=generator)
-    visible = {}
+    visible: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
     for name, (slots, shown) in draw.visible.items():
         table = (inputs or {}).get(name, section.values[name])
         tokens = table[draw.index.gather(1, slots).clamp(min=0).to(table.device)]
         at = draw.offsets.gather(1, slots.unsqueeze(-1).expand(-1, -1, 2))
-        visible[name] = tuple(t.to(device) for t in (tokens, shown, at))
+        visible[name] = (tokens.to(device), shown.to(device), at.to(device))
     states = network.reconstruct(visible, draw.offsets.to(device), hidden=True, decoders=modalities)
     losses = {}
     for name, mask in draw.hidden.items():
@@ -145,11 +153,20 @@ def masked_loss(
 
 def _he_loss(network: Storm, state: Tensor, target: Tensor) -> Tensor:
     everything = torch.ones((), dtype=torch.bool, device=state.device)
-    return gaussian_nll(network.decoders["he"].out(state), target, everything, everything.expand(len(state)))
+    return gaussian_nll(
+        cast("SpotDecoder", network.decoders["he"]).out(state), target, everything, everything.expand(len(state))
+    )
 
 
-def _st_loss(network, state, section, targets, n_genes, generator) -> Tensor:
-    out, device = network.decoders["st"].out, state.device
+def _st_loss(
+    network: Storm,
+    state: Tensor,
+    section: WindowSource,
+    targets: Tensor,
+    n_genes: int | None,
+    generator: torch.Generator,
+) -> Tensor:
+    out, device = cast("SpotDecoder", network.decoders["st"]).out, state.device
     genes = section.measured.nonzero().squeeze(1)
     if n_genes is not None and n_genes < len(genes):
         genes = genes[torch.randperm(len(genes), generator=generator)[:n_genes]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import torch
 from timm.scheduler import CosineLRScheduler
@@ -64,7 +65,7 @@ def lr_scales(network: Storm, tiles: nn.Module | None, *, decay: float, over: st
 
 
 def make_optimiser(network: Storm, config: OptimiserConfig, *, tiles: nn.Module | None = None) -> torch.optim.AdamW:
-    """AdamW over what has gradients.
+    """Make AdamW over all parameters with gradients.
 
     Weight matrices decay; biases, norms, modality embeddings and mask tokens do not, nor what a tile encoder of timm
     excludes (positions, class token, registers).
@@ -78,9 +79,9 @@ def make_optimiser(network: Storm, config: OptimiserConfig, *, tiles: nn.Module 
     tiles
         Tile encoder, or ``None`` where it is not trained.
     """
-    plain = set()
+    plain: set[nn.Parameter] = set()
     if tiles is not None:
-        inner = inner_module(tiles)
+        inner: Any = inner_module(tiles)
         excluded = inner.no_weight_decay() if hasattr(inner, "no_weight_decay") else ()
         plain = {parameter for name, parameter in inner.named_parameters() if name in excluded}
     scales = lr_scales(network, tiles, decay=config.layer_decay, over=config.layer_decay_over)

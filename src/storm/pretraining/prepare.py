@@ -1,9 +1,9 @@
-"""What a run needs before its first step: genes, expression encoder, statistics, tokens, an untrained model."""
+"""Preparation of a run before its first step: genes, expression encoder, statistics, tokens, an untrained model."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from storm._loading import StormModel, load_model
 from storm._loading.files import write_json
 from storm._logging import logger
 from storm.data.genes import Vocabulary, match_genes
+from storm.data.libraries import Library, shared_library
 from storm.data.normalise import log_normalise, row_blocks, standardise
 from storm.encoders import EncoderInfo, get_encoder
 from storm.expression import ExpressionEncoder, NovaeEncoder
@@ -32,7 +33,7 @@ RUNNING = ("accelerator", "devices", "nodes", "precision", "checkpoint_steps", "
 
 
 def prepare(config: PretrainConfig, shards: Sequence[Shard]) -> tuple[StormModel, list[StreamedSection]]:
-    """Make what the run needs, or open what an earlier start of the same run made.
+    """Prepare a run, or open what an earlier start of the same run prepared.
 
     Parameters
     ----------
@@ -51,7 +52,7 @@ def prepare(config: PretrainConfig, shards: Sequence[Shard]) -> tuple[StormModel
     Raises
     ------
     ValueError
-        If ``out`` holds another run, the sections have nothing to learn from, or held-out ones are not there.
+        If ``out`` holds another run, there is nothing to learn from in the sections, or held-out ones do not exist.
     """
     out = Path(config.run.out)
     if (out / _READY).is_file():
@@ -75,9 +76,10 @@ def prepare(config: PretrainConfig, shards: Sequence[Shard]) -> tuple[StormModel
         for what, rows in zip(("train", "validate"), splits[shard.name], strict=True):
             np.save(folders[shard.name] / f"{what}.npy", rows)
     rng = np.random.default_rng(config.run.seed)
-    panels = _panels(learned, splits, spots=config.st.fit_spots, rng=rng)
+    library = _library(config, shards)
+    panels = _panels(learned, splits, library, spots=config.st.fit_spots, rng=rng)
     symbols = choose_genes([(panels, config.st.genes or sum(len(p.genes) for p in panels))])
-    expression = expression_encoder(config, panels, symbols)
+    expression = expression_encoder(config, panels, symbols, library)
     tiles = tile_encoder_of(config) or get_encoder("stain-texture")
     for shard in shards if panels else ():
         _raw_tokens(shard, expression, folders[shard.name])
@@ -88,12 +90,19 @@ def prepare(config: PretrainConfig, shards: Sequence[Shard]) -> tuple[StormModel
         statistics[f"{name}_mean"], statistics[f"{name}_std"] = _statistics(learned, folders, splits, name, dim)
     vocabulary = Vocabulary(tuple(symbols))
     for shard in shards:
-        _tokens(shard, folders[shard.name], statistics, vocabulary, within=config.objective.standardise == "section")
+        _tokens(
+            shard,
+            folders[shard.name],
+            statistics,
+            vocabulary,
+            library,
+            within=config.objective.standardise == "section",
+        )
     seen = {"he": any(shard.has("he") for shard in learned), "st": bool(panels)}
     untrained(
         config, tiles, expression, vocabulary=vocabulary, statistics=statistics, seen=seen
     ).save(out / "start")  # fmt: skip
-    facts = {"config": config.to_dict(), "shards": {s.name: str(s.path) for s in shards}}
+    facts = {"config": config.to_dict(), "library": str(library), "shards": {s.name: str(s.path) for s in shards}}
     write_json(out / _READY, facts)
     logger.info("prepared %d sections, %d genes", len(shards), len(symbols))
     return open_prepared(config, check=False)
@@ -107,6 +116,12 @@ def is_prepared(config: PretrainConfig) -> bool:
 def prepared_sections(config: PretrainConfig) -> list[str]:
     """Names of the sections of a prepared run."""
     return list(json.loads((Path(config.run.out) / _READY).read_text(encoding="utf-8"))["shards"])
+
+
+def prepared_library(config: PretrainConfig) -> str:
+    """Description of the genes by whose counts a prepared run normalises expression."""
+    facts = json.loads((Path(config.run.out) / _READY).read_text(encoding="utf-8"))
+    return str(facts.get("library", Library()))  # version 0.1.0 had no choice
 
 
 def open_prepared(config: PretrainConfig, *, check: bool = True) -> tuple[StormModel, list[StreamedSection]]:
@@ -126,17 +141,21 @@ def open_prepared(config: PretrainConfig, *, check: bool = True) -> tuple[StormM
     """
     out = Path(config.run.out)
     facts = json.loads((out / _READY).read_text(encoding="utf-8"))
-    # Fields that came later had their defaults when they were not there.
-    own, there = config.flat(), PretrainConfig().flat() | flatten(facts["config"])
-    other = sorted(name for name in own if name not in RUNNING and there[name] != own[name])
+    # A run that was prepared before a field existed did what the field's default does.
+    own, stored = config.flat(), PretrainConfig().flat() | flatten(facts["config"])
+    other = sorted(name for name in own if name not in RUNNING and stored[name] != own[name])
     if other:
-        said = ", ".join(f"{name}: {there[name]!r} there, {own[name]!r} here" for name in other)
-        msg = f"{str(out)!r} holds a run of another configuration ({said}); give another out, or remove the folder"
+        differences = ", ".join(f"{name}: {stored[name]!r} there, {own[name]!r} here" for name in other)
+        msg = (
+            f"{str(out)!r} holds a run of another configuration ({differences}); give another out, or remove the folder"
+        )
         raise ValueError(msg)
-    how = {"relative": config.objective.standardise == "section", "counted": config.network.st_likelihood == "nb"}
     sections = [
         StreamedSection(
-            open_shard(Path(config.data.shards) / Path(path).name, check=check), out / "tokens" / name, **how
+            open_shard(Path(config.data.shards) / Path(path).name, check=check),
+            out / "tokens" / name,
+            relative=config.objective.standardise == "section",
+            counted=config.network.st_likelihood == "nb",
         )
         for name, path in facts["shards"].items()
     ]
@@ -145,7 +164,7 @@ def open_prepared(config: PretrainConfig, *, check: bool = True) -> tuple[StormM
 
 
 def _check_sections(config: PretrainConfig, learned: Sequence[Shard]) -> None:
-    """What the training sections lack for this run."""
+    """Raise if the training sections lack what this run trains on."""
     images = [shard for shard in learned if shard.has("he")]
     if not images and not any(shard.has("counts_data") for shard in learned):
         msg = "no section to train on has counts or H&E; give some that have (and a tile_encoder for H&E)"
@@ -165,7 +184,35 @@ def _check_sections(config: PretrainConfig, learned: Sequence[Shard]) -> None:
             raise ValueError(msg)
 
 
-def _panels(shards, splits, *, spots: int, rng: np.random.Generator) -> list[Panel]:
+def _library(config: PretrainConfig, shards: Sequence[Shard]) -> Library:
+    """The genes whose counts add up to the library size, from the totals of all sections."""
+    with_counts = [shard for shard in shards if shard.has("counts_data")]
+    if config.st.library == "own" or not with_counts:
+        return Library()
+    try:
+        library, shares = shared_library([s.genes for s in with_counts], [s.totals() for s in with_counts])
+    except ValueError as error:
+        msg = f"{error}; or set library = 'own' to normalise every section by all of its own genes"
+        raise ValueError(msg) from error
+    if library.genes is not None:
+        logger.warning(
+            "the sections measure different genes: expression is normalised by the counts of %s, which hold %.0f to "
+            "%.0f %% of a section's counts",
+            library,
+            100 * min(shares),
+            100 * max(shares),
+        )
+    return library
+
+
+def _panels(
+    shards: Sequence[Shard],
+    splits: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    library: Library,
+    *,
+    spots: int,
+    rng: np.random.Generator,
+) -> list[Panel]:
     """Expression of some training spots of each section."""
     with_counts = [shard for shard in shards if shard.has("counts_data")]
     panels = []
@@ -176,7 +223,8 @@ def _panels(shards, splits, *, spots: int, rng: np.random.Generator) -> list[Pan
             raise ValueError(msg)
         # Every training centre is a spot that no held-out window contains.
         chosen = np.sort(rng.permutation(rows)[: max(2, spots // len(with_counts))])
-        panels.append(Panel(log_normalise(shard.counts(chosen)), np.array(shard.genes)))
+        expression = log_normalise(shard.counts(chosen), library=library.columns(shard.genes))
+        panels.append(Panel(expression, np.array(shard.genes)))
     return panels
 
 
@@ -190,15 +238,17 @@ def _raw_tokens(shard: Shard, encoder: ExpressionEncoder, folder: Path) -> None:
         return
     n = len(shard)
     out = np.lib.format.open_memmap(folder / "st_raw.npy", mode="w+", dtype=np.float32, shape=(n, encoder.dim))
-    how = {}
     if isinstance(encoder, NovaeEncoder):
         if encoder.needs_centres:
-            msg = f"expression encoder {encoder.name!r} looks at neighbours, which may be masked; use context='spot'"
+            msg = f"expression encoder {encoder.name!r} reads neighbours, which may be masked; use context='spot'"
             raise ValueError(msg)
         # Novae standardises within the section: these numbers need all of its counts once.
-        how["statistics"] = encoder.statistics(shard.counts(np.arange(n)), shard.genes)
-    for rows in _blocks(n):
-        out[rows] = encoder.encode(shard.counts(rows), shard.genes, **how)
+        statistics = encoder.statistics(shard.counts(np.arange(n)), shard.genes)
+        for rows in _blocks(n):
+            out[rows] = encoder.encode(shard.counts(rows), shard.genes, statistics=statistics)
+    else:
+        for rows in _blocks(n):
+            out[rows] = encoder.encode(shard.counts(rows), shard.genes)
     out.flush()
 
 
@@ -206,12 +256,12 @@ def _check_tiles(config: PretrainConfig, shards: Sequence[Shard], tiles: Encoder
     wanted = config.he.tile_px or tiles.tile_px
     for shard in shards:
         if config.he.train_tiles and shard.has("he"):
-            found = shard.array("patches").shape[1] if shard.has("patches") else None
-            if found != wanted:
-                how = "without pixels" if found is None else f"with tiles of {found} px"
+            packed = shard.array("patches").shape[1] if shard.has("patches") else None
+            if packed != wanted:
+                pixels = "without pixels" if packed is None else f"with tiles of {packed} px"
                 msg = (
-                    f"section {shard.name!r} was packed {how}, and train_tiles=true needs tiles of {wanted} px; pack "
-                    "it again, into another folder of shards"
+                    f"section {shard.name!r} was packed {pixels}, and train_tiles=true needs tiles of {wanted} px; "
+                    "pack it again, into another folder of shards"
                 )
                 raise ValueError(msg)
         if shard.has("he") and shard.array("he").shape[1] != tiles.dim:
@@ -229,7 +279,13 @@ def _raw(shard: Shard, folder: Path, name: str) -> np.ndarray | None:
     return np.load(path, mmap_mode="r") if path.is_file() else None
 
 
-def _statistics(shards, folders, splits, name: str, dim: int) -> tuple[np.ndarray, np.ndarray]:
+def _statistics(
+    shards: Sequence[Shard],
+    folders: Mapping[str, Path],
+    splits: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    name: str,
+    dim: int,
+) -> tuple[np.ndarray, np.ndarray]:
     """Mean and spread over the training spots of all sections; 0 and 1 where no section has the modality."""
     n, total, square = 0, np.zeros(dim), np.zeros(dim)
     for shard in shards:
@@ -248,22 +304,42 @@ def _statistics(shards, folders, splits, name: str, dim: int) -> tuple[np.ndarra
     return mean.astype(np.float32), spread.astype(np.float32)
 
 
-def _tokens(shard: Shard, folder: Path, statistics, vocabulary: Vocabulary, *, within: bool) -> None:
-    """Standardised tokens, as inference makes them, and what the targets need."""
-    kinds = {"he": {"clip": CLIP}, "st": {"isotropic": True}}
-    for name, how in kinds.items():
+def _tokens(
+    shard: Shard,
+    folder: Path,
+    statistics: Mapping[str, np.ndarray],
+    vocabulary: Vocabulary,
+    library: Library,
+    *,
+    within: bool,
+) -> None:
+    """Write standardised tokens, as inference makes them, and what the targets need."""
+    own = library.columns(shard.genes)
+    for name in ("he", "st"):
         values = _raw(shard, folder, name)
-        if values is not None:
-            mean, std = statistics[f"{name}_mean"], statistics[f"{name}_std"]
-            np.save(folder / f"{name}.npy", standardise(values, mean, std, within=within, **how))
+        if values is None:
+            continue
+        mean, std = statistics[f"{name}_mean"], statistics[f"{name}_std"]
+        if name == "he":
+            tokens = standardise(values, mean, std, within=within, clip=CLIP)
+        else:
+            tokens = standardise(values, mean, std, within=within, isotropic=True)
+            if own is not None:
+                # A spot without counts in the common genes has no target.
+                for rows in _blocks(len(shard)):
+                    tokens[rows[np.asarray(shard.counts(rows)[:, own].sum(axis=1)).ravel() == 0]] = np.nan
+        np.save(folder / f"{name}.npy", tokens)
     columns = match_genes(shard.genes, vocabulary).index
     total, n = np.zeros(len(shard.genes)), 0
     if shard.has("counts_data"):
         for rows in _blocks(len(shard)):
-            expression = log_normalise(shard.counts(rows))
-            total, n = total + np.asarray(expression.sum(axis=0)).ravel(), n + np.count_nonzero(expression.sum(axis=1))
+            expression = log_normalise(shard.counts(rows), library=own)
+            total += np.asarray(expression.sum(axis=0)).ravel()
+            n += int(np.count_nonzero(expression.sum(axis=1)))
     mean = np.zeros(len(vocabulary), dtype=np.float32)
     mean[columns[columns >= 0]] = total[columns >= 0] / max(n, 1)
     np.save(folder / "columns.npy", columns)
     np.save(folder / "mean.npy", mean)
+    if own is not None:
+        np.save(folder / "library.npy", own)
     (folder / "st_raw.npy").unlink(missing_ok=True)

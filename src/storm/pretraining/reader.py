@@ -23,9 +23,9 @@ class Reader:
     masking
         How windows are masked.
     augmentation
-        Of H&E.
+        Crops and flips of H&E; ``None`` for the tiles as they are.
     pixels
-        Whether batches come with the pixels of what is visible.
+        Whether batches come with the pixels of the visible spots.
     """
 
     sections: Sequence[StreamedSection]
@@ -44,16 +44,23 @@ class Reader:
 def fetch(
     steps: list[list[Job]], reader: Reader, rank: int, world: int
 ) -> Iterator[tuple[list[Job], list[tuple[StreamedBatch, int]]]]:
-    """Each step's jobs, and the batches of those that this process does; the next step's are read meanwhile.
+    """Read the batches of each step, and those of the next step meanwhile.
 
     Parameters
     ----------
     steps
         Jobs of every step.
     reader
-        How to read them.
+        Reader of their batches.
     rank, world
-        This process, and how many there are.
+        This process, and the number of processes.
+
+    Yields
+    ------
+    jobs : list of Job
+        All jobs of the step.
+    batches : list of (StreamedBatch, int)
+        Batches of this process's share of them, and the seeds of their masks.
     """
     if not steps:
         return

@@ -12,22 +12,29 @@ from storm._logging import logger
 
 STEPS = ("step", "epoch", "lr", "he", "st")
 EPOCHS = (
-    "epoch", "lr", "he", "st", "validation_he", "validation_st", "windows_per_s", "forward_windows_per_s",
+    "epoch",
+    "lr",
+    "he",
+    "st",
+    "validation_he",
+    "validation_st",
+    "windows_per_s",
+    "forward_windows_per_s",
     "share_of_forward",
-)  # fmt: skip
+)
 
 
 class Record:
-    """Writes the log of one process of a run.
+    """The log of a run, written by one of its processes.
 
     Parameters
     ----------
     out
-        Folder of the run: ``steps.csv``, ``log.csv``, ``baselines.json``, ``tensorboard/``.
+        Folder of the run, which gets ``steps.csv``, ``log.csv``, ``baselines.json``, ``tensorboard/``.
     step, epoch
-        Where the run goes on: later lines of an interrupted run are dropped.
+        Step and epoch at which the run goes on; later lines of an interrupted run are dropped.
     on
-        Whether this process writes at all.
+        Whether this process writes.
     """
 
     def __init__(self, out: Path, *, step: int, epoch: int, on: bool) -> None:
@@ -50,14 +57,14 @@ class Record:
         self._write("steps", STEPS, {"step": step, "epoch": epoch, "lr": lr, **losses}, at=step)
 
     def epoch(self, epoch: int, losses: dict[str, float], facts: dict[str, float]) -> None:
-        """One epoch's mean losses, and whatever else was measured."""
+        """One epoch's mean losses, and other measurements."""
         self._write("log", EPOCHS, {"epoch": epoch, **losses, **facts}, at=epoch)
         if self.on:
-            said = ", ".join(f"{name} {value:.4g}" for name, value in {**losses, **facts}.items())
-            logger.info("epoch %d: %s", epoch, said)
+            listed = ", ".join(f"{name} {value:.4g}" for name, value in {**losses, **facts}.items())
+            logger.info("epoch %d: %s", epoch, listed)
 
     def baselines(self, losses: dict[str, float]) -> None:
-        """What the validation losses have to beat."""
+        """Losses that the validation losses have to beat."""
         if self.on:
             write_json(self.out / "baselines.json", losses)
 
@@ -82,7 +89,7 @@ class Record:
 
 
 def _cut(path: Path, columns: tuple[str, ...], first: int) -> None:
-    """Keep the lines of an earlier part of the run that come before the place where it goes on."""
+    """Keep the lines of an earlier part of the run up to the step or epoch at which it goes on."""
     header = ",".join(columns) + "\n"
     kept = []
     if path.is_file():

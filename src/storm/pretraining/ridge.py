@@ -6,18 +6,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: Penalties that are tried: of squared weights on standardised features, per training spot, weak ones first.
+#: Penalties that are tried, on squared weights of standardised features, per training spot; weak ones first.
 PENALTIES = tuple(float(10.0**power) for power in np.arange(-2, 3.01, 0.5))
 
 
 @dataclass(frozen=True)
 class RidgePath:
-    """Ridge regression of expression on features, its penalty still open (Hoerl & Kennard 1970).
+    """Ridge regression of expression on features for any penalty (Hoerl & Kennard 1970).
 
     Attributes
     ----------
     mean, std
-        Of the features, shape (f,).
+        Mean and standard deviation of the features, shape (f,).
     offset
         Mean expression, shape (g,).
     """
@@ -32,14 +32,14 @@ class RidgePath:
 
     @classmethod
     def fit(cls, features: np.ndarray, expression: np.ndarray) -> RidgePath:
-        """One singular value decomposition, from which the weights follow for every penalty.
+        """Decompose the features once; the weights for every penalty follow from their singular values.
 
         Parameters
         ----------
         features
             Shape (n, f), finite.
         expression
-            Shape (n, g); NaN marks a gene that was not measured, and counts as its mean.
+            Shape (n, g); NaN marks a gene that was not measured, which is set to its mean.
         """
         x, y = (np.asarray(values, dtype=np.float64) for values in (features, expression))
         mean, std = x.mean(axis=0), x.std(axis=0)

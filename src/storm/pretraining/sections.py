@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ class TrainingSection:
     Attributes
     ----------
     name
-        For the record and for messages.
+        Name of the section, for the record and for messages.
     windows
         Windows of its spots.
     he
@@ -43,6 +44,18 @@ class TrainingSection:
     def __len__(self) -> int:
         return len(self.windows)
 
+    @property
+    def target(self) -> np.ndarray:
+        """Targets, for code that runs only where there is expression."""
+        assert self.expression is not None
+        return self.expression
+
+    @property
+    def panel(self) -> np.ndarray:
+        """Which genes are measured, for code that runs only where there is expression."""
+        assert self.measured is not None
+        return self.measured
+
     def present(self, name: str) -> np.ndarray:
         """Which spots have a token of a modality, shape (n,)."""
         values = self.he if name == "he" else self.st
@@ -57,9 +70,31 @@ class TrainingSection:
             Spots that stay, bool, shape (n,).
         """
         index = self.windows.index
-        there = (index >= 0) & keep[index] & keep[:, None]
-        windows = replace(self.windows, index=np.where(there, index, -1).astype(index.dtype), order=None)
+        stays = (index >= 0) & keep[index] & keep[:, None]
+        windows = replace(self.windows, index=np.where(stays, index, -1).astype(index.dtype), order=None)
         return replace(self, windows=windows)
+
+
+class WindowSource(Protocol):
+    """Windows to compute a masked loss on: a section in memory, or a batch that was read from disk.
+
+    Attributes
+    ----------
+    values
+        Per modality: tokens of the spots, shape (n, dim); 0 where there is none.
+    measured
+        Which genes of the vocabulary are measured, bool, shape (n_genes,); ``None`` without expression.
+    expression
+        Targets, to be indexed by rows (T, 1) and genes (G,); ``None`` without expression.
+    """
+
+    values: dict[str, Tensor]
+    measured: Any
+    expression: Any
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Member rows (B, L), offsets (B, L, 2) and, per modality, which members have a token (B, L)."""
+        ...
 
 
 class SectionTensors:
@@ -72,8 +107,8 @@ class SectionTensors:
         self.present = {name: torch.from_numpy(section.present(name)) for name in ("he", "st")}
         tokens = {"st": section.st, "he": section.he}
         self.values = {name: torch.from_numpy(np.nan_to_num(x)) for name, x in tokens.items() if x is not None}
-        self.expression = None if section.st is None else torch.from_numpy(section.expression)
-        self.measured = None if section.st is None else torch.from_numpy(section.measured)
+        self.expression = None if section.st is None else torch.from_numpy(section.target)
+        self.measured = None if section.st is None else torch.from_numpy(section.panel)
 
     def __len__(self) -> int:
         return len(self.section)
@@ -83,7 +118,7 @@ class SectionTensors:
         return (self.index[:, 0] >= 0).nonzero().squeeze(1)
 
     def rows_with(self, name: str) -> Tensor:
-        """Those of them that have a token of a modality."""
+        """Centres of the windows that have a token of a modality themselves."""
         rows = self.rows()
         return rows[self.present[name][rows]]
 

@@ -23,12 +23,14 @@ from storm.model.weights import sha256
 
 FORMAT = 1
 _FACTS = "shard.json"
+#: Stored counts that are added up at a time.
+_BLOCK = 2**22
 _CSR = ("counts_data", "counts_indices", "counts_indptr")
 
 
 @dataclass(frozen=True)
 class PatchStream:
-    """Pixels of a section's tiles, batch by batch; rows that do not come stay black.
+    """Pixels of a section's tiles, batch by batch; rows that are in no batch stay black.
 
     Attributes
     ----------
@@ -51,7 +53,7 @@ class Shard:
     path
         Its folder.
     facts
-        ``name``, ``n``, ``kind`` and ``pitch`` of the windows, ``genes``, and what the writer told of the section.
+        ``name``, ``n``, ``kind`` and ``pitch`` of the windows, ``genes``, and whatever else the writer recorded.
     """
 
     path: Path
@@ -71,7 +73,7 @@ class Shard:
         return self.facts["genes"]
 
     def has(self, name: str) -> bool:
-        """Whether there is an array of this name, such as ``"he"``, ``"patches"`` or ``"counts_data"``."""
+        """Whether the shard has an array of this name, such as ``"he"``, ``"patches"`` or ``"counts_data"``."""
         return f"{name}.npy" in self.facts["sha256"]
 
     def array(self, name: str) -> np.ndarray:
@@ -83,8 +85,8 @@ class Shard:
             If the shard has none of this name.
         """
         if not self.has(name):
-            there = sorted(self.facts["sha256"])
-            msg = f"shard {self.name!r} has no {name!r}; it holds {there}"
+            available = sorted(self.facts["sha256"])
+            msg = f"shard {self.name!r} has no {name!r}; it holds {available}"
             raise KeyError(msg)
         return np.load(self.path / f"{name}.npy", mmap_mode="r")
 
@@ -105,7 +107,17 @@ class Shard:
 
     @cached_property
     def _csr(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return tuple(self.array(name) for name in _CSR)
+        data, indices, indptr = (self.array(name) for name in _CSR)
+        return data, indices, indptr
+
+    def totals(self) -> np.ndarray:
+        """Counts of each gene over all spots, float64, shape (number of genes,)."""
+        data, indices, _ = self._csr
+        totals = np.zeros(len(self.genes))
+        for start in range(0, len(data), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            totals += np.bincount(indices[part], weights=data[part], minlength=len(totals))
+        return totals
 
     def counts(self, rows: np.ndarray) -> csr_matrix:
         """Raw counts of some spots, shape (len(rows), number of genes); only their part of the file is read."""
@@ -130,12 +142,12 @@ def write_shard(
     patches: np.ndarray | PatchStream | None = None,
     facts: dict[str, Any] | None = None,
 ) -> Shard:
-    """Pack a section: whole, or not at all.
+    """Pack a section, whole or not at all.
 
     Parameters
     ----------
     folder
-        Folder of the shard; one that is there is replaced.
+        Folder of the shard; an existing one is replaced.
     name
         Name of the section.
     centres
@@ -149,7 +161,7 @@ def write_shard(
     patches
         Pixels of the tiles, uint8, shape (n, p, p, 3); or a stream of them, which is never held as a whole.
     facts
-        What else is to be known of the section, for json.
+        Further facts of the section, for json.
 
     Returns
     -------
@@ -172,7 +184,9 @@ def write_shard(
     if wrong := {key: value for key, value in shapes.items() if value != n}:
         msg = f"section {name!r} has {n} centres, but {wrong}"
         raise ValueError(msg)
-    if (counts is None) != (genes is None) or (counts is not None and counts.shape[1] != len(genes)):
+    if (counts is None) != (genes is None) or (
+        counts is not None and genes is not None and counts.shape[1] != len(genes)
+    ):
         msg = f"section {name!r}: counts and genes come together, one name for each column"
         raise ValueError(msg)
     arrays = {"centres": np.asarray(centres, np.float64), "index": windows.index, "offsets": windows.offsets}
@@ -222,9 +236,9 @@ def open_shard(folder: str | Path, *, check: bool = True) -> Shard:
     Raises
     ------
     FileNotFoundError
-        If there is no shard.
+        If the folder does not hold a shard.
     ValueError
-        If it is of another format, or a file is missing or not what was written.
+        If it is of another format, or a file is missing or has changed since it was written.
     """
     folder = Path(folder)
     if not (folder / _FACTS).is_file():

@@ -1,10 +1,10 @@
-"""What a run starts from: encoders, and a model that has learned nothing."""
+"""The start of a run: its encoders, and an untrained model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import nn
 from storm._loading import StormModel, load_model
 from storm._logging import logger
 from storm.data.genes import Vocabulary
+from storm.data.libraries import Library
 from storm.encoders import EncoderInfo, get_encoder, load_encoder, with_weights
 from storm.expression import ExpressionEncoder, FactorExpression, VariableGenes
 from storm.model.build import build_storm
@@ -24,14 +25,14 @@ from storm.pretraining.tiles import trainable
 
 
 def tile_encoder_of(config: PretrainConfig) -> EncoderInfo | None:
-    """The run's tile encoder with its weights, or ``None`` for expression only.
+    """Load the run's tile encoder with its weights; ``None`` for expression only.
 
     Raises
     ------
     FileNotFoundError
-        If its weights are not on this machine.
+        If its weights are not available on this machine.
     ValueError
-        If it is unknown, has no weights that could be drawn at random, or cannot be trained and is to be.
+        If it is unknown, has no weights that could be drawn at random, or is to be trained and cannot be.
     """
     if not config.he.tile_encoder:
         return None
@@ -51,8 +52,10 @@ def tile_encoder_of(config: PretrainConfig) -> EncoderInfo | None:
     return info
 
 
-def expression_encoder(config: PretrainConfig, panels: Sequence[Panel], symbols: Sequence[str]) -> ExpressionEncoder:
-    """The run's expression encoder, fitted where it has to be.
+def expression_encoder(
+    config: PretrainConfig, panels: Sequence[Panel], symbols: Sequence[str], library: Library
+) -> ExpressionEncoder:
+    """Make the run's expression encoder, and fit it where it has to be.
 
     Parameters
     ----------
@@ -62,17 +65,19 @@ def expression_encoder(config: PretrainConfig, panels: Sequence[Panel], symbols:
         Expression of some training spots; none for a corpus without expression.
     symbols
         Genes that the decoder predicts.
+    library
+        Genes whose counts add up to the library size; encoders other than the factors use all genes of each table.
 
     Returns
     -------
     ExpressionEncoder
-        One that knows no gene, and refuses every table, for a corpus without expression: a model that has seen none
-        must not pass off noise as an embedding.
+        For a corpus without expression one without genes, which refuses every table: a model that has seen no
+        expression must not pass off noise as an embedding.
 
     Raises
     ------
     ValueError
-        If there are too few spots and genes for the factors, or an encoder is wanted that nothing could be read with.
+        If there are too few spots and genes for the factors, or an encoder is asked for and no section has counts.
     """
     if not panels:
         if config.st.expression != "factors":
@@ -87,6 +92,7 @@ def expression_encoder(config: PretrainConfig, panels: Sequence[Panel], symbols:
             encoder, Vocabulary(()), min_genes=config.st.min_genes, name="none: trained on H&E alone"
         )
     if config.st.expression == "model":
+        assert config.st.expression_model is not None  # checked with the configuration
         return load_model(config.st.expression_model).expression
     if config.st.expression == "hvg":
         return VariableGenes(choose_genes([(panels, config.st.hvg_genes)]), min_genes=config.st.min_genes)
@@ -95,7 +101,7 @@ def expression_encoder(config: PretrainConfig, panels: Sequence[Panel], symbols:
         msg = f"expression_dim={config.st.expression_dim} is more than {most}, what these spots and genes allow"
         raise ValueError(msg)
     factors = fit_factors([panel.over(symbols) for panel in panels], config.st.expression_dim, seed=config.run.seed)
-    return FactorExpression(factors, Vocabulary(tuple(symbols)), min_genes=config.st.min_genes)
+    return FactorExpression(factors, Vocabulary(tuple(symbols)), min_genes=config.st.min_genes, library=library)
 
 
 def untrained(
@@ -107,7 +113,7 @@ def untrained(
     statistics: Mapping[str, np.ndarray],
     seen: Mapping[str, bool],
 ) -> StormModel:
-    """The model before its first step.
+    """Make the model before its first step.
 
     Parameters
     ----------
@@ -120,7 +126,11 @@ def untrained(
     statistics
         ``he_mean``, ``he_std``, ``st_mean``, ``st_std`` over the training spots.
     seen
-        Which modalities the training sections have; another one weighs nothing in the model's embeddings.
+        Which modalities the training sections have; one that they lack weighs nothing in the model's embeddings.
+
+    Returns
+    -------
+    StormModel
     """
     sizes = {"he_dim": tiles.dim, "st_dim": expression.dim, "n_genes": len(vocabulary)}
     with torch.random.fork_rng(devices=[]):
@@ -135,7 +145,7 @@ def untrained(
         "modality_weights": {name: weight if seen[name] else 0.0 for name, weight in weights.items()},
     }  # fmt: skip
     if not config.network.spatial_encoder:
-        # It says what its tile encoder says.
+        # Its embedding is that of its tile encoder.
         trained = config.he.tile_init != "random"
         settings |= {"readout": "center", "modality_weights": {"he": 1.0, "st": 0.0}, "trained": trained}
     if config.he.tile_px is not None:
@@ -155,18 +165,18 @@ def untrained(
 
 
 def _plain(*, he_dim: int, st_dim: int, n_genes: int) -> Storm:
-    """A network without context: a spot's H&E token is its tile embedding, scaled to one length by the last norm."""
+    """Make a network without context: a spot's H&E token is its tile embedding, brought to one length by the norm."""
     network = build_storm(
         "tiny", he_dim=he_dim, st_dim=st_dim, n_genes=n_genes, width=he_dim, depth=1, heads=1, mlp_ratio=1.5 / he_dim,
         decoder_depth=0,
     )  # fmt: skip
     with torch.no_grad():
-        network.project["he"].weight.copy_(torch.eye(he_dim))
-        network.project["he"].bias.zero_()
+        project = cast("nn.Linear", network.project["he"])
+        project.weight.copy_(torch.eye(he_dim))
+        project.bias.zero_()
         network.modality["he"].zero_()
-        # The one block that a network has at least adds nothing.
-        (block,) = network.blocks
-        for last in (block.attention.proj, *(expert[-1] for expert in block.experts)):
-            last.weight.zero_()
-            last.bias.zero_()
+        # A network has at least one block; this one adds nothing.
+        for name, parameter in network.blocks[0].named_parameters():
+            if name.startswith(("attention.proj.", "experts.")):
+                parameter.zero_()
     return network

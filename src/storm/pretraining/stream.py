@@ -1,4 +1,4 @@
-"""Batches of windows from packed sections: only what a batch needs is read."""
+"""Batches of windows from packed sections, of which only the spots of the batch are read."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from storm.pretraining.augment import Augmentation
 from storm.pretraining.objective import Masking, draw_masks
 from storm.pretraining.shards import Shard
 
-#: Makes of the seed of a batch's masks that of its crops and flips.
+#: Turns the seed of a batch's masks into that of its crops and flips.
 _AUGMENTATION = 0x5A17
 
 
 @dataclass(frozen=True)
 class StreamedSection:
-    """A packed section with the tokens that one training run made of it.
+    """A packed section with the tokens of one training run.
 
     Attributes
     ----------
@@ -31,7 +31,8 @@ class StreamedSection:
     folder
         Folder of the run's arrays: ``he.npy`` and ``st.npy`` (standardised tokens, NaN where there is none),
         ``columns.npy`` (place of every column of the counts in the vocabulary, -1 for none), ``mean.npy`` (mean
-        expression of each gene of the vocabulary), ``train.npy`` and ``validate.npy`` (centres of windows).
+        expression of each gene of the vocabulary), ``train.npy`` and ``validate.npy`` (centres of windows), and
+        ``library.npy`` (which columns of the counts belong to the library, where these are not all).
     relative
         Whether expression targets are relative to the section's mean.
     counted
@@ -67,6 +68,11 @@ class StreamedSection:
         return np.array(self._load("mean"))
 
     @cached_property
+    def library(self) -> np.ndarray | None:
+        """Columns of the counts that add up to the library size, bool, shape (g,); ``None`` for all of them."""
+        return np.array(self._load("library")) if (self.folder / "library.npy").is_file() else None
+
+    @cached_property
     def train(self) -> np.ndarray:
         """Centres of the windows to train on."""
         return np.array(self._load("train"))
@@ -78,7 +84,7 @@ class StreamedSection:
 
     @cached_property
     def with_tiles(self) -> np.ndarray:
-        """Which spots have H&E that a tile encoder can be trained on, bool, shape (n,)."""
+        """Spots with H&E on which a tile encoder can be trained, bool, shape (n,)."""
         if not (self.shard.has("patches") and "he" in self.tokens):
             return np.zeros(len(self.shard), dtype=bool)
         return np.isfinite(self.tokens["he"]).all(axis=1)
@@ -116,14 +122,14 @@ class Tiles:
 class StreamedBatch:
     """Windows of one section in memory.
 
-    To :func:`storm.pretraining.objective.masked_loss` it is what
-    :class:`~storm.pretraining.sections.SectionTensors` is for a section in memory, with ``rows`` counted within the
+    For :func:`storm.pretraining.objective.masked_loss` it replaces
+    :class:`~storm.pretraining.sections.SectionTensors`, which is a section in memory; ``rows`` are counted within the
     batch.
 
     Parameters
     ----------
     section
-        Where they are from.
+        Section that they are from.
     rows
         Their centres, shape (B,).
     """
@@ -146,7 +152,7 @@ class StreamedBatch:
         if "st" in self.values:
             counts = section.shard.counts(self.spots)
             mean = section.mean if section.relative and not section.counted else None
-            expression = counts if section.counted else log_normalise(counts)
+            expression = counts if section.counted else log_normalise(counts, library=section.library)
             self.expression = Targets(expression, section.columns, n_genes=len(section.mean), mean=mean)
         #: Pixels of visible spots, where the tile encoder is trained.
         self.tiles: Tiles | None = None
@@ -163,14 +169,14 @@ class StreamedBatch:
         return index, offsets, masks
 
     def read_tiles(self, masking: Masking, seed: int, *, augmentation: Augmentation | None) -> StreamedBatch:
-        """Read the pixels of what the objective will show, and of nothing else.
+        """Read the pixels of the spots that will be visible, and no others.
 
         Parameters
         ----------
         masking, seed
             How windows are masked, and the seed of the batch's masks.
         augmentation
-            Drawn for every tile by itself; ``None`` for the tiles as they are.
+            Crops and flips, drawn for every tile by itself; ``None`` for the tiles as they are.
 
         Returns
         -------
@@ -191,7 +197,7 @@ class StreamedBatch:
 
 
 class Targets:
-    """Expression over the vocabulary, sparse until some of it is asked for.
+    """Expression over the vocabulary, sparse until some of it is indexed.
 
     Parameters
     ----------
@@ -202,7 +208,7 @@ class Targets:
     n_genes
         Size of the vocabulary.
     mean
-        What is subtracted, shape (n_genes,).
+        Mean that is subtracted, shape (n_genes,).
     """
 
     def __init__(
@@ -217,7 +223,7 @@ class Targets:
         slot = np.full(self.n_genes + 1, -1)
         slot[genes] = np.arange(len(genes))
         part = self.expression[rows].tocoo()
-        # The last slot takes the columns that the vocabulary does not have.
+        # The last slot is for columns whose gene is not in the vocabulary.
         column = slot[self.columns[part.col]]
         kept = column >= 0
         dense = np.zeros((len(rows), len(genes)), dtype=np.float32)
@@ -228,7 +234,7 @@ class Targets:
 
 
 def split_windows(shard: Shard, share: float) -> tuple[np.ndarray, np.ndarray]:
-    """Centres of windows to train on, and of windows held out; no spot is in one of both.
+    """Split the windows into those to train on and those that are held out; no spot is in a window of both.
 
     Held out are the windows of a strip at the end of the section's longer side. A window that has a spot in common with
     one of them is in neither.

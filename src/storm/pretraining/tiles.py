@@ -21,11 +21,11 @@ _BATCH = 64
 
 
 class TileTokens(nn.Module):
-    """A tile encoder with what makes tokens of its embeddings.
+    """A tile encoder, and the statistics that turn its embeddings into tokens.
 
     The encoder stays in evaluation mode while its weights are trained: without dropout, and with the published
-    statistics of a batch norm. What it says of a tile then depends on nothing but that tile, as at inference, and no
-    masked spot can reach a visible one through a batch's statistics.
+    statistics of a batch norm. Its embedding of a tile then depends on that tile alone, as at inference, and no masked
+    spot can reach a visible one through a batch's statistics.
 
     Tokens are standardised by section, as inference does it with the finished encoder, or by the training sections'
     statistics. These numbers are constants to the gradient; those of sections follow the encoder, see :meth:`refresh`.
@@ -33,16 +33,24 @@ class TileTokens(nn.Module):
     Parameters
     ----------
     info
-        The tile encoder, whose module has its weights.
+        Description of the tile encoder.
     module
-        The module.
+        Its network, with its weights.
     names
-        Sections.
+        Names of the sections.
     mean, std
         Mean and standard deviation over the training sections, shape (dim,).
     chunk
-        Tiles whose activations are held at a time, the others being computed again for the gradient; 0 for all.
+        Number of tiles whose activations are held at a time, the others being computed again for the gradient; 0 for
+        all.
     """
+
+    channel_mean: Tensor
+    channel_std: Tensor
+    mean: Tensor
+    std: Tensor
+    centre: Tensor
+    scale: Tensor
 
     def __init__(
         self, info: EncoderInfo, module: nn.Module, names: Sequence[str], *, mean: Tensor, std: Tensor, chunk: int = 0
@@ -56,7 +64,7 @@ class TileTokens(nn.Module):
         self.register_buffer("scale", self.std.clamp(min=1e-6).repeat(len(names), 1))
 
     def train(self, mode: bool = True) -> TileTokens:
-        """As of any module, but the encoder itself stays in evaluation mode."""
+        """Set the mode as of any module, but leave the encoder itself in evaluation mode."""
         super().train(mode)
         self.module.eval()
         return self
@@ -77,11 +85,14 @@ class TileTokens(nn.Module):
         x = self.info.normalise(x)
         if not (self.chunk and torch.is_grad_enabled()):
             return self.module(x).float()
-        how = {"use_reentrant": False, "preserve_rng_state": False}
-        return torch.cat([checkpoint(self.module, part, **how).float() for part in x.split(self.chunk)])
+        parts = [
+            checkpoint(self.module, part, use_reentrant=False, preserve_rng_state=False).float()
+            for part in x.split(self.chunk)
+        ]
+        return torch.cat(parts)
 
     def forward(self, tiles: Tiles, size: int, section: str) -> Tensor:
-        """Tokens by row of a batch, shape (size, dim); zeros for spots that are not visible.
+        """Compute tokens by row of a batch.
 
         Parameters
         ----------
@@ -91,6 +102,11 @@ class TileTokens(nn.Module):
             Spots of the batch.
         section
             Name of their section.
+
+        Returns
+        -------
+        Tensor
+            Shape (size, dim); zeros for spots that are not visible.
         """
         table = self.centre.new_zeros(size, self.dim)
         if not len(tiles.rows):
@@ -100,7 +116,7 @@ class TileTokens(nn.Module):
         return table.index_copy(0, tiles.rows.to(table.device), tokens.clamp(-CLIP, CLIP))
 
     def start(self, sections: Sequence[StreamedSection]) -> None:
-        """Statistics of every section under the encoder as it starts, from the embeddings that were packed.
+        """Set the statistics of every section under the encoder as it starts, from the embeddings that were packed.
 
         Parameters
         ----------
@@ -110,43 +126,49 @@ class TileTokens(nn.Module):
         overall = self.mean.double().numpy(), self.std.double().numpy()
         for at, section in enumerate(sections):
             if section.shard.has("he"):
-                found = moments(_blocks(section.shard.array("he")), self.dim)
-                self._set([at], *(np.array([x]) for x in found), overall=overall)
+                n, own_mean, variance = moments(_blocks(section.shard.array("he")), self.dim)
+                self._set([at], np.array([n]), own_mean[None], variance[None], overall=overall)
 
     def refresh(
-        self, sections: Sequence[StreamedSection], *, number: int, seed: int, rank: int, world: int,
+        self,
+        sections: Sequence[StreamedSection],
+        *,
+        number: int,
+        seed: int,
+        rank: int,
+        world: int,
         total: Callable[[Tensor], Tensor],
-    ) -> None:  # fmt: skip
-        """Statistics of every section under the encoder as it is now, from some of its tiles as they are.
+    ) -> None:
+        """Measure the statistics of every section under the encoder as it is now, on some of its tiles.
 
         Parameters
         ----------
         sections
             In the order of their names.
         number
-            Tiles of each section that are looked at: the same every time.
+            Number of tiles of each section that are embedded; they are the same every time.
         seed
-            Of their choice.
+            Random seed of their choice.
         rank, world
-            This process, and how many there are; each looks at its share of the sections.
+            This process, and the number of processes; each embeds the tiles of its share of the sections.
         total
-            Sum over the processes.
+            Function that sums a tensor over the processes.
         """
         size = np.array([_tiles(section) for section in sections])
-        found = torch.zeros(2, len(sections), self.dim)
+        measured = torch.zeros(2, len(sections), self.dim)
         with torch.no_grad():
             for at in range(rank, len(sections), world):
                 if size[at]:
                     blocks = self._look(sections[at], number, seed=[seed, at])
                     _, mean, variance = moments(blocks, self.dim)
-                    found[:, at] = torch.from_numpy(np.stack([mean, variance])).float()
-        mean, variance = total(found).cpu().double().numpy()
+                    measured[:, at] = torch.from_numpy(np.stack([mean, variance])).float()
+        mean, variance = total(measured).cpu().double().numpy()
         trained = np.array([n > 0 and len(s.train) > 0 for n, s in zip(size, sections, strict=True)])
         overall = pooled(size[trained], mean[trained], variance[trained])
         self.mean.copy_(torch.from_numpy(overall[0]).float())
         self.std.copy_(torch.from_numpy(overall[1]).float())
-        there = np.flatnonzero(size)
-        self._set(there, size[there], mean[there], variance[there], overall=overall)
+        with_tiles = np.flatnonzero(size)
+        self._set(with_tiles, size[with_tiles], mean[with_tiles], variance[with_tiles], overall=overall)
 
     def _look(self, section: StreamedSection, number: int, *, seed: list[int]) -> Iterator[np.ndarray]:
         rows = np.flatnonzero(section.with_tiles)
@@ -156,7 +178,16 @@ class TileTokens(nn.Module):
             block = torch.from_numpy(np.asarray(pixels[rows[start : start + _BATCH]]))
             yield self.embed(block).cpu().numpy()
 
-    def _set(self, at, n, mean, variance, *, overall: tuple[np.ndarray, np.ndarray]) -> None:
+    def _set(
+        self,
+        at: Sequence[int] | np.ndarray,
+        n: np.ndarray,
+        mean: np.ndarray,
+        variance: np.ndarray,
+        *,
+        overall: tuple[np.ndarray, np.ndarray],
+    ) -> None:
+        """Set the statistics by which some sections are standardised."""
         centre, scale = standardisers(n, mean, variance, overall=overall)
         rows = torch.as_tensor(at, device=self.centre.device)
         for buffer, values in ((self.centre, centre), (self.scale, scale)):
@@ -172,19 +203,24 @@ def _blocks(values: np.ndarray, size: int = 8192) -> Iterator[np.ndarray]:
 
 
 def trainable(info: EncoderInfo, module: nn.Module) -> nn.Module:
-    """The module with gradients where its architecture has them: fixed position embeddings stay fixed.
+    """Turn gradients on where the architecture has them: fixed position embeddings stay fixed.
 
     Parameters
     ----------
     info
         The tile encoder.
     module
-        Its module, which loading has frozen as a whole.
+        Its network, all of which is frozen after loading.
+
+    Returns
+    -------
+    nn.Module
+        The same network.
 
     Raises
     ------
     ValueError
-        If it has nothing to train, or could not be built again from what a run stores.
+        If it has no parameter to train, or could not be built again from a stored model.
     """
     if info.architecture is None:
         msg = (
@@ -193,10 +229,10 @@ def trainable(info: EncoderInfo, module: nn.Module) -> nn.Module:
         )
         raise ValueError(msg)
     with torch.device("meta"):
-        wants = {name: p.requires_grad for name, p in info.architecture().named_parameters()}
+        trained = {name: p.requires_grad for name, p in info.architecture().named_parameters()}
     for name, parameter in module.named_parameters():
-        parameter.requires_grad_(wants[name])
-    if not any(wants.values()):
+        parameter.requires_grad_(trained[name])
+    if not any(trained.values()):
         msg = f"train_tiles=true, and no parameter of tile encoder {info.name!r} can be trained"
         raise ValueError(msg)
     return module

@@ -1,4 +1,4 @@
-"""The training loop, on whatever lightning's Fabric runs on: a CPU, one GPU, several, several machines."""
+"""The training loop, on all devices of lightning's Fabric: a CPU, one or several GPUs, several machines."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from storm.pretraining.distributed import MODALITIES, Job, Objective, epoch_step
 from storm.pretraining.divergence import check_losses, check_weights
 from storm.pretraining.objective import Masking
 from storm.pretraining.optimise import make_optimiser, make_schedule
-from storm.pretraining.prepare import open_prepared
+from storm.pretraining.prepare import open_prepared, prepared_library
 from storm.pretraining.reader import Reader, fetch
 from storm.pretraining.record import Record
 from storm.pretraining.start import tile_encoder_of
@@ -46,7 +46,7 @@ def train(config: PretrainConfig) -> Path:
     Parameters
     ----------
     config
-        The run; :func:`storm.pretraining.prepare.prepare` was called for it.
+        The run, for which :func:`storm.pretraining.prepare.prepare` was called.
 
     Returns
     -------
@@ -83,7 +83,7 @@ def make_fabric(config: PretrainConfig) -> Any:
     precision = config.run.precision
     if precision == "auto":
         precision = "bf16" if on_gpu and torch.cuda.is_bf16_supported() else "fp32"
-    strategy = "auto"
+    strategy: str | DDPStrategy = "auto"
     if number * config.run.nodes > 1:
         # A batch may lack a modality; slopes never change.
         strategy = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
@@ -92,7 +92,7 @@ def make_fabric(config: PretrainConfig) -> Any:
         devices=number,
         num_nodes=config.run.nodes,
         strategy=strategy,
-        precision={"bf16": "bf16-mixed", "fp32": "32-true"}[precision],
+        precision="bf16-mixed" if precision == "bf16" else "32-true",
     )
     fabric.launch()
     return fabric
@@ -192,6 +192,7 @@ def _steps_per_epoch(config: PretrainConfig, sections: Sequence[StreamedSection]
 def _tiles(config: PretrainConfig, model: StormModel, sections: Sequence[StreamedSection], fabric: Any) -> TileTokens:
     """The tile encoder, ready to be trained."""
     info = tile_encoder_of(config)
+    assert info is not None  # train_tiles needs a tile encoder, which the configuration checks
     if info.sha256 != model.tile_encoder.sha256:
         msg = (
             f"the weights of tile encoder {info.name!r} are not those that the run was prepared with; put them back, "
@@ -223,7 +224,7 @@ def _augmentation(config: PretrainConfig) -> Augmentation:
 
 
 def _step(fabric: Any, objective: Any, optimiser: Any, batches: list, *, clip: float) -> tuple[list, list]:
-    """One update; sums and counts over all processes, two numbers each."""
+    """Make one update; return sums and counts over all processes, two numbers each."""
     sums, own = objective(batches)
     counts = _total(fabric, own)
     # DDP averages the processes' gradients; each has its part of one mean.
@@ -238,18 +239,18 @@ def _step(fabric: Any, objective: Any, optimiser: Any, batches: list, *, clip: f
 
 
 def validate(fabric: Any, objective: Objective, reader: Reader, held: list[Job]) -> dict:
-    """Loss of each modality on the held-out windows, and windows per second without a backward pass."""
+    """Measure the loss of each modality on the held-out windows, and windows per second without a backward pass."""
     objective.eval()
     masking = objective.masking
     objective.masking = replace(masking, he_only=1.0 if masking.he_only == 1 else 0.0, genes_per_step=None)
     reader = replace(reader, masking=objective.masking, augmentation=None)
     started = time.perf_counter()
-    found = torch.zeros(2, 2, dtype=torch.float64)  # on the CPU: not every device has this precision
+    totals = torch.zeros(2, 2, dtype=torch.float64)  # on the CPU: not every device has this precision
     with torch.no_grad(), fabric.autocast():
         for job in held[fabric.global_rank :: fabric.world_size]:
             part, number = objective([reader(job)])
-            found += torch.stack([part, number]).cpu().double()
-    means = _means(*_total(fabric, found).tolist())
+            totals += torch.stack([part, number]).cpu().double()
+    means = _means(*_total(fabric, totals).tolist())
     objective.masking = masking
     objective.train()
     seconds = time.perf_counter() - started
@@ -314,6 +315,7 @@ def _finish(
     card = {
         "summary": summary,
         "sections": [section.name for section in sections],
+        "library": prepared_library(config),
         "field_um": config.he.field_um or model.tile_encoder.field_um,
         # Without the paths of one machine.
         "recipe": {

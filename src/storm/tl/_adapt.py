@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
-import torch
 
 from storm._bridge.keys import Keys
 from storm._bridge.read import spots_of
@@ -24,31 +23,34 @@ from storm._inference.tile_cache import model_tiles
 from storm._inference.tokens import he_tokens, st_tokens
 from storm._loading import READOUTS, StormModel, load_model
 from storm._types import Field, Modality, Precision, Readout, WindowKind
-from storm.data.genes import match_genes
-from storm.data.normalise import log_normalise
+from storm.data.genes import Vocabulary, as_symbols
+from storm.data.libraries import Library, shared_library
 from storm.data.spots import Spots
 from storm.data.windows import Windows
 from storm.encoders import get_encoder
-from storm.model.storm import Storm
-from storm.pretraining.adapt_start import starting_model, with_statistics
+from storm.pretraining.adaptation import (
+    AdaptationConfig,
+    expression_targets,
+    fit_adaptation,
+    present,
+    relative_to_mean,
+)
+from storm.pretraining.adaptation_start import starting_model, with_statistics
 from storm.pretraining.config_groups import OptimiserConfig, check_lr
-from storm.pretraining.fit import fit
-from storm.pretraining.held_out import evaluate, hold_out, mean_predictor
-from storm.pretraining.objective import Masking
-from storm.pretraining.sections import SectionTensors, TrainingSection
+from storm.pretraining.sections import TrainingSection
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
-#: Largest share of a section that may be set aside, and the gap around it in pitches.
-_MOST_HELD_OUT, _GAP = 0.5, 1.0
+#: Largest share of a section that may be held out.
+_MOST_HELD_OUT = 0.5
 #: Fewer spots than this are too few to learn from.
 _MIN_SPOTS = 50
-#: Steps that are aimed at where no number of epochs is given, and the fewest and most epochs that this may mean.
-_STEPS, _EPOCHS = 1000, (10, 60)
-#: Genes per step of the loss, and share of the steps in which a section with both modalities shows H&E alone.
-_GENES_PER_STEP, _HE_ONLY = 384, 0.3
+#: Number of steps that are aimed at where no number of epochs is given.
+_STEPS = 1000
+#: Fewest and most epochs that these steps may take.
+_EPOCHS = (10, 60)
 
 
 @dataclass(frozen=True)
@@ -109,21 +111,25 @@ def adapt(
         the model is untrained or a section has too few of its genes. A refitted encoder is principal components of what
         varies within sections; the layers that read and write expression then start anew.
     n_genes
-        Genes of a refitted encoder: those that vary most.
+        Number of genes of a refitted encoder: those that vary most.
     modality
         ``"both"``, ``"he"``, ``"st"``, or ``"auto"``: what each section has.
     batch
-        What is taken for one batch, whose mean and spread go before anything is learned: each ``"section"`` by itself,
-        which takes stain, scanner and depth out, or ``"none"``: all sections, and all that are embedded later, are
+        Unit whose mean and spread are removed before anything is learned. ``"section"``: each section by itself, which
+        removes differences of stain, scanner and depth. ``"none"``: all sections, and all that are embedded later, are
         standardised by the statistics of these sections together, so that differences between them stay.
-    epochs, patience
-        At most so many passes over all windows; by default as many as make 1,000 steps, from 10 to 60. ``patience``
-        without improvement end it, ``None`` goes through them all. The best epoch's weights are kept either way.
+    epochs
+        Largest number of passes over all windows; by default as many as make 1,000 steps, from 10 to 60.
+    patience
+        Stops after so many epochs without improvement on the held-out block; ``None`` never stops early. The best
+        epoch's weights are kept either way.
     held_out
         Share of each section's spots in the block that is not trained on. 0 trains on all spots for all epochs, and
         keeps the last weights.
-    lr, batch_size
-        AdamW with a cosine after a warm-up of a tenth; windows per step.
+    lr
+        Learning rate of AdamW at the end of a warm-up of a tenth of the steps, at most 1; it then falls as a cosine.
+    batch_size
+        Windows per step.
     readout
         Default read-out of the adapted model; by default that of ``model``.
     image_key, table_key, shapes_key, coordinate_system, um_per_px, layer
@@ -141,15 +147,18 @@ def adapt(
     StormModel
         To pass on as ``model=``, or to ``save``. It has no expression head, because a head reads the tokens of the
         network that it was trained on: train one with :func:`fit_expression`. A modality that no section has stays as
-        it was in ``model``, and weighs nothing in the embeddings of a model from scratch. Its ``card`` says from what
-        and on how much it was fitted, with the losses of every epoch and, if a part was held out, the loss there at the
-        best epoch beside that of the training spots' mean. ``data`` is not changed.
+        it was in ``model``, and weighs nothing in the embeddings of a model from scratch. Its ``card`` records the
+        model that it started from, the number of spots, the losses of every epoch and, if a part was held out, the loss
+        there at the best epoch beside that of the training spots' mean. ``card["library"]`` records the genes whose
+        counts the expression was normalised by: where sections measure materially different genes, those that all of
+        them measure, and a warning tells. ``data`` is not changed.
 
     Raises
     ------
     ValueError
         If there are fewer than 50 spots, neither counts nor an image, too few genes of a model that is to keep its own,
-        sections without a gene in common, or anything that :func:`storm.tl.embed` refuses.
+        sections without enough genes in common, a training that diverges, or anything that :func:`storm.tl.embed`
+        refuses.
     KeyError
         If an element or layer does not exist.
 
@@ -193,8 +202,16 @@ def adapt(
         msg = "no section was given to adapt to; give a SpatialData, an AnnData or a list of them"
         raise ValueError(msg)
     _check_size(sum(int(section.spots.placed.sum()) for section in sections), what="with a place")
+    known = Vocabulary(()) if start is None else start.vocabulary
+    sections = [_by_symbol(section, known) if section.st else section for section in sections]
+    library = _common_library(sections)
     base, refitted = starting_model(
-        start, [section.spots for section in sections if section.st], expression=expression, n_genes=n_genes, seed=seed
+        start,
+        [section.spots for section in sections if section.st],
+        expression=expression,
+        n_genes=n_genes,
+        library=library,
+        seed=seed,
     )
     raw = [
         model_tiles(section.table, section.spots, base, compute, field_um=field_um, field=field).values
@@ -206,21 +223,24 @@ def adapt(
         base = with_statistics(base, "he", [values for values in raw if values is not None])
     if batch == "none":
         base = _together(base, sections, raw)
-    ready = [_training_section(section, values, base) for section, values in zip(sections, raw, strict=True)]
-    ready = _relative(ready, by_section=batch == "section") if base.config.st_likelihood != "nb" else ready
+    ready = [_training_section(section, values, base, library) for section, values in zip(sections, raw, strict=True)]
+    if base.config.st_likelihood != "nb":
+        ready = relative_to_mean(ready, by_section=batch == "section")
     if epochs is None:
         steps = sum(-(-int(section.spots.placed.sum()) // batch_size) for section in sections)
         epochs = int(np.clip(round(_STEPS / steps), *_EPOCHS))
-    n_spots = sum(int(_present(section).sum()) for section in ready)
+    n_spots = sum(int(present(section).sum()) for section in ready)
     _check_size(n_spots, what="with a place and with counts or a tile inside the image")
-    network, facts = _fit(
-        base,
+    network, facts = fit_adaptation(
+        base.network,
         ready,
         [section.spots.centres for section in sections],
-        OptimiserConfig(epochs=epochs, warmup_epochs=epochs / 10, batch_size=batch_size, lr=lr),
-        patience=patience,
-        seed=seed,
-        held_out=held_out,
+        AdaptationConfig(
+            optimiser=OptimiserConfig(epochs=epochs, warmup_epochs=epochs / 10, batch_size=batch_size, lr=lr),
+            patience=patience,
+            held_out=held_out,
+            seed=seed,
+        ),
         device=compute.device,
     )
     card = {
@@ -229,6 +249,7 @@ def adapt(
         "sections": len(sections),
         "spots": n_spots,
         "expression": f"refitted on {len(base.vocabulary)} genes" if refitted else "kept",
+        "library": str(library),
         **facts,
         "lr": float(lr),
         "seed": int(seed),
@@ -239,10 +260,10 @@ def adapt(
     settings = {name: value for name, value in base.settings.items() if name != "trained"}
     settings["readout"] = readout or settings["readout"]
     if not base.trained:
-        # What has seen no H&E has nothing to say of it: its decoder is as random as it was.
+        # The decoder of a modality that was not seen is as random as it was.
         seen = {"he": any(section.he for section in sections), "st": any(section.st for section in sections)}
         weights = settings["modality_weights"]
-        settings["modality_weights"] = {name: weights.get(name, 1.0) if there else 0.0 for name, there in seen.items()}
+        settings["modality_weights"] = {name: weights.get(name, 1.0) if known else 0.0 for name, known in seen.items()}
     name = "storm-mini, from scratch" if start is None else f"{start.name}, adapted"
     return replace(base, name=name, network=network, settings=settings, head=None, card=card)
 
@@ -277,106 +298,52 @@ def _check_size(n: int, *, what: str) -> None:
         raise ValueError(msg)
 
 
-def _training_section(section: _Section, tiles: np.ndarray | None, model: StormModel) -> TrainingSection:
+def _by_symbol(section: _Section, known: Vocabulary) -> _Section:
+    """The section with its genes by symbol where the model lists their Ensembl id."""
+    _, genes = section.spots.expression
+    return replace(section, spots=replace(section.spots, genes=np.array(as_symbols(genes, known))))
+
+
+def _common_library(sections: list[_Section]) -> Library:
+    """Choose the genes by which all sections are normalised; a warning tells if these are not all."""
+    parts = [section.spots.expression for section in sections if section.st]
+    if not parts:
+        return Library()
+    library, shares = shared_library(
+        [genes.tolist() for _, genes in parts],
+        [np.asarray(counts.sum(axis=0), dtype=np.float64).ravel() for counts, _ in parts],
+    )
+    if library.genes is not None:
+        msg = (
+            f"the sections measure different genes: {library} hold {min(shares):.0%} to {max(shares):.0%} of their "
+            "counts. The expression to be rebuilt is normalised by the counts of these genes only"
+        )
+        warnings.warn(msg, UserWarning, stacklevel=3)
+    return library
+
+
+def _training_section(
+    section: _Section, tiles: np.ndarray | None, model: StormModel, library: Library
+) -> TrainingSection:
     he = None if tiles is None else he_tokens(tiles, model)
     if not section.st:
         return TrainingSection("", section.windows, he, None, None, None)
     st, _ = st_tokens(section.spots, model)
-    return TrainingSection("", section.windows, he, st, *_targets(section.spots, model))
-
-
-def _targets(spots: Spots, model: StormModel) -> tuple[np.ndarray, np.ndarray]:
-    """What the ST decoder is to say of each spot, and of which genes."""
-    index = match_genes(spots.genes, model.vocabulary).index
-    columns = np.flatnonzero(index >= 0)
-    counts = model.config.st_likelihood == "nb"
-    values = np.zeros((len(spots), len(model.vocabulary)), dtype=np.float32)
-    values[:, index[columns]] = (spots.counts if counts else log_normalise(spots.counts))[:, columns].toarray()
-    measured = np.zeros(len(model.vocabulary), dtype=bool)
-    measured[index[columns]] = True
-    return values, measured
+    counts, genes = section.spots.expression
+    columns = library.columns(genes)
+    if columns is not None:
+        # A spot without counts in the common genes has no target.
+        st = np.where(np.asarray(counts[:, columns].sum(axis=1)) > 0, st, np.float32(np.nan))
+    return TrainingSection("", section.windows, he, st, *expression_targets(section.spots, model, library))
 
 
 def _together(model: StormModel, sections: list[_Section], tiles: list[np.ndarray | None]) -> StormModel:
     """The model with these sections' common statistics, by which it standardises from now on."""
-    expression = [
-        model.expression.encode(s.spots.counts, s.spots.genes, centres=s.spots.centres) for s in sections if s.st
-    ]
+    expression = []
+    for section in sections:
+        if section.st:
+            counts, genes = section.spots.expression
+            expression.append(model.expression.encode(counts, genes.tolist(), centres=section.spots.centres))
     model = with_statistics(model, "he", [values for values in tiles if values is not None])
     model = with_statistics(model, "st", expression)
     return replace(model, settings=model.settings | {"standardise": "training"})
-
-
-def _relative(sections: list[TrainingSection], *, by_section: bool) -> list[TrainingSection]:
-    """Targets relative to a mean, as tokens are: their section's, or that of all sections that measure a gene."""
-    groups = [[section] for section in sections] if by_section else [sections]
-    return [section for group in groups for section in _relative_to_mean(group)]
-
-
-def _relative_to_mean(group: list[TrainingSection]) -> list[TrainingSection]:
-    total, count = 0.0, 0.0
-    for section in group:
-        if section.expression is not None:
-            known = section.expression[section.present("st")]
-            total, count = total + known.sum(axis=0, dtype=np.float64), count + len(known) * section.measured
-    mean = np.asarray(total / np.maximum(count, 1), dtype=np.float32)
-    return [
-        s if s.expression is None else replace(s, expression=np.where(s.measured, s.expression - mean, 0))
-        for s in group
-    ]
-
-
-def _fit(
-    base: StormModel,
-    sections: list[TrainingSection],
-    centres: list[np.ndarray],
-    config: OptimiserConfig,
-    *,
-    patience: int | None,
-    seed: int,
-    held_out: float,
-    device: torch.device,
-) -> tuple[Storm, dict[str, Any]]:
-    """A trained copy of the network, and the facts of its training for the card."""
-    masking = Masking(he_only=_HE_ONLY, genes_per_step=_GENES_PER_STEP)
-    train: list[TrainingSection] = sections
-    block: list[TrainingSection] = []
-    if held_out:
-        parts = [
-            hold_out(
-                np.where(_present(section)[:, None], at, np.nan),
-                share=held_out,
-                gap=_GAP * 1.01 * section.windows.pitch,
-                seed=seed,
-            )
-            for section, at in zip(sections, centres, strict=True)
-        ]
-        train, block = ([s.only(p[i]) for s, p in zip(sections, parts, strict=True)] for i in (0, 1))
-    network = copy.deepcopy(base.network).to(device).requires_grad_(True)
-    # Dropout draws from torch's own generator.
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        history = fit(network, train, config, masking=masking, patience=patience, seed=seed, validation=block)
-    facts = {
-        "epochs": len(history),
-        "losses": [
-            {name: round(float(value), 6) for name, value in record.items() if name != "seconds"} for record in history
-        ],
-    }
-    of_epoch = [{n[4:]: loss for n, loss in record.items() if n.startswith("val_")} for record in history]
-    if of_epoch[0]:
-        best = int(np.argmin([sum(losses.values()) for losses in of_epoch]))
-        plain = mean_predictor(network, [SectionTensors(section) for section in train])
-        mean = evaluate(plain, [SectionTensors(section) for section in block], masking=masking)
-        facts |= {
-            "held_out_spots": int(sum((section.windows.index[:, 0] >= 0).sum() for section in block)),
-            "best_epoch": best,
-            "held_out_loss": {name: round(loss, 5) for name, loss in of_epoch[best].items()},
-            "held_out_loss_of_the_mean": {name: round(loss, 5) for name, loss in mean.items()},
-        }
-    return network.cpu().requires_grad_(False).eval(), facts
-
-
-def _present(section: TrainingSection) -> np.ndarray:
-    """Spots that have a place and a token."""
-    return (section.windows.index[:, 0] >= 0) & (section.present("he") | section.present("st"))

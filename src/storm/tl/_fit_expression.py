@@ -2,40 +2,52 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
+import pandas as pd
 
 from storm._bridge.keys import Keys
 from storm._bridge.read import spots_of
 from storm._bridge.selection import select
-from storm._checks import check_key, check_positive
+from storm._checks import check_choice, check_genes, check_key, check_positive, check_whole
 from storm._inference.device import Compute
 from storm._inference.he_features import he_features
 from storm._inference.neighbourhoods import section_windows
+from storm._inference.record import warn_species
 from storm._inference.tile_cache import model_tiles
 from storm._inference.tokens import he_tokens
 from storm._loading import ExpressionHead, StormModel, load_model
-from storm._types import Field, Precision
-from storm.data.genes import Vocabulary, match_genes
-from storm.data.normalise import log_normalise
+from storm._types import Field, Precision, Standardise
+from storm.data.genes import Vocabulary, as_symbols
 from storm.data.windows import Windows
 from storm.pretraining.head import HeadConfig, fit_head
-from storm.pretraining.head_folds import Sample, choose, mean_known, score
+from storm.pretraining.head_sections import (
+    HeadSection,
+    choose_recipe,
+    held_out_correlation,
+    mean_over_sections,
+    not_measured,
+    targets,
+    variable_genes,
+    with_common_library,
+)
 
 if TYPE_CHECKING:
+    from anndata import AnnData
     from spatialdata import SpatialData
 
 
 def fit_expression(
     data: SpatialData | Sequence[SpatialData],
-    genes: Sequence[str] | None = None,
+    genes: str | Sequence[str] | None = None,
     *,
     model: str | StormModel = "storm-mini",
     train: str | np.ndarray | Sequence | None = None,
-    groups: Sequence[str] | None = None,
+    groups: Sequence[Any] | None = None,
     n_genes: int = 500,
     config: HeadConfig | None = None,
     image_key: str | None = None,
@@ -46,6 +58,7 @@ def fit_expression(
     layer: str | None = None,
     field_um: float | None = None,
     field: Field = "exact",
+    standardise: Standardise | None = None,
     device: str | Sequence[str] = "auto",
     batch_size: int | None = None,
     precision: Precision = "auto",
@@ -57,8 +70,8 @@ def fit_expression(
     data
         A SpatialData with an H&E image and a table of raw counts, or several.
     genes
-        Genes to predict. By default the ``n_genes`` whose log1p-normalised expression varies most over the training
-        spots of all sections, among the genes that all of them measure.
+        Gene or genes to predict, by symbol or Ensembl id. By default the ``n_genes`` whose log1p-normalised expression
+        varies most over the training spots of all sections, among the genes that all of them measure.
     model
         See :func:`storm.tl.embed`.
     train
@@ -66,28 +79,38 @@ def fit_expression(
         The others measure the reliability. By default all spots train, and reliability is measured on those that each
         fold holds out.
     groups
-        Patient of each section. Folds, by which the strength of the head is chosen, hold out each group of sections in
-        turn, or, with a single group, each section, or, with a single section, each fifth of its width, with a gap of
-        one window beside it. By default every section is its own group.
+        Patient of each section; a missing one is an error. Folds, by which the strength of the head is chosen, hold
+        out each group of sections in turn, or, with a single group, each section, or, with a single section, each fifth
+        of its width, with a gap of one window beside it. By default every section is its own group.
     n_genes
         Number of genes if ``genes`` is not given.
     config
-        Recipe, a :class:`storm.HeadConfig`; ``HeadConfig()`` by default. It says what of it is the paper's.
+        Recipe; ``storm.HeadConfig()`` by default, which documents what of it is the paper's.
     image_key, table_key, shapes_key, coordinate_system, um_per_px, layer
         See :func:`storm.tl.embed`; they apply to every section.
-    field_um, field, device, batch_size, precision
+    field_um, field
+        See :func:`storm.tl.embed`; they apply to every section.
+    standardise
+        Statistics by which the H&E features are standardised. ``"section"``: the mean and spread of each section, which
+        removes differences of stain and scanner, but makes the prediction of a spot depend on the other spots of its
+        object. ``"training"``: those of the sections that the model was trained on, by which a spot's prediction
+        depends on its own surroundings only. By default as the model was trained, ``"section"`` for storm-mini.
+    device, batch_size, precision
         See :func:`storm.tl.embed`; they apply to every section.
 
     Returns
     -------
     ExpressionHead
         Pass it to :func:`storm.tl.predict_expression`, or keep it with its ``save``. ``reliability`` holds each gene's
-        Pearson correlation on spots that were not trained on, averaged over sections.
+        Pearson correlation on spots that were not trained on, averaged over sections. ``notes`` records the field, the
+        statistics, and the library: where sections measure materially different genes, a library size is the counts
+        of the genes that all of them measure, which a warning tells, and ``units`` changes accordingly.
 
     Raises
     ------
     ValueError
-        If a gene is not measured in every section, no spot is left to train on, or an input does not fit.
+        If a gene is not measured in every section or given twice, a group is missing, sections that measure different
+        genes have too few in common, no spot is left to train on, the training diverges, or an input does not fit.
     KeyError
         If an element or column does not exist.
 
@@ -101,9 +124,11 @@ def fit_expression(
     if not sections or len(masks) != len(sections):
         msg = f"{len(sections)} sections and {len(masks)} training masks; give one mask per section"
         raise ValueError(msg)
-    if groups is not None and len(groups) != len(sections):
-        msg = f"{len(groups)} groups for {len(sections)} sections; give the patient of each section"
-        raise ValueError(msg)
+    patients = None if groups is None else _groups(groups, len(sections))
+    n_genes = check_whole(n_genes, name="n_genes")
+    if standardise is not None:
+        check_choice(standardise, get_args(Standardise), name="standardise")
+    wanted = None if genes is None else check_genes(genes)
     loaded = load_model(model)
     if config is not None and not isinstance(config, HeadConfig):
         msg = f"config={config!r} is a {type(config).__name__}; give storm.HeadConfig(...), or None for the defaults"
@@ -120,39 +145,72 @@ def fit_expression(
     )
     field_um = loaded.tile_encoder.field_um if field_um is None else field_um
     check_positive(field_um, name="field_um", unit="µm")
-    samples = [
-        _read(section, mask, loaded, compute, keys, field_um=field_um, field=field)
+    by = standardise or loaded.settings["standardise"]
+    parts = [
+        _read(section, mask, loaded, compute, keys, wanted=wanted, field_um=field_um, field=field, by=by)
         for section, mask in zip(sections, masks, strict=True)
     ]
-    if any((sample.usable & sample.train).sum() < 2 for sample in samples):
+    warn_species([part.names for part in parts], what="the sections")
+    parts, shares = with_common_library(parts)
+    library = parts[0].library
+    if library.genes is not None:
+        msg = (
+            f"the sections measure different genes: {library} hold {min(shares):.0%} to {max(shares):.0%} of their "
+            f"counts. Library sizes are counts of these genes only, so that the head predicts {library.units}; leave "
+            "out the sections with the smaller panel to predict counts per 10,000 of all genes"
+        )
+        warnings.warn(msg, UserWarning, stacklevel=2)
+    if any(len(part.rows) < 2 for part in parts):
         msg = "a section has fewer than two spots with H&E and counts to train on; check its training mask and image"
         raise ValueError(msg)
-    chosen = _choose(samples, genes, n_genes)
-    targets = [_targets(sample, chosen) for sample in samples]
-    config, held_out, how_measured = choose(samples, targets, config, groups=groups)
-    rows = [sample.usable & sample.train for sample in samples]
+    chosen = variable_genes(parts, n_genes) if wanted is None else wanted
+    symbols = as_symbols(chosen, loaded.vocabulary)
+    if missing := [chosen[i] for i in not_measured(parts, symbols)]:
+        msg = f"{len(missing)} of {len(chosen)} genes are not measured in every section: {sorted(missing)[:10]}"
+        raise ValueError(msg)
+    expression = [targets(part, symbols) for part in parts]
+    config, reliability, held_out = choose_recipe(parts, expression, config, groups=patients)
     head = fit_head(
-        np.concatenate([sample.features[r] for sample, r in zip(samples, rows, strict=True)]),
-        np.concatenate([target[r] for target, r in zip(targets, rows, strict=True)]),
+        np.concatenate([part.features[part.rows] for part in parts]),
+        np.concatenate([values[part.rows] for part, values in zip(parts, expression, strict=True)]),
         config,
     )
     if train is not None:
-        scores = [score(head, s, t, s.usable & ~s.train) for s, t in zip(samples, targets, strict=True)]
-        held_out, how_measured = mean_known(scores), "spots outside the training mask"
+        scores = [held_out_correlation(head, part, values) for part, values in zip(parts, expression, strict=True)]
+        reliability, held_out = mean_over_sections(scores), "spots outside the training mask"
     notes = {
-        "n_sections": len(samples),
-        "n_spots": int(sum((s.usable & s.train).sum() for s in samples)),
-        "reliability": how_measured,
+        "n_sections": len(parts),
+        "n_spots": sum(len(part.rows) for part in parts),
+        "reliability": held_out,
         "field_um": float(field_um),
+        "standardise": by,
+        "library": str(library),
+        "library_genes": None if library.genes is None else list(library.genes),
+        "units": library.units,
         "config": asdict(config),
     }
     return ExpressionHead(
         genes=tuple(chosen),
-        reliability=held_out.astype(np.float32),
+        reliability=reliability.astype(np.float32),
         module=head,
         model_sha256=loaded.sha256,
         notes=notes,
     )
+
+
+def _groups(groups: Sequence[Any], n: int) -> list[str]:
+    """The patient of each section, as text."""
+    if isinstance(groups, str) or len(groups) != n:
+        given = "a text" if isinstance(groups, str) else f"{len(groups)} groups"
+        msg = f"groups={groups!r} is {given} for {n} sections; give a list with the patient of each section"
+        raise ValueError(msg)
+    values = pd.Series(list(groups), dtype=object)
+    names = values.where(values.notna(), "").astype(str).str.strip()
+    # numpy turns None and NaN in a list of texts into these words.
+    if missing := [i for i, name in enumerate(names) if name.casefold() in ("", "nan", "none", "<na>", "nat")]:
+        msg = f"groups has no patient for the sections at {missing}: {list(groups)}; give each section its patient"
+        raise ValueError(msg)
+    return names.tolist()
 
 
 def _read(
@@ -162,17 +220,27 @@ def _read(
     compute: Compute,
     keys: Keys,
     *,
+    wanted: list[str] | None,
     field_um: float,
     field: Field,
-) -> Sample:
+    by: str,
+) -> HeadSection:
     selection = select(section, keys, image=True, table=True)
-    spots = spots_of(selection, counts=True)
+    vocabulary = model.vocabulary if wanted is None else Vocabulary(tuple(wanted))
+    spots = spots_of(selection, counts=True, vocabulary=vocabulary)
     keep = np.ones(len(spots), bool) if mask is None else _mask(mask, selection.table)
     windows = section_windows(spots)
     tiles = model_tiles(selection.table, spots, model, compute, field_um=field_um, field=field)
-    features = he_features(model.network, he_tokens(tiles.values, model), windows, compute)
-    counts, measured = spots.expression
-    return Sample(features, log_normalise(counts), measured, keep, spots.centres, _reach(windows))
+    counts, names = spots.expression
+    return HeadSection(
+        features=he_features(model.network, he_tokens(tiles.values, model, by=by), windows, compute),
+        counts=counts,
+        names=names.tolist(),
+        symbols=as_symbols(names, model.vocabulary),
+        train=keep,
+        centres=spots.centres,
+        reach=_reach(windows),
+    )
 
 
 def _reach(windows: Windows) -> float:
@@ -180,43 +248,16 @@ def _reach(windows: Windows) -> float:
     return float(np.abs(windows.offsets).max() * windows.pitch)
 
 
-def _mask(mask, table) -> np.ndarray:
+def _mask(mask: str | np.ndarray | Sequence, table: AnnData) -> np.ndarray:
+    values: Any = mask
     if isinstance(mask, str):
         check_key(mask, list(table.obs.columns), name="train", where="obs")
-        mask = table.obs[mask].to_numpy()
-    mask = np.asarray(mask)
-    if mask.shape != (table.n_obs,) or mask.dtype != bool:
-        msg = f"train has shape {mask.shape} and dtype {mask.dtype}; it must be boolean of shape ({table.n_obs},)"
+        values = table.obs[mask]
+    # pandas' nullable booleans are booleans, unless a value is missing.
+    column = pd.Series(np.asarray(values, dtype=object).ravel()).infer_objects()
+    shape = np.shape(values)
+    if shape != (table.n_obs,) or column.dtype != bool:
+        kind = f"{int(column.isna().sum())} missing values" if column.isna().any() else f"dtype {column.dtype}"
+        msg = f"train has shape {shape} and {kind}; it must be boolean, without gaps, of shape ({table.n_obs},)"
         raise ValueError(msg)
-    return mask
-
-
-def _choose(samples: list[Sample], genes: Sequence[str] | None, n_genes: int) -> list[str]:
-    common = set(samples[0].genes).intersection(*(sample.genes for sample in samples[1:]))
-    if genes is not None:
-        found = [match_genes(sample.genes, Vocabulary(tuple(genes))) for sample in samples]
-        missing = sorted({g for match in found for i, g in enumerate(genes) if i not in set(match.index.tolist())})
-        if missing or not len(genes):
-            msg = f"{len(missing)} of {len(genes)} genes are not measured in every section: {missing[:10]}"
-            raise ValueError(msg)
-        return list(genes)
-    if not common:
-        msg = "the sections have no gene in common; name their genes the same way (symbols or Ensembl ids)"
-        raise ValueError(msg)
-    ordered = [gene for gene in samples[0].genes if gene in common]
-    variance = np.zeros(len(ordered))
-    for sample in samples:
-        at = {gene: i for i, gene in enumerate(sample.genes)}
-        x = sample.expression[sample.usable & sample.train][:, [at[gene] for gene in ordered]]
-        mean = np.asarray(x.mean(axis=0)).ravel()
-        variance += np.asarray(x.multiply(x).mean(axis=0)).ravel() - mean**2
-    top = np.sort(np.argsort(-variance, kind="stable")[:n_genes])
-    return [ordered[i] for i in top]
-
-
-def _targets(sample: Sample, genes: list[str]) -> np.ndarray:
-    match = match_genes(sample.genes, Vocabulary(tuple(genes)))
-    columns = np.empty(len(genes), dtype=int)
-    known = np.flatnonzero(match.index >= 0)
-    columns[match.index[known]] = known
-    return sample.expression[:, columns].toarray()
+    return column.to_numpy(dtype=bool)

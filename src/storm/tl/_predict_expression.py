@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 
+from storm._bridge.counts import gene_names
 from storm._bridge.keys import Keys
 from storm._bridge.read import spots_of
 from storm._bridge.select import is_spatialdata
 from storm._bridge.workspace import Workspace, open_workspace
 from storm._bridge.write import annotate_like
-from storm._checks import check_choice, check_positive
+from storm._checks import check_choice, check_genes, check_positive
 from storm._inference.device import Compute
 from storm._inference.he_features import he_features
 from storm._inference.neighbourhoods import section_windows
-from storm._inference.record import provenance, warn_nan
+from storm._inference.record import provenance, warn_nan, warn_species
 from storm._inference.tile_cache import model_tiles
 from storm._inference.tokens import he_tokens
-from storm._keys import EXPRESSION, RELIABILITY, UNS, predicted_table
+from storm._keys import EXPRESSION, UNS, predicted_table
+from storm._keys import reliability as reliability_column
 from storm._loading import ExpressionHead, StormModel, load_model
-from storm._types import Field, Precision
-from storm.data.genes import Vocabulary, match_genes
+from storm._types import Field, Precision, Standardise
+from storm.data.genes import GeneMatch, Vocabulary, as_symbols, match_genes
 from storm.data.journal import journal_of
 from storm.pretraining.head import apply_head
 
@@ -36,7 +39,7 @@ _LAYER_BYTES = 2 * 1024**3
 
 def predict_expression(
     data: SpatialData,
-    genes: Sequence[str] | None = None,
+    genes: str | Sequence[str] | None = None,
     *,
     model: str | StormModel = "storm-mini",
     head: ExpressionHead | None = None,
@@ -47,6 +50,7 @@ def predict_expression(
     um_per_px: float | None = None,
     field_um: float | None = None,
     field: Field = "exact",
+    standardise: Standardise | None = None,
     stride_um: float | None = None,
     to: Literal["auto", "layer", "table"] = "auto",
     key_added: str = EXPRESSION,
@@ -62,7 +66,7 @@ def predict_expression(
     data
         A SpatialData with an H&E image. Without a table the tissue is covered with a grid of tiles.
     genes
-        Genes to predict, all of the head's by default.
+        Gene or genes to predict, by symbol or Ensembl id; all of the head's by default.
     model
         See :func:`storm.tl.embed`.
     head
@@ -74,6 +78,10 @@ def predict_expression(
         Edge of the H&E field around each centre, in µm; by default the one that the head was trained with.
     field
         ``"exact"`` or ``"dense"``, see :func:`storm.tl.embed`.
+    standardise
+        Statistics by which the H&E features are standardised, see :func:`storm.tl.fit_expression`. By default those
+        that the head was trained with; others give a warning. With ``"section"`` the prediction of a spot depends on
+        which other spots are in the object, with ``"training"`` on its own surroundings only.
     to
         ``"layer"``, ``"table"``, or ``"auto"``: a layer if every predicted gene is one of the table's own and the layer
         takes no more than 2 GiB, else a new table.
@@ -91,15 +99,16 @@ def predict_expression(
           that were not predicted, or
         - a table ``"<table>_<key_added>"`` that annotates the same shapes, with the predicted genes in ``X``,
 
-        and in it ``var["storm_r"]``: each gene's correlation on held-out spots when the head was trained, and
-        ``uns["storm"][key_added]``: the provenance. Rows whose centre lies outside the image are NaN and counted in a
-        warning.
+        and in it ``var["<key_added>_r"]`` (``"storm_r"`` by default): each gene's correlation on held-out spots when
+        the head was trained, and ``uns["storm"][key_added]``: the provenance, with the unit, the library that the
+        10,000 counts refer to, and the statistics used. Rows whose centre lies outside the image are NaN and counted
+        in a warning; genes of another species than the head's are a warning that names both.
 
     Raises
     ------
     ValueError
-        If the model has no head, the head belongs to another model, a gene is not one of the head's, or the image, the
-        scale or the table does not fit. ``data`` is then as it was.
+        If the model has no head, the head belongs to another model, a gene is not one of the head's or given twice, or
+        the image, the scale or the table does not fit. ``data`` is then as it was.
     TypeError
         If ``data`` is not a SpatialData.
 
@@ -118,10 +127,22 @@ def predict_expression(
         coordinate_system=coordinate_system,
         um_per_px=um_per_px,
     )
+    if standardise is not None:
+        check_choice(standardise, get_args(Standardise), name="standardise")
+    wanted = None if genes is None else check_genes(genes)
     loaded = load_model(model)
-    head, columns = _head(loaded, head, genes)
+    head, columns = _head(loaded, head, wanted)
+    trained_by = head.standardise or loaded.settings["standardise"]
+    by = standardise or trained_by
+    if by != trained_by:
+        msg = (
+            f"the head was trained on features that were standardised by {trained_by!r} statistics, and "
+            f"standardise={by!r} gives it others; train one with storm.tl.fit_expression(standardise={by!r})"
+        )
+        warnings.warn(msg, UserWarning, stacklevel=2)
     compute = Compute.of(device, precision=precision, batch_size=batch_size)
-    field_um = head.notes.get("field_um", loaded.tile_encoder.field_um) if field_um is None else field_um
+    if field_um is None:
+        field_um = head.field_um or loaded.tile_encoder.field_um
     check_positive(field_um, name="field_um", unit="µm")
     work = open_workspace(
         data,
@@ -133,13 +154,15 @@ def predict_expression(
         keys_added={"layers": [key_added]},
     )
     work.check_new_table(predicted_table(str(work.selection.table_key), key_added))
+    genes_out = [head.genes[i] for i in columns]
+    match, into_layer = _place(work, head.genes, genes_out, known=loaded.vocabulary, to=to)
     spots = spots_of(work.selection, counts=False)
     windows = section_windows(spots)
     with journal_of(work.store, key_added) as journal:
         tiles = model_tiles(work.table, spots, loaded, compute, field_um=field_um, field=field, journal=journal)
         features = he_features(
             loaded.network,
-            he_tokens(tiles.values, loaded),
+            he_tokens(tiles.values, loaded, by=by),
             windows,
             compute,
             journal=journal,
@@ -152,7 +175,7 @@ def predict_expression(
             )
             raise ValueError(msg)
         predicted = apply_head(head.module, features)
-        if genes is not None:  # choosing copies what may be gigabytes
+        if wanted is not None:  # choosing copies what may be gigabytes
             predicted = predicted[:, columns]
         warn_nan(predicted, spots, name=key_added)
         facts = provenance(
@@ -161,16 +184,26 @@ def predict_expression(
             compute,
             tiles=tiles,
             windows=windows.kind,
-            units="log1p of counts per 10,000",
+            units=head.units,
             n_genes=len(columns),
-            head={"n_genes": len(head.genes), "reliability": str(head.notes.get("reliability", "not stated"))},
+            standardise=by,
+            head={
+                "n_genes": len(head.genes),
+                "reliability": str(head.notes.get("reliability", "not stated")),
+                "standardise": trained_by,
+                "library": str(head.notes.get("library", "all genes")),
+            },
         )
-        symbols = [head.genes[i] for i in columns]
-        _write(work, symbols, predicted, head.reliability[columns], facts, to=to, key_added=key_added)
+        reliability = head.reliability[columns]
+        if into_layer:
+            _write_layer(work, match, predicted, reliability, facts, key_added=key_added)
+        else:
+            _write_table(work, genes_out, predicted, reliability, facts, key_added=key_added)
     return work.owner if copy else None
 
 
-def _head(model: StormModel, head: ExpressionHead | None, genes) -> tuple[ExpressionHead, np.ndarray]:
+def _head(model: StormModel, head: ExpressionHead | None, genes: list[str] | None) -> tuple[ExpressionHead, np.ndarray]:
+    """The head, and the positions of the genes among those that it predicts."""
     if head is None:
         head = model.head
         if head is None:
@@ -184,13 +217,13 @@ def _head(model: StormModel, head: ExpressionHead | None, genes) -> tuple[Expres
         raise ValueError(msg)
     if genes is None:
         return head, np.arange(len(head.genes))
-    genes = [genes] if isinstance(genes, str) else list(genes)
-    match = match_genes(genes, Vocabulary(head.genes))
-    if match.repeated:
-        msg = f"genes= holds {list(match.repeated)[:10]} more than once; give each gene once"
-        raise ValueError(msg)
-    if match.missing or match.ambiguous or not genes:
-        unknown = [*match.missing, *match.ambiguous]
+    match = match_genes(
+        as_symbols(genes, model.vocabulary), Vocabulary(tuple(as_symbols(head.genes, model.vocabulary)))
+    )
+    if unknown := [name for name, at in zip(genes, match.index, strict=True) if at < 0]:
+        if len(match.missing) < len(unknown):
+            msg = f"{unknown[:10]} are other names of genes that are given as well; give each gene once"
+            raise ValueError(msg)
         msg = (
             f"{len(unknown)} of {len(genes)} genes are not among the {len(head.genes)} that the head predicts: "
             f"{unknown[:10]}; head.genes lists them, and storm.tl.fit_expression trains a head for others"
@@ -199,32 +232,56 @@ def _head(model: StormModel, head: ExpressionHead | None, genes) -> tuple[Expres
     return head, match.index
 
 
-def _write(
+def _place(
     work: Workspace,
-    symbols: list[str],
+    head_genes: Sequence[str],
+    genes: list[str],
+    *,
+    known: Vocabulary,
+    to: Literal["auto", "layer", "table"],
+) -> tuple[GeneMatch, bool]:
+    """Match the table's genes with the predicted ones, and decide whether these go into a layer."""
+    table = work.table
+    symbols = Vocabulary(tuple(as_symbols(genes, known)))
+    names = gene_names(table, symbols)
+    warn_species([head_genes, names], what="the head and the table")
+    match = match_genes(as_symbols(names, known), symbols)
+    n_own = int((match.index >= 0).sum())
+    if to == "layer" and n_own < len(genes):
+        msg = f"to='layer' needs each gene in the table, which has {n_own} of {len(genes)}; use to='table'"
+        raise ValueError(msg)
+    small = table.n_obs * table.n_vars * 4 <= _LAYER_BYTES
+    return match, to == "layer" or (to == "auto" and n_own == len(genes) and small)
+
+
+def _write_layer(
+    work: Workspace,
+    match: GeneMatch,
     predicted: np.ndarray,
     reliability: np.ndarray,
     facts: dict[str, Any],
     *,
-    to: Literal["auto", "layer", "table"],
     key_added: str,
 ) -> None:
-    table = work.table
-    match = match_genes([str(name) for name in table.var_names], Vocabulary(tuple(symbols)))
     own = np.flatnonzero(match.index >= 0)
-    all_own = len(own) == len(symbols)
-    if to == "layer" and not all_own:
-        msg = f"to='layer' needs each gene in the table, which has {len(own)} of {len(symbols)}; use to='table'"
-        raise ValueError(msg)
-    small = table.n_obs * table.n_vars * 4 <= _LAYER_BYTES
-    if to == "layer" or (to == "auto" and all_own and small):
-        layer = np.full(table.shape, np.nan, dtype=np.float32)
-        layer[:, own] = predicted[:, match.index[own]]
-        r = np.full(table.n_vars, np.nan, dtype=np.float32)
-        r[own] = reliability[match.index[own]]
-        work.write(layers={key_added: layer}, var={RELIABILITY: r}, uns={key_added: facts})
-        return
-    new = annotate_like(table, predicted, var=pd.DataFrame({RELIABILITY: reliability}, index=pd.Index(symbols)))
+    layer = np.full(work.table.shape, np.nan, dtype=np.float32)
+    layer[:, own] = predicted[:, match.index[own]]
+    r = np.full(work.table.n_vars, np.nan, dtype=np.float32)
+    r[own] = reliability[match.index[own]]
+    work.write(layers={key_added: layer}, var={reliability_column(key_added): r}, uns={key_added: facts})
+
+
+def _write_table(
+    work: Workspace,
+    genes: list[str],
+    predicted: np.ndarray,
+    reliability: np.ndarray,
+    facts: dict[str, Any],
+    *,
+    key_added: str,
+) -> None:
+    var = pd.DataFrame({reliability_column(key_added): reliability}, index=pd.Index(genes))
+    new = annotate_like(work.table, predicted, var=var)
     new.uns[UNS] = {key_added: facts}
     table_key = work.selection.table_key
     assert table_key is not None  # an AnnData is refused at the door

@@ -1,4 +1,4 @@
-"""The model that an adaptation starts from: where genes are other ones, with an expression encoder of their own."""
+"""The model that an adaptation starts from, with a new expression encoder where the sections have other genes."""
 
 from __future__ import annotations
 
@@ -11,20 +11,29 @@ from torch import nn
 from storm._loading import StormModel, build_model
 from storm._logging import logger
 from storm.data.genes import Vocabulary, match_genes
+from storm.data.libraries import Library
 from storm.data.normalise import log_normalise
 from storm.data.spots import Spots
 from storm.expression import FactorExpression
 from storm.model.expression import FactorEncoder
 from storm.pretraining.factors import Panel, choose_genes, fit_factors, spread_within
 
-#: Size of an expression encoder that is fitted here, and genes that it must share with a table.
-_FACTORS, _MIN_GENES = 64, 20
+#: Size of an expression encoder that is fitted here.
+_FACTORS = 64
+#: Fewest genes that such an encoder must share with a table.
+_MIN_GENES = 20
 
 
 def starting_model(
-    start: StormModel | None, with_counts: list[Spots], *, expression: str, n_genes: int, seed: int
+    start: StormModel | None,
+    with_counts: list[Spots],
+    *,
+    expression: str,
+    n_genes: int,
+    library: Library,
+    seed: int,
 ) -> tuple[StormModel, bool]:
-    """The model to start from, its expression encoder fitted where that is needed, and whether it was.
+    """Prepare the model to start from, and fit its expression encoder where that is needed.
 
     Parameters
     ----------
@@ -34,6 +43,15 @@ def starting_model(
         Sections with expression.
     expression, n_genes, seed
         See :func:`storm.tl.adapt`.
+    library
+        Genes whose counts add up to the library size by which a new encoder normalises.
+
+    Returns
+    -------
+    model : StormModel
+        The model.
+    refitted : bool
+        Whether its expression encoder was fitted on these sections.
 
     Raises
     ------
@@ -58,36 +76,44 @@ def starting_model(
             raise ValueError(msg)
         if expression == "keep" or (start.trained and min(shared) >= least):
             return start, False
-    encoder = _fit_expression(with_counts, n_genes, seed)
+    known = None if start is None else start.vocabulary
+    encoder = _fit_expression(with_counts, n_genes, library, seed, known=known)
     made = build_model("storm-mini", expression=encoder, seed=seed)
     if start is not None:
         made = _moved(start, made, seed)
         if expression == "auto" and start.trained:
             logger.warning(
                 "a section has too few genes of model %r: its expression encoder is fitted anew, on %d genes",
-                start.name, len(encoder.vocabulary),
-            )  # fmt: skip
-    raw = [encoder.encode(spots.counts, spots.genes) for spots in with_counts]
+                start.name,
+                len(encoder.vocabulary),
+            )
+    raw = [encoder.encode(*spots.expression) for spots in with_counts]
     return with_statistics(made, "st", raw), True
 
 
 def _shared(model: StormModel, spots: Spots) -> int:
-    """Genes of a section that the model both reads and writes."""
-    read = model.expression.match(spots.genes).n_shared
-    return read if model.config.n_genes == 0 else min(read, match_genes(spots.genes, model.vocabulary).n_shared)
+    """Number of genes of a section that the model both reads and writes."""
+    _, genes = spots.expression
+    read = model.expression.match(genes.tolist()).n_shared
+    return read if model.config.n_genes == 0 else min(read, match_genes(genes, model.vocabulary).n_shared)
 
 
 def _no_expression() -> FactorExpression:
     return FactorExpression(FactorEncoder(1, _FACTORS).eval(), Vocabulary(("none",)), name="none")
 
 
-def _fit_expression(spots: list[Spots], n_genes: int, seed: int) -> FactorExpression:
-    panels = [Panel(log_normalise(part.counts), part.genes) for part in spots]
-    names = [{str(gene).upper() for gene in part.genes} for part in spots]
+def _fit_expression(
+    spots: list[Spots], n_genes: int, library: Library, seed: int, *, known: Vocabulary | None
+) -> FactorExpression:
+    panels = []
+    for part in spots:
+        counts, genes = part.expression
+        panels.append(Panel(log_normalise(counts, library=library.columns(genes)), genes))
+    names = [{str(gene).upper() for gene in panel.genes} for panel in panels]
     for i, own in enumerate(names):
         others = set().union(*(other for j, other in enumerate(names) if j != i))
         if len(names) > 1 and not own & others:
-            some = ", ".join(map(repr, list(spots[i].genes[:3])))
+            some = ", ".join(map(repr, list(panels[i].genes[:3])))
             msg = (
                 f"section {i} has no gene in common with the others (it has {some}, …); name the genes of all sections "
                 "the same way, symbols or Ensembl ids, or adapt to it alone"
@@ -103,13 +129,16 @@ def _fit_expression(spots: list[Spots], n_genes: int, seed: int) -> FactorExpres
     if dim < 1:
         msg = f"{len(symbols)} genes are too few to fit an expression encoder; use modality='he', or another table"
         raise ValueError(msg)
-    vocabulary = Vocabulary(tuple(symbols))
+    # Tables by Ensembl id were translated by the model's vocabulary, and so will be those that come later.
+    ids = {} if known is None else {s.upper(): i for s, i in zip(known.symbols, known.ensembl, strict=False)}
+    vocabulary = Vocabulary(tuple(symbols), tuple(ids.get(symbol, "") for symbol in symbols))
     least = min(_MIN_GENES, len(symbols), *(int(measured.sum()) for _, measured in used))
-    return FactorExpression(fit_factors(used, dim, seed=seed), vocabulary, min_genes=least, name="factors, fitted")
+    factors = fit_factors(used, dim, seed=seed)
+    return FactorExpression(factors, vocabulary, min_genes=least, name="factors, fitted", library=library)
 
 
 def _moved(start: StormModel, made: StormModel, seed: int) -> StormModel:
-    """The model with another expression encoder: what read and wrote expression is new, all else stays."""
+    """The model with another expression encoder: the layers that read and write expression are new, all else stays."""
     config = replace(start.config, st_dim=made.config.st_dim, n_genes=made.config.n_genes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -125,9 +154,13 @@ def _moved(start: StormModel, made: StormModel, seed: int) -> StormModel:
     for part in ("he_mean", "he_std"):
         statistics[part] = start.statistics[part]
     return replace(
-        start, network=network.requires_grad_(False).eval(), expression=made.expression, vocabulary=made.vocabulary,
-        statistics=statistics, head=None,
-    )  # fmt: skip
+        start,
+        network=network.requires_grad_(False).eval(),
+        expression=made.expression,
+        vocabulary=made.vocabulary,
+        statistics=statistics,
+        head=None,
+    )
 
 
 def with_statistics(model: StormModel, name: str, values: list[np.ndarray]) -> StormModel:

@@ -18,7 +18,7 @@ from storm.pretraining.baselines import baseline_losses
 from storm.pretraining.config import flatten
 from storm.pretraining.distributed import MODALITIES, Objective, epoch_steps, validation_jobs
 from storm.pretraining.objective import Masking, masked_loss
-from storm.pretraining.prepare import prepare
+from storm.pretraining.prepare import prepare, prepared_library
 from storm.pretraining.sections import SectionTensors, TrainingSection
 from storm.pretraining.shards import open_shard, write_shard
 from storm.pretraining.stream import split_windows
@@ -119,7 +119,7 @@ def test_sections_of_any_platform_and_panel_are_streamed_as_they_are_in_memory(r
     for section in sections:
         shard = section.shard
         counts = shard.counts(np.arange(len(shard))).toarray()
-        total = counts.sum(axis=1, keepdims=True)
+        total = counts[:, section.library].sum(axis=1, keepdims=True)
         expression = np.zeros((len(shard), 40), np.float32)
         known = np.log1p(counts / np.maximum(total, 1) * 1e4)
         expression[:, section.columns] = known - known.sum(axis=0) / (total > 0).sum()
@@ -311,3 +311,34 @@ def test_a_corpus_that_teaches_nothing_is_named(tmp_path):
     config = planted_config(tmp_path, validation_sections=tuple(shard.name for shard in shards))
     with pytest.raises(ValueError, match="no section to train on has counts or H&E"):
         prepare(config, shards)
+
+
+def test_panels_are_normalised_over_their_common_genes(run, tmp_path):
+    """The corpus has panels of 40, 35 and 30 genes, 25 of them in common; targets of a shared gene are comparable."""
+    config, model, sections = run
+    common = sorted(GENES[5:30])
+    assert prepared_library(config) == "25 common genes"
+    assert model.expression.library.genes == tuple(common)
+    for section in sections:
+        names = np.array(section.shard.genes)
+        np.testing.assert_array_equal(section.library, np.isin(names, common))
+        rows = section.train[:5]
+        batch = section.take(rows)
+        counts = section.shard.counts(batch.spots).toarray()
+        expected = np.log1p(counts / counts[:, section.library].sum(axis=1, keepdims=True).clip(min=1) * 1e4)
+        at = torch.arange(len(batch.spots)).unsqueeze(1)
+        targets = batch.expression[at, torch.from_numpy(section.columns)].numpy()
+        np.testing.assert_allclose(targets, expected - section.mean[section.columns], atol=1e-4)
+    own = config.changed(library="own", out=str(tmp_path / "own"))
+    _, sections = prepare(own, [section.shard for section in sections])
+    assert prepared_library(own) == "all genes"
+    assert all(section.library is None for section in sections)
+
+
+def test_panels_with_too_little_in_common_are_refused(tmp_path):
+    shards = [
+        planted_shard(tmp_path / "shards", name="one", genes=slice(0, 25)),
+        planted_shard(tmp_path / "shards", name="two", genes=slice(10, 40), seed=1),
+    ]
+    with pytest.raises(ValueError, match=r"have 15 genes in common, too few .*set library = 'own'"):
+        prepare(planted_config(tmp_path), shards)

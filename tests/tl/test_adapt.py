@@ -11,8 +11,8 @@ import storm
 from storm._bridge import read_spots
 from storm._inference.tokens import st_tokens
 from storm.data.windows import make_windows
+from storm.pretraining.adaptation import relative_to_mean
 from storm.pretraining.sections import TrainingSection
-from storm.tl._adapt import _relative
 
 QUICK = {"epochs": 16, "lr": 1e-2, "batch_size": 32}
 
@@ -89,11 +89,21 @@ def test_tiles_that_are_there_are_used(toy, tiny_model, monkeypatch):
     storm.tl.adapt(toy, model=tiny_model, epochs=1)
 
 
-def test_two_sections_of_different_panels(toy, tiny_model):
+def test_two_sections_of_different_panels(toy, tiny_model, tmp_path):
     table = toy.tables["table"]
     one, two = table[:, :200].copy(), table[:, 100:].copy()
-    model = storm.tl.adapt([one, two], model=tiny_model, epochs=2)
+    common = table.var_names[100:200]
+    with pytest.warns(UserWarning, match="the sections measure different genes: 100 common genes hold"):
+        model = storm.tl.adapt([one, two], model=tiny_model, epochs=2)
     assert model.card["sections"] == 2
+    assert model.card["library"] == "100 common genes"
+    assert model.expression.library.genes == tuple(sorted(name.upper() for name in common))
+    model.save(tmp_path / "model")
+    model = storm.load_model(tmp_path / "model")
+    assert len(model.expression.library.genes) == 100
+    few = table[:, 190:].copy()
+    with pytest.raises(ValueError, match="have 10 genes in common, too few to compare"):
+        storm.tl.adapt([one, few], model=tiny_model)
     assert set(model.vocabulary.symbols) == {name.upper() for name in table.var_names}
     for section in (one, two):
         storm.tl.embed(section, model=model)
@@ -165,6 +175,14 @@ def test_errors_say_what_to_do(toy, tiny_model):
         storm.tl.adapt(toy, model=tiny_model, epochs=0)
     with pytest.raises(ValueError, match="held_out"):
         storm.tl.adapt(toy, model=tiny_model, held_out=0.9)
+    with pytest.raises(ValueError, match=r"lr=1e\+30 is above 1"):
+        storm.tl.adapt(toy, model=tiny_model, lr=1e30)
+    with pytest.raises(ValueError, match="n_genes=0 must be a whole number of at least 1"):
+        storm.tl.adapt(toy, model=tiny_model, n_genes=0)
+    with pytest.raises(ValueError, match=r"batch_size=2\.5 must be a whole number"):
+        storm.tl.adapt(toy, model=tiny_model, batch_size=2.5)
+    with pytest.raises(ValueError, match="seed='a' must be a whole number"):
+        storm.tl.adapt(toy, model=tiny_model, seed="a")
     with pytest.raises(ValueError, match="expression="):
         storm.tl.adapt(toy, model=tiny_model, expression="maybe")
     with pytest.raises(TypeError, match="SpatialData"):
@@ -215,9 +233,9 @@ def test_targets_are_relative_to_their_section_or_to_all():
     sections = [
         TrainingSection("", windows, None, st, v.astype(np.float32), m) for v, m in zip(values, measured, strict=True)
     ]
-    own = [section.expression for section in _relative(sections, by_section=True)]
+    own = [section.expression for section in relative_to_mean(sections, by_section=True)]
     np.testing.assert_allclose(own[0][:2], [[-1, -1, 0], [1, 1, 0]])
     np.testing.assert_allclose(own[1][:2], [[-1, 0, -1], [1, 0, 1]])
-    together = [section.expression for section in _relative(sections, by_section=False)]
+    together = [section.expression for section in relative_to_mean(sections, by_section=False)]
     np.testing.assert_allclose(together[0][:2], [[-4, -1, 0], [-2, 1, 0]])
     np.testing.assert_allclose(together[1][:2], [[2, 0, -1], [4, 0, 1]])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from anndata import AnnData
 from spatialdata import SpatialData, read_zarr
 
 import storm
@@ -17,6 +18,22 @@ QUICK = storm.HeadConfig(penalty=1.0, epochs=30, lr=2e-3, batch_size=32, hidden=
 
 #: A ridge regression, which takes no time.
 LINEAR = storm.HeadConfig(penalty=1.0, epochs=0)
+
+
+@pytest.fixture(scope="module")
+def encoded(toy_once) -> AnnData:
+    """The section's table with the embeddings of its tiles, which take most of the time of a fit."""
+    table = toy_once.tables["table"].copy()
+    section = SpatialData(images=dict(toy_once.images), shapes=dict(toy_once.shapes), tables={"table": table})
+    storm.tl.encode_tiles(section, "stain-texture")
+    return table
+
+
+@pytest.fixture
+def toy(toy, encoded) -> SpatialData:
+    """The section of all tests, whose tiles need not be embedded again."""
+    toy.tables["table"] = encoded.copy()
+    return toy
 
 
 @pytest.fixture
@@ -201,7 +218,7 @@ def test_a_panel_beside_a_whole_transcriptome_is_normalised_over_the_common_gene
     assert facts["head"]["library"] == f"{len(columns)} common genes"
     assert f"of the {len(columns)} genes that all training sections measure" in facts["units"]
     assert table.uns["storm"]["alone"]["units"] == "log1p of counts per 10,000"
-    with pytest.raises(ValueError, match=r"have 12 genes in common, too few .* at least 20"):
+    with pytest.raises(ValueError, match=r"have 12 genes in common, too few .*at least 20"):
         storm.tl.fit_expression([toy, _panel(toy, columns[:12])], genes, model=tiny_model, config=linear)
 
 

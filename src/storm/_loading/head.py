@@ -32,8 +32,8 @@ class ExpressionHead:
     model_sha256
         Checksum of the model whose tokens the head reads.
     notes
-        What the head was trained on and how its reliability was measured; among them ``"field_um"``, ``"standardise"`` and
-        ``"library"``, see :attr:`field_um`, :attr:`standardise` and :attr:`units`.
+        What the head was trained on and how its reliability was measured; among them ``"field_um"``, ``"standardise"``
+        and ``"library"``, see :attr:`field_um`, :attr:`standardise` and :attr:`units`.
     """
 
     genes: tuple[str, ...]

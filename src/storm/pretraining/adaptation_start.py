@@ -87,7 +87,8 @@ def starting_model(
                 start.name,
                 len(encoder.vocabulary),
             )
-    raw = [encoder.encode(*spots.expression) for spots in with_counts]
+    sections = [spots.expression for spots in with_counts]
+    raw = [encoder.encode(counts, genes.tolist()) for counts, genes in sections]
     return with_statistics(made, "st", raw), True
 
 

@@ -115,3 +115,22 @@ def test_the_log_goes_to_tensorboard_where_it_is_installed(tmp_path, monkeypatch
     nobody = Record(tmp_path / "nobody", step=0, epoch=0, on=False)
     nobody.step(0, 0, 0.5, {})
     assert not (tmp_path / "nobody").exists()
+
+
+@pytest.mark.parametrize("what", ["loss", "weights"])
+def test_a_run_that_diverges_ends_with_an_error_and_leaves_no_checkpoint(tmp_path, monkeypatch, what):
+    config = planted_config(tmp_path, checkpoint_steps=1)
+    prepare(config, planted_corpus(tmp_path / "shards", n=8))
+
+    def step(fabric, objective, optimiser, batches, *, clip):
+        if what == "weights":
+            with torch.no_grad():
+                next(objective.parameters()).fill_(torch.nan)
+        return [float("nan") if what == "loss" else 1.0, 1.0], [1.0, 1.0]
+
+    monkeypatch.setattr("storm.pretraining.train._step", step)
+    place = "loss of H&E is nan at step 0" if what == "loss" else "weights that are not finite after step 1"
+    with pytest.raises(ValueError, match=rf"the training diverged: .*{place}.*lr=0\.003"):
+        train(config)
+    assert not list((tmp_path / "run" / "checkpoints").glob("*"))
+    assert not (tmp_path / "run" / "model").exists()

@@ -124,9 +124,13 @@ class Objective(nn.Module):
             # The same draw as the loss makes: how many positions each loss is the mean of.
             draw = draw_masks(batch, rows, masking=self.masking, generator=torch.Generator().manual_seed(seed))
             losses = masked_loss(
-                self.network, batch, rows, masking=self.masking, generator=torch.Generator().manual_seed(seed),
+                self.network,
+                batch,
+                rows,
+                masking=self.masking,
+                generator=torch.Generator().manual_seed(seed),
                 inputs=inputs,
-            )  # fmt: skip
+            )
             for name, loss in losses.items():
                 at, number = MODALITIES.index(name), int(draw.hidden[name].sum())
                 sums[at] = sums[at] + loss.float() * number

@@ -28,8 +28,18 @@ from storm.pretraining.tiles import CLIP
 _READY = "prepared.json"
 _BLOCK = 8192
 #: Fields that may change between the parts of an interrupted run: the numbers stay the same, or nearly.
-RUNNING = ("accelerator", "devices", "nodes", "precision", "checkpoint_steps", "keep_checkpoints", "sections", "out",
-           "shards", "tile_chunk")  # fmt: skip
+RUNNING = (
+    "accelerator",
+    "devices",
+    "nodes",
+    "precision",
+    "checkpoint_steps",
+    "keep_checkpoints",
+    "sections",
+    "out",
+    "shards",
+    "tile_chunk",
+)
 
 
 def prepare(config: PretrainConfig, shards: Sequence[Shard]) -> tuple[StormModel, list[StreamedSection]]:
@@ -99,9 +109,7 @@ def prepare(config: PretrainConfig, shards: Sequence[Shard]) -> tuple[StormModel
             within=config.objective.standardise == "section",
         )
     seen = {"he": any(shard.has("he") for shard in learned), "st": bool(panels)}
-    untrained(
-        config, tiles, expression, vocabulary=vocabulary, statistics=statistics, seen=seen
-    ).save(out / "start")  # fmt: skip
+    untrained(config, tiles, expression, vocabulary=vocabulary, statistics=statistics, seen=seen).save(out / "start")
     facts = {"config": config.to_dict(), "library": str(library), "shards": {s.name: str(s.path) for s in shards}}
     write_json(out / _READY, facts)
     logger.info("prepared %d sections, %d genes", len(shards), len(symbols))

@@ -141,9 +141,11 @@ def untrained(
             network = _plain(**sizes)
     weights = {"he": 0.5, "st": 1.0}
     settings: dict[str, Any] = {
-        "standardise": config.objective.standardise, "readout": "window", "trained": False,
+        "standardise": config.objective.standardise,
+        "readout": "window",
+        "trained": False,
         "modality_weights": {name: weight if seen[name] else 0.0 for name, weight in weights.items()},
-    }  # fmt: skip
+    }
     if not config.network.spatial_encoder:
         # Its embedding is that of its tile encoder.
         trained = config.he.tile_init != "random"
@@ -167,9 +169,16 @@ def untrained(
 def _plain(*, he_dim: int, st_dim: int, n_genes: int) -> Storm:
     """Make a network without context: a spot's H&E token is its tile embedding, brought to one length by the norm."""
     network = build_storm(
-        "tiny", he_dim=he_dim, st_dim=st_dim, n_genes=n_genes, width=he_dim, depth=1, heads=1, mlp_ratio=1.5 / he_dim,
+        "tiny",
+        he_dim=he_dim,
+        st_dim=st_dim,
+        n_genes=n_genes,
+        width=he_dim,
+        depth=1,
+        heads=1,
+        mlp_ratio=1.5 / he_dim,
         decoder_depth=0,
-    )  # fmt: skip
+    )
     with torch.no_grad():
         project = cast("nn.Linear", network.project["he"])
         project.weight.copy_(torch.eye(he_dim))

@@ -50,9 +50,9 @@ def st_tokens(spots: Spots, model: StormModel) -> tuple[np.ndarray, GeneMatch]:
         )
         raise ValueError(msg)
     counts, genes = spots.expression
-    raw = encoder.encode(counts, genes, centres=spots.centres)
+    raw = encoder.encode(counts, genes.tolist(), centres=spots.centres)
     # Rows without a place, such as those of another region, are not of this section and take no part in its statistics.
     raw = np.where(spots.placed[:, None], raw, np.nan)
     within = model.settings["standardise"] == "section"
     scaled = standardise(raw, model.statistic("st_mean"), model.statistic("st_std"), within=within, isotropic=True)
-    return scaled, encoder.match(genes)
+    return scaled, encoder.match(genes.tolist())

@@ -150,7 +150,7 @@ def test_novae_as_the_expression_encoder(tmp_path):
     full = NovaeEncoder(random_novae(genes, **shape), context="full", variable=False)
     replace(base, expression=full).save(tmp_path / "full")
     other = config.changed(expression_model=str(tmp_path / "full"), out=str(tmp_path / "other"))
-    with pytest.raises(ValueError, match="looks at neighbours, which may be masked; use context='spot'"):
+    with pytest.raises(ValueError, match="reads neighbours, which may be masked; use context='spot'"):
         prepare(other, shards)
 
 

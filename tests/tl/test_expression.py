@@ -326,7 +326,7 @@ def test_errors(toy, tiny_model, head, left):
     with pytest.raises(ValueError, match="standardise='spot'"):
         storm.tl.fit_expression(toy, model=tiny_model, standardise="spot")
     with pytest.raises(ValueError, match="missing values; it must be boolean"):
-        storm.tl.fit_expression(toy, model=tiny_model, train=pd.array(left, dtype="boolean").where(left, None))
+        storm.tl.fit_expression(toy, model=tiny_model, train=pd.Series(left, dtype="boolean").where(left))
     with pytest.raises(KeyError, match="'domain'"):
         storm.tl.fit_expression(toy, model=tiny_model, train="fold")
     assert set(toy.tables) == {"table"}

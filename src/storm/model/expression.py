@@ -21,11 +21,6 @@ class FactorEncoder(nn.Module):
         Number of factors.
     """
 
-    loadings: Tensor
-    mean: Tensor
-    variance: Tensor
-    noise: Tensor
-
     def __init__(self, n_genes: int, dim: int) -> None:
         super().__init__()
         self.loadings: Tensor

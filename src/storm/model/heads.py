@@ -24,10 +24,6 @@ class ExpressionMLP(nn.Module):
         Dropout probability of the features and of the hidden layer during training.
     """
 
-    mean: Tensor
-    std: Tensor
-    offset: Tensor
-
     def __init__(self, in_dim: int, n_genes: int, *, hidden: int = 256, dropout: float = 0.2) -> None:
         super().__init__()
         self.mean: Tensor

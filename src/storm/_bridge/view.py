@@ -208,6 +208,8 @@ def read_outlines(
         )
     at = np.where(has_outline(element)[at], at, -1)
     if (element.geom_type == "Point").all():
+        if "radius" not in element:
+            return None, None
         radius = element["radius"].to_numpy(dtype=np.float64) * length_scale(affine)
         return None, np.where(at >= 0, 2 * radius[at], np.nan)
     corners, areas = _corners(element, affine)

@@ -137,7 +137,7 @@ def write_shard(
     centres: np.ndarray,
     windows: Windows,
     counts: csr_matrix | None = None,
-    genes: Sequence[str] | None = None,
+    genes: Sequence[str] | np.ndarray | None = None,
     he: np.ndarray | None = None,
     patches: np.ndarray | PatchStream | None = None,
     facts: dict[str, Any] | None = None,

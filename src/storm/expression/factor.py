@@ -84,7 +84,9 @@ class FactorExpression(KnownGenes):
         """Length of the embedding."""
         return self._encoder.dim
 
-    def encode(self, counts: csr_matrix, genes: Sequence[str], *, centres: np.ndarray | None = None) -> np.ndarray:
+    def encode(
+        self, counts: csr_matrix, genes: Sequence[str] | np.ndarray, *, centres: np.ndarray | None = None
+    ) -> np.ndarray:
         """Embed the spots of one section; see :class:`ExpressionEncoder`. Each spot depends on its own counts only."""
         columns, places = self.shared(genes)
         library = self.library.columns(as_symbols(genes, self.vocabulary))

@@ -44,11 +44,13 @@ class ExpressionEncoder(Protocol):
         """See the attributes."""
         ...
 
-    def match(self, genes: Sequence[str]) -> GeneMatch:
+    def match(self, genes: Sequence[str] | np.ndarray) -> GeneMatch:
         """Match the genes of a table, given by name, with those of the encoder."""
         ...
 
-    def encode(self, counts: csr_matrix, genes: Sequence[str], *, centres: np.ndarray | None = None) -> np.ndarray:
+    def encode(
+        self, counts: csr_matrix, genes: Sequence[str] | np.ndarray, *, centres: np.ndarray | None = None
+    ) -> np.ndarray:
         """Embed the spots of one section.
 
         Parameters
@@ -68,7 +70,7 @@ class ExpressionEncoder(Protocol):
         ...
 
 
-def check_counts(counts: csr_matrix, genes: Sequence[str]) -> csr_matrix:
+def check_counts(counts: csr_matrix, genes: Sequence[str] | np.ndarray) -> csr_matrix:
     """Raw counts as a float32 CSR matrix of their own.
 
     Raises
@@ -89,7 +91,7 @@ def check_counts(counts: csr_matrix, genes: Sequence[str]) -> csr_matrix:
 
 def by_blocks(
     counts: csr_matrix,
-    genes: Sequence[str],
+    genes: Sequence[str] | np.ndarray,
     encode: Callable[[csr_matrix], np.ndarray],
     *,
     dim: int,

@@ -38,11 +38,11 @@ class KnownGenes:
         self.vocabulary = vocabulary
         self.min_genes = check_whole(min_genes, name="min_genes", least=0)
 
-    def match(self, genes: Sequence[str]) -> GeneMatch:
+    def match(self, genes: Sequence[str] | np.ndarray) -> GeneMatch:
         """Match the genes of a table, given by name, with those of the encoder."""
         return match_genes(genes, self.vocabulary)
 
-    def shared(self, genes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    def shared(self, genes: Sequence[str] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Genes that a table and the encoder have in common.
 
         Parameters

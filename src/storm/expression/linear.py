@@ -38,11 +38,11 @@ class VariableGenes(KnownGenes):
     needs_centres = False
     kind = "genes"
 
-    def __init__(self, genes: Sequence[str], *, min_genes: int = 1, name: str = "hvg") -> None:
+    def __init__(self, genes: Sequence[str] | np.ndarray, *, min_genes: int = 1, name: str = "hvg") -> None:
         super().__init__(Vocabulary(tuple(str(gene) for gene in genes)), min_genes=min_genes, name=name)
 
     @classmethod
-    def fit(cls, counts: csr_matrix, genes: Sequence[str], *, n_top: int = 1000) -> VariableGenes:
+    def fit(cls, counts: csr_matrix, genes: Sequence[str] | np.ndarray, *, n_top: int = 1000) -> VariableGenes:
         """The most variable genes of some spots, which may be stacked from several sections.
 
         Parameters
@@ -83,7 +83,9 @@ class VariableGenes(KnownGenes):
         """Length of the embedding: the number of genes."""
         return len(self.vocabulary)
 
-    def encode(self, counts: csr_matrix, genes: Sequence[str], *, centres: np.ndarray | None = None) -> np.ndarray:
+    def encode(
+        self, counts: csr_matrix, genes: Sequence[str] | np.ndarray, *, centres: np.ndarray | None = None
+    ) -> np.ndarray:
         """Embed the spots of one section; see :class:`ExpressionEncoder`. Each spot depends on its own counts only."""
         columns, places = self.shared(genes)
 
@@ -118,7 +120,13 @@ class PCAEncoder(KnownGenes):
     kind = "pca"
 
     def __init__(
-        self, genes: Sequence[str], mean: np.ndarray, loadings: np.ndarray, *, min_genes: int = 1, name: str = "pca"
+        self,
+        genes: Sequence[str] | np.ndarray,
+        mean: np.ndarray,
+        loadings: np.ndarray,
+        *,
+        min_genes: int = 1,
+        name: str = "pca",
     ) -> None:
         super().__init__(Vocabulary(tuple(str(gene) for gene in genes)), min_genes=min_genes, name=name)
         self.mean = np.asarray(mean, dtype=np.float32)
@@ -129,7 +137,7 @@ class PCAEncoder(KnownGenes):
 
     @classmethod
     def fit(
-        cls, counts: csr_matrix, genes: Sequence[str], *, n_components: int = 50, n_top: int | None = 2000
+        cls, counts: csr_matrix, genes: Sequence[str] | np.ndarray, *, n_components: int = 50, n_top: int | None = 2000
     ) -> PCAEncoder:
         """Components of some spots, which may be stacked from several sections.
 
@@ -202,7 +210,9 @@ class PCAEncoder(KnownGenes):
         """Length of the embedding."""
         return self.loadings.shape[1]
 
-    def encode(self, counts: csr_matrix, genes: Sequence[str], *, centres: np.ndarray | None = None) -> np.ndarray:
+    def encode(
+        self, counts: csr_matrix, genes: Sequence[str] | np.ndarray, *, centres: np.ndarray | None = None
+    ) -> np.ndarray:
         """Embed the spots of one section; see :class:`ExpressionEncoder`. Each spot depends on its own counts only."""
         columns, places = self.shared(genes)
         loadings = self.loadings[places]

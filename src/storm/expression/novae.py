@@ -181,7 +181,7 @@ class NovaeEncoder(KnownGenes):
         """Whether a spot's embedding depends on where its neighbours are."""
         return self.context != "spot"
 
-    def statistics(self, counts: csr_matrix, genes: Sequence[str]) -> SlideStatistics:
+    def statistics(self, counts: csr_matrix, genes: Sequence[str] | np.ndarray) -> SlideStatistics:
         """Statistics of a section; with :meth:`encode`, they standardise other spots in the same way.
 
         Parameters
@@ -228,7 +228,7 @@ class NovaeEncoder(KnownGenes):
     def encode(
         self,
         counts: csr_matrix,
-        genes: Sequence[str],
+        genes: Sequence[str] | np.ndarray,
         *,
         centres: np.ndarray | None = None,
         visible: np.ndarray | None = None,
@@ -286,7 +286,9 @@ class NovaeEncoder(KnownGenes):
                 embedding = self._encode_full(cells, np.asarray(centres), visible, batch_size)
         return blank_empty(embedding, counts)
 
-    def _embed_cells(self, counts: csr_matrix, genes: Sequence[str], statistics: SlideStatistics) -> Tensor:
+    def _embed_cells(
+        self, counts: csr_matrix, genes: Sequence[str] | np.ndarray, statistics: SlideStatistics
+    ) -> Tensor:
         """Novae's cell embeddings: standardised expression times normalised gene embeddings, shape (n, e)."""
         match = self.match(genes)
         column = np.full(len(self.vocabulary), -1, dtype=np.int64)
@@ -373,7 +375,7 @@ def _check_shape(shape: Any, vocabulary: Vocabulary, state: Mapping[str, Tensor]
         raise ValueError(msg)
 
 
-def random_novae(genes: Sequence[str], **shape: Any) -> Any:
+def random_novae(genes: Sequence[str] | np.ndarray, **shape: Any) -> Any:
     """An untrained ``novae.Novae`` over some genes; torch's random numbers are left alone.
 
     Parameters

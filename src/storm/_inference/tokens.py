@@ -6,11 +6,8 @@ import numpy as np
 
 from storm._loading import StormModel
 from storm.data.genes import GeneMatch
-from storm.data.normalise import standardise
+from storm.data.normalise import CLIP, standardise
 from storm.data.spots import Spots
-
-#: Standard deviations beyond which a tile feature is an artefact (a fold, a pen mark) and is clipped.
-_CLIP = 6.0
 
 
 def he_tokens(raw: np.ndarray, model: StormModel, *, by: str | None = None) -> np.ndarray:
@@ -31,7 +28,7 @@ def he_tokens(raw: np.ndarray, model: StormModel, *, by: str | None = None) -> n
         Float32, shape (n, he_dim).
     """
     within = (model.settings["standardise"] if by is None else by) == "section"
-    return standardise(raw, model.statistic("he_mean"), model.statistic("he_std"), within=within, clip=_CLIP)
+    return standardise(raw, model.statistic("he_mean"), model.statistic("he_std"), within=within, clip=CLIP)
 
 
 def st_tokens(spots: Spots, model: StormModel) -> tuple[np.ndarray, GeneMatch]:

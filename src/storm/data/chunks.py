@@ -17,15 +17,12 @@ import numpy as np
 if TYPE_CHECKING:
     import zarr
 
-#: An entry of a shard's index that stands for a chunk that was never written.
+#: Entry in the index of a shard for a chunk that was never written.
 _ABSENT = np.uint64(2**64 - 1)
 
 
 class ChunkFiles:
-    """Decodes single chunks of an array of bytes (c, y, x) in a local zarr store.
-
-    Made by :func:`chunk_files`, which knows what can be read this way.
-    """
+    """Decoder of single chunks of an array of bytes (c, y, x) in a local zarr store; made by :func:`chunk_files`."""
 
     def __init__(
         self,
@@ -41,7 +38,7 @@ class ChunkFiles:
         self.decoders, self.fill, self.shards = decoders, fill, shards
 
     def decode(self, at: tuple[int, int, int]) -> np.ndarray:
-        """Chunk at the place ``at`` of the grid: uint8, of the full size of a chunk, also at the array's edges."""
+        """Decode the chunk at place ``at`` of the grid: uint8, shape ``chunk``, also at the edges of the array."""
         encoded = self._bytes(at)
         if encoded is None:
             return np.full(self.chunk, self.fill, dtype=np.uint8)
@@ -54,19 +51,20 @@ class ChunkFiles:
             return self.shards.read(self.folder, self.key, at)
         try:
             return (self.folder / self.key(at)).read_bytes()
-        except FileNotFoundError:  # zarr leaves out chunks that hold nothing but the fill value
+        except FileNotFoundError:
+            # zarr leaves out chunks in which every value is the fill value.
             return None
 
 
 class Shards:
-    """Where the chunks lie in files that hold many.
+    """Places of chunks in files of many chunks.
 
     Parameters
     ----------
     per_shard
         Chunks in a shard along c, y and x.
     at_end
-        Whether the index is the end of the file or its beginning.
+        Whether the index is at the end of the file, else at its beginning.
     checksum
         Whether four bytes of a checksum follow the index.
     """
@@ -103,28 +101,24 @@ class Shards:
 
 
 def chunk_files(array: zarr.Array) -> ChunkFiles | None:
-    """Return what decodes single chunks of an array, or ``None`` where only zarr itself can.
+    """Return a decoder of single chunks of an array, or ``None`` where only zarr itself can decode them.
 
-    It needs an array of uint8 (c, y, x) in a local folder, in C order, compressed with zstd, blosc or gzip or not at
-    all; with or without shards in format 3, without filters in format 2.
+    The array must be uint8 (c, y, x) in a local folder, in C order, and either not compressed or compressed with zstd,
+    blosc or gzip; with or without shards in format 3, without filters in format 2.
     """
     from zarr.storage import LocalStore
 
     store = array.store
     if not isinstance(store, LocalStore) or array.dtype != np.uint8 or array.ndim != 3:
         return None
-    metadata = array.metadata
-    options = {
-        "folder": Path(store.root) / array.path,
-        "key": metadata.encode_chunk_key,
-        "fill": int(metadata.fill_value or 0),
-    }
+    metadata: Any = array.metadata
+    folder, key, fill = Path(store.root) / array.path, metadata.encode_chunk_key, int(metadata.fill_value or 0)
     if metadata.zarr_format == 2:
         if metadata.order != "C" or metadata.filters:
             return None
-        decoders = () if metadata.compressor is None else (metadata.compressor,)
-        return ChunkFiles(**options, chunk=metadata.chunks, decoders=decoders)
-    codecs = [codec.to_dict() for codec in metadata.codecs]
+        compressor = () if metadata.compressor is None else (metadata.compressor,)
+        return ChunkFiles(folder, key=key, chunk=metadata.chunks, decoders=compressor, fill=fill)
+    codecs = [_as_dict(codec) for codec in metadata.codecs]
     shards = None
     if codecs[0]["name"] == "sharding_indexed" and len(codecs) == 1:
         sharding = codecs[0]["configuration"]
@@ -132,13 +126,15 @@ def chunk_files(array: zarr.Array) -> ChunkFiles | None:
         if index not in (["bytes"], ["bytes", "crc32c"]) or _big_endian(sharding["index_codecs"][0]):
             return None
         shards = Shards(
-            tuple(s // c for s, c in zip(array.shards, array.chunks, strict=True)),
+            tuple(s // c for s, c in zip(array.shards or array.chunks, array.chunks, strict=True)),
             at_end=str(getattr(sharding["index_location"], "value", sharding["index_location"])) == "end",
             checksum="crc32c" in index,
         )
         codecs = [_as_dict(codec) for codec in sharding["codecs"]]
     decoders = _decoders(codecs)
-    return None if decoders is None else ChunkFiles(**options, chunk=array.chunks, decoders=decoders, shards=shards)
+    if decoders is None:
+        return None
+    return ChunkFiles(folder, key=key, chunk=array.chunks, decoders=decoders, fill=fill, shards=shards)
 
 
 def _decoders(codecs: list[dict[str, Any]]) -> tuple[Any, ...] | None:

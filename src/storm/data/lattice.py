@@ -11,14 +11,20 @@ from scipy.spatial import cKDTree
 
 from storm.data.order import spatial_order
 
-#: Share of nearest-neighbour directions that must agree on one set of axes.
+#: Length of the mean direction of neighbours (0 to 1) from which they share one set of axes.
 _ORDER = 0.8
-#: Distance from the fitted position, in pitches, up to which a spot is on the lattice, and the share that must be.
-_SLACK, _SHARE = 0.4, 0.98
-#: Points that are looked at to recognise a lattice, in so many patches; all of a section that has no more.
-_SAMPLE, _PATCHES = 20_480, 64
-#: Reach, in pitches, of the first affine fit, and how much further each next one reaches.
-_FIRST_REACH, _GROWTH = 32.0, 8.0
+#: Distance from the fitted position, in pitches, up to which a spot is on the lattice: below half a step.
+_SLACK = 0.4
+#: Share of the pairs of neighbours that must be on the lattice; the rest may be misplaced.
+_SHARE = 0.98
+#: Points in which a lattice is looked for, so that large sections take no longer; a section with fewer is used whole.
+_SAMPLE = 20_480
+#: Patches of the section that the sample is taken from: neighbours must be in it together.
+_PATCHES = 64
+#: Reach, in pitches, of the first affine fit, at which the error of the local axes is still below half a step.
+_FIRST_REACH = 32.0
+#: Factor by which each next fit reaches further.
+_GROWTH = 8.0
 
 
 @dataclass(frozen=True)
@@ -41,23 +47,24 @@ class Lattice:
 
 
 def find_lattice(points: np.ndarray, *, order: np.ndarray | None = None) -> Lattice | None:
-    """The lattice of some points, or ``None`` where they lie on none.
+    """Find the lattice of some points.
 
-    Kind, pitch and rotation come from patches of the section. Where one affine map then puts every point on a lattice
-    position of its own, the positions are its rounded coordinates. Elsewhere (printed spots, drift of a registration)
-    steps are counted along chains of neighbours, so that the drift does not add up, and a detached piece is placed as a
-    whole by an affine fit.
+    Kind, pitch and rotation come from patches of the section. If one affine map then puts every point on a lattice
+    position of its own, the positions are its rounded coordinates. If not (printed spots, drift of a registration),
+    steps are counted along chains of neighbours, so that the drift does not accumulate, and a detached piece is placed
+    as a whole by an affine fit.
 
     Parameters
     ----------
     points
         x and y, shape (n, 2), finite.
     order
-        Their :func:`~storm.data.order.spatial_order`, where it is known already.
+        Their :func:`~storm.data.order.spatial_order`, shape (n,), if it has been computed already.
 
     Returns
     -------
     Lattice or None
+        Lattice coordinates of all points; ``None`` if they do not lie on a lattice.
     """
     n = len(points)
     if n < 5:
@@ -83,20 +90,20 @@ def find_lattice(points: np.ndarray, *, order: np.ndarray | None = None) -> Latt
     turn = np.angle(turns[fold]) / fold
     second = turn + (np.pi / 2 if kind == "square" else np.pi / 3)
     axes = pitch * np.array([[np.cos(turn), np.sin(turn)], [np.cos(second), np.sin(second)]])
-    found = _by_rounding(points, step, axes)
-    if found is not None:
-        return Lattice(kind, *found)
+    fit = _by_rounding(points, step, axes)
+    if fit is not None:
+        return Lattice(kind, *fit)
     if n <= _SAMPLE:
-        found = _by_chains(points, rows, columns, axes)
-        return None if found is None else Lattice(kind, *found)
+        fit = _by_chains(points, rows, columns, axes)
+        return None if fit is None else Lattice(kind, *fit)
     ordered = points[order]
-    rows, columns, _ = _neighbours(ordered, pitch) or (None, None, None)
-    found = None if rows is None else _by_chains(ordered, rows, columns, axes)
-    if found is None:
+    near = _neighbours(ordered, pitch)
+    fit = None if near is None else _by_chains(ordered, near[0], near[1], axes)
+    if fit is None:
         return None
-    ij = np.empty_like(found[0])
-    ij[order] = found[0]
-    return Lattice(kind, ij, found[1])
+    ij = np.empty_like(fit[0])
+    ij[order] = fit[0]
+    return Lattice(kind, ij, fit[1])
 
 
 def _neighbours(points: np.ndarray, pitch: float | None = None) -> tuple[np.ndarray, np.ndarray, float] | None:
@@ -119,8 +126,8 @@ def _by_rounding(points: np.ndarray, step: np.ndarray, axes: np.ndarray) -> tupl
         return None
     pitch = _pitch(fit)
     root = points[np.argmin(((points - np.median(points, axis=0)) ** 2).sum(axis=1))]
-    # An error of the first map grows with the distance from its root: what it places surely is fitted again, and the
-    # new map reaches further.
+    # The error of a map grows with the distance from its root. Points near enough to be placed without doubt are fitted
+    # again, and the new map reaches further.
     away = abs(points - root).max(axis=1)
     reach, shift = _FIRST_REACH * pitch, root
     while True:
@@ -136,7 +143,7 @@ def _by_rounding(points: np.ndarray, step: np.ndarray, axes: np.ndarray) -> tupl
     ij = np.rint(local)
     local -= ij
     pitch = _pitch(fit)
-    # Two neighbours off by half the slack each differ by no more than the slack: what the chains ask for.
+    # Two neighbours off by half the slack each differ by at most the slack, the limit that is used for chains, too.
     if better is None or ((local @ fit) ** 2).sum(axis=1).max() >= (_SLACK / 2 * pitch) ** 2:
         return None
     ij = ij.astype(np.int64)
@@ -171,22 +178,24 @@ def _all_differ(ij: np.ndarray) -> bool:
     return int(np.count_nonzero(seen)) == len(ij)
 
 
-def _by_chains(points, rows, columns, axes) -> tuple[np.ndarray, float] | None:
-    """Lattice coordinates by following edges from a root, then an affine fit for all, and the fitted pitch."""
+def _by_chains(
+    points: np.ndarray, rows: np.ndarray, columns: np.ndarray, axes: np.ndarray
+) -> tuple[np.ndarray, float] | None:
+    """Lattice coordinates by following edges from a root, and the pitch of an affine fit; ``None`` if they differ."""
     n = len(points)
     single = abs(np.rint((points[columns] - points[rows]) @ np.linalg.inv(axes))).sum(axis=1) > 0
     rows, columns = rows[single], columns[single]
     graph = coo_matrix((np.ones(len(rows), np.int8), (rows, columns)), shape=(n + 1, n + 1))
     _, piece = connected_components(graph, directed=False)
     by_piece = np.split(np.argsort(piece[:n], kind="stable"), np.cumsum(np.bincount(piece[:n]))[:-1])
-    # One more node touches one member of every piece, so that a single sweep walks them all.
+    # An additional node is joined to one member of every piece, so that a single search visits all of them.
     first = np.array([members[0] for members in by_piece])
     sweep = graph + coo_matrix((np.ones(len(first), np.int8), (np.full(len(first), n), first)), shape=graph.shape)
     visited, parent = breadth_first_order(sweep.tocsr(), n, directed=False)
     visited = visited[1:][parent[visited[1:]] != n]
     ij = np.zeros((n, 2), dtype=np.int64)
     ij[visited] = np.rint((points[visited] - points[parent[visited]]) @ np.linalg.inv(axes))
-    # Sums along the chains: every point takes over what the point ahead has gathered, which doubles the way each time.
+    # Sums along the chains: every point adds the sum of the point ahead of it, which doubles the length covered.
     ahead = np.arange(n)
     ahead[visited] = parent[visited]
     while (ahead != ahead[ahead]).any():
@@ -200,12 +209,12 @@ def _by_chains(points, rows, columns, axes) -> tuple[np.ndarray, float] | None:
         return None
     fit, *_ = np.linalg.lstsq(design, points[largest], rcond=None)
     for members in by_piece:
-        # A detached piece keeps its own steps and is moved as a whole: the fit drifts away from the spots far out.
+        # A detached piece keeps its own steps and is moved as a whole, because the fit is inexact far from its centre.
         if members is not largest:
             apart = (points[members] - fit[2]) @ np.linalg.inv(fit[:2]) - ij[members]
             ij[members] += np.rint(np.median(apart, axis=0)).astype(np.int64)
     pitch = _pitch(fit[:2])
-    # Neighbours decide, not absolute places: a smooth drift over many spots is no reason to give the lattice up.
+    # Distances between neighbours are compared, not absolute places, so that a smooth drift is accepted.
     error = (points[columns] - points[rows]) - (ij[columns] - ij[rows]) @ fit[:2]
     fits = (np.hypot(*error.T) < _SLACK * pitch).mean()
     return (ij, pitch) if fits >= _SHARE and _all_differ(ij) else None

@@ -1,4 +1,4 @@
-"""Normalisations that the encoders need, done on copies: the user's matrix is never touched."""
+"""Normalisations for the encoders, always on copies, so that the user's matrix stays as it is."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from storm.data.rows import large_empty
 TARGET_SUM = 1e4
 #: Spots at which a section's own statistics weigh as much as the training statistics.
 PRIOR_SPOTS = 20
-#: Values that are worked on at a time.
+#: Standard deviations beyond which a standardised tile feature is an artefact (a fold, a pen mark) and is clipped.
+CLIP = 6.0
+#: Values that are processed at a time.
 _BLOCK = 2**22
 
 
@@ -56,8 +58,8 @@ def standardise(
 ) -> np.ndarray:
     """Standardise features, by the section's own statistics or by those of the training sections.
 
-    A section's own mean and spread take its stain and scanner out of the features. They are blended with the training
-    statistics, which count as twenty spots, so that a handful of spots does not standardise itself away.
+    Standardising by the section's own mean and spread removes effects of stain and scanner. These are averaged with the
+    training statistics, which have the weight of twenty spots, so that a handful of spots does not lose its features.
 
     Parameters
     ----------
@@ -66,11 +68,12 @@ def standardise(
     mean, std
         Training statistics, shape (d,).
     within
-        Use the section's own statistics.
+        Whether to use the section's own statistics.
     isotropic
-        Divide by one number, the root mean square of the spreads, where the features' relative size means something.
+        Whether to divide all features by one number, the root mean square of their spreads, which keeps their relative
+        sizes.
     clip
-        Standard deviations beyond which a value is cut.
+        Standard deviations at which values are clipped; ``None`` to keep them all.
 
     Returns
     -------
@@ -92,7 +95,7 @@ def standardise(
 
 
 def row_blocks(shape: tuple[int, int]) -> Iterator[slice]:
-    """Slices of rows that hold a few million values each."""
+    """Slices of rows with a few million values each."""
     step = max(1, _BLOCK // max(1, shape[1]))
     return (slice(start, start + step) for start in range(0, shape[0], step))
 

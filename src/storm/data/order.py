@@ -1,4 +1,4 @@
-"""An order of points in which those that follow each other lie beside each other."""
+"""An order of points in which successive points are close to each other."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 def spatial_order(points: np.ndarray) -> np.ndarray:
     """Order along a Z-shaped curve through the plane (Morton 1966).
 
-    Searches and gathers that go through the points in this order find what they need in the cache, and any run of it
-    is a patch of the section, or a few.
+    Searches and gathers in this order find most of their data in the cache, and any run of the order is one patch of
+    the section, or a few.
 
     Parameters
     ----------
@@ -19,7 +19,7 @@ def spatial_order(points: np.ndarray) -> np.ndarray:
     Returns
     -------
     ndarray
-        Rows in order, shape (n,), int64.
+        Rows of ``points`` in this order, shape (n,), int64.
     """
     low = points.min(axis=0)
     extent = float((points.max(axis=0) - low).max())

@@ -11,15 +11,18 @@ from PIL import Image
 
 from storm._logging import logger
 
-#: A transformation whose rotation or shear moves no pixel of a patch by more than this is taken as axis-aligned.
+#: Largest shift of a pixel by rotation or shear, in pixels, up to which a transformation counts as axis-aligned.
 _STRAIGHT_PX = 0.02
-#: Room around a rotated patch for the support of the cubic kernel.
+#: Margin around a rotated patch for the support of the cubic kernel, in pixels.
 _SUPPORT_PX = 2
-#: Rounding errors of the transformations must not add a row or a column of pixels.
+#: Rounding errors of transformations, in pixels, which must not add a row or a column of pixels.
 _FUZZ_PX = 1e-6
-#: What Pillow takes for a patch, in seconds: for itself and for each of its pixels. Where this comes to more than
-#: ``_WORTH_S``, the compiled filter is loaded (within a second, or in some four when it has to be compiled first).
-_PATCH_S, _PIXEL_S, _WORTH_S = 5e-5, 2e-8, 2.0
+#: Time that Pillow takes for a patch, in seconds, apart from its pixels.
+_PATCH_S = 5e-5
+#: Time that Pillow takes for each pixel of a patch, in seconds.
+_PIXEL_S = 2e-8
+#: Time of Pillow above which the compiled filter is loaded, which takes a second (four if it must be compiled first).
+_WORTH_S = 2.0
 
 
 class Resampler:
@@ -55,7 +58,7 @@ class Resampler:
             self.half = np.abs(main) * self.field_um / 2
             self._flip_x, self._flip_y = main[0] < 0, main[1] < 0
         else:
-            # lengths in pixels of the field's two edges: samples at most a pixel apart along each of them
+            # Lengths of the field's two edges in pixels, so that samples are at most a pixel apart along each of them.
             edges = np.hypot(*self.linear) * self.field_um
             self._samples = tuple(max(self.out_px, math.ceil(e - _FUZZ_PX)) for e in edges)
 
@@ -65,7 +68,7 @@ class Resampler:
         return np.hstack([middle - self.half, middle + self.half])
 
     def rects(self, boxes: np.ndarray) -> np.ndarray:
-        """Whole pixels that each patch needs, in the order of ``boxes``; they may reach beyond the image."""
+        """Whole pixels that each patch needs, int64, shape (n, 4); they may reach beyond the image."""
         pad = 0 if self.straight else _SUPPORT_PX
         low = np.floor(boxes[:, :2] + _FUZZ_PX) - pad
         high = np.maximum(np.ceil(boxes[:, 2:] - _FUZZ_PX) + pad, low + 1)
@@ -73,11 +76,11 @@ class Resampler:
 
     @property
     def turn(self) -> dict[str, bool]:
-        """How a straight patch gets upright: flips along the image's x and y, then axes swapped."""
+        """Steps that bring a straight patch upright: flips along the image's x and y, then a swap of its axes."""
         return {"flip_x": bool(self._flip_x), "flip_y": bool(self._flip_y), "turned": self.turned}
 
     def compiles(self, n: int) -> bool:
-        """Whether ``n`` patches are worth the compiled filter, which gives the same pixels in a fifth of the time."""
+        """Whether to use the compiled filter for ``n`` patches: the same pixels in a fifth of the time, once loaded."""
         loaded = _compiled.cache_info().currsize > 0
         worth = loaded or n * (_PATCH_S + _PIXEL_S * self.out_px**2) > _WORTH_S
         return self.straight and worth and _compiled() is not None
@@ -106,7 +109,7 @@ class Resampler:
                 out[k] = self(np.ascontiguousarray(np.moveaxis(pixels[:, y0:y1, x0:x1], 0, 2)), boxes[k])
             return
         size = np.tile(rects[:, 2:] - rects[:, :2], 2)
-        inner = np.clip(boxes, 0, size).astype(np.float32)  # single precision is what Pillow takes
+        inner = np.clip(boxes, 0, size).astype(np.float32)  # Pillow's precision
         upright = not (self._flip_x or self._flip_y or self.turned) and out.flags.c_contiguous
         made = out if upright else np.empty(out.shape, dtype=np.uint8)
         _compiled()(pixels, np.ascontiguousarray(rects), inner, made)
@@ -131,21 +134,20 @@ class Resampler:
         if self.straight:
             height, width = crop.shape[:2]
             inner = (max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height))
-            # along x, then y: which of them Pillow does first in a single call depends on sizes and on its version
+            # Along x, then y: in a single call the order of the two would depend on sizes and on Pillow's version.
             wide = (self.out_px, height)
-            patch = Image.fromarray(crop).resize(wide, Image.Resampling.BICUBIC, box=(inner[0], 0, inner[2], height))
-            patch = patch.resize(size, Image.Resampling.BICUBIC, box=(0, inner[1], self.out_px, inner[3]))
-            patch = np.asarray(patch)
-            return self._upright(patch)
+            image = Image.fromarray(crop).resize(wide, Image.Resampling.BICUBIC, box=(inner[0], 0, inner[2], height))
+            image = image.resize(size, Image.Resampling.BICUBIC, box=(0, inner[1], self.out_px, inner[3]))
+            return self._upright(np.asarray(image))
         step = self.linear * (self.field_um / np.asarray(self._samples))
         corner = (box[:2] + box[2:]) / 2 - self.linear.sum(axis=1) * self.field_um / 2
         matrix = (*step[0], corner[0], *step[1], corner[1])
-        # in float, because on uint8 this transform of Pillow cuts decimals off instead of rounding
+        # In float, because Pillow's transform of uint8 truncates instead of rounding.
         planes = [Image.fromarray(plane) for plane in np.moveaxis(crop, 2, 0).astype(np.float32)]
         planes = [p.transform(self._samples, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC) for p in planes]
         if self._samples != size:
             planes = [p.resize(size, Image.Resampling.BICUBIC) for p in planes]
-        return np.stack(planes, axis=2).round().clip(0, 255).astype(np.uint8)
+        return np.stack([np.asarray(plane) for plane in planes], axis=2).round().clip(0, 255).astype(np.uint8)
 
     def _upright(self, patches: np.ndarray) -> np.ndarray:
         """From the image's axes to those of the µm frame: (..., out_px, out_px, 3)."""

@@ -22,10 +22,10 @@ _PIECE_PX = 512
 class ScratchSource(Source):
     """Pieces of 512 × 512 pixels of a source whose chunks are too large to be held, or to be decoded twice.
 
-    A chunk cannot be decoded in part. When the first piece of one is asked for, the whole chunk is decoded, which takes
-    its size in memory for that moment, and all its pieces go to a scratch file (in the folder for temporary files,
-    which ``TMPDIR`` sets), from where they are read. The file takes 3 bytes for each pixel that was decoded, and is
-    gone with the source. After pickling, and in a forked process, a source starts a file of its own.
+    A chunk cannot be decoded in part. At the first read of one of its pieces the whole chunk is decoded, which takes
+    its full size in memory for a moment, and all its pieces are written to a scratch file (in the folder for temporary
+    files, ``TMPDIR``), from which they are read. The file takes 3 bytes for each decoded pixel and is deleted with the
+    source. After pickling, and in a forked process, a source starts a file of its own.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ class ScratchSource(Source):
 
     def read_chunk(self, i: int, j: int) -> np.ndarray:
         """Read piece ``(i, j)``: uint8, shape (h, w, 3), rows along y."""
-        if self._file.pid != os.getpid():  # two processes would move one position in the file
+        if self._file.pid != os.getpid():  # two processes would share the position in the file
             self._file = _File()
         file = self._file
         with file.lock:

@@ -1,8 +1,8 @@
-"""Where pixels come from: one small interface over arrays in memory, zarr arrays and dask graphs.
+"""Sources of pixels: one small interface over arrays in memory, zarr arrays and dask graphs.
 
-A source is one pyramid level of an image with three channels. It is cut into a grid of chunks, the smallest pieces that
-can be decoded, and hands out one chunk at a time. It never starts a thread and can be pickled: a zarr source travels as
-the address of its array and opens it again on the other side.
+A source is one pyramid level of an image with three channels, cut into a grid of chunks: the smallest pieces that can
+be decoded, which are read one at a time. It never starts a thread and can be pickled: a zarr source is pickled as the
+address of its array and opens it again on the other side.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from storm.data.chunks import ChunkFiles
 
-#: Chunks with more pixels than this are reported: decoded they take over 192 MB each, and a reader has to hold several.
+#: Chunks with more pixels than this are reported: each takes over 192 MB when decoded, and a reader holds several.
 HUGE_CHUNK_PX = 64_000_000
 
 
@@ -94,7 +94,8 @@ class Source(ABC):
     def read_chunk(self, i: int, j: int) -> np.ndarray:
         """Decode chunk ``(i, j)``: uint8, shape (h, w, 3), rows along y.
 
-        It is a view of what was decoded, where the channels usually come one after the other, and not to be written.
+        It is a view of the decoded chunk, in which the channels usually come one after the other, and must not be
+        written to.
 
         Raises
         ------
@@ -126,14 +127,14 @@ def regular_edges(length: int, step: int) -> np.ndarray:
 
 
 class ArraySource(Source):
-    """Pixels that lie in memory.
+    """Pixels in memory.
 
     Parameters
     ----------
     array
         Image (c, y, x), uint8.
     chunks_yx
-        Size of the pieces in which it is handed out, which are views of the array.
+        Height and width of the pieces in which it is read, which are views of the array.
     channels
         Which three channels are red, green and blue.
     """
@@ -141,7 +142,8 @@ class ArraySource(Source):
     def __init__(
         self, array: np.ndarray, *, chunks_yx: tuple[int, int] = (512, 512), channels: tuple[int, ...] = (0, 1, 2)
     ) -> None:
-        edges = tuple(regular_edges(n, step) for n, step in zip(array.shape[1:], chunks_yx, strict=True))
+        step_y, step_x = chunks_yx
+        edges = (regular_edges(array.shape[-2], step_y), regular_edges(array.shape[-1], step_x))
         super().__init__(array.shape, edges=edges, channels=channels, dtype=array.dtype)
         self._array = array
 
@@ -178,11 +180,10 @@ class ZarrSource(Source):
         self._store, self._component = store, component
         self._array: zarr.Array | None = None
         self._files: ChunkFiles | None = None
-        self._open()
-        _, step_y, step_x = self._array.chunks if self._array.ndim == 3 else (0, 1, 1)
-        shape = self._array.shape
-        edges = (regular_edges(shape[-2], step_y), regular_edges(shape[-1], step_x))
-        super().__init__(shape, edges=edges, channels=channels, dtype=self._array.dtype)
+        array = self.array
+        _, step_y, step_x = array.chunks if array.ndim == 3 else (0, 1, 1)
+        edges = (regular_edges(array.shape[-2], step_y), regular_edges(array.shape[-1], step_x))
+        super().__init__(array.shape, edges=edges, channels=channels, dtype=array.dtype)
 
     @classmethod
     def from_array(cls, array: zarr.Array, *, channels: tuple[int, ...] = (0, 1, 2)) -> ZarrSource:
@@ -191,25 +192,20 @@ class ZarrSource(Source):
 
     @property
     def array(self) -> zarr.Array:
-        """The array."""
+        """The array, opened at the first access in each process."""
         if self._array is None:
-            self._open()
-        assert self._array is not None
+            import zarr
+
+            self._array = zarr.open_array(store=self._store, path=self._component or "", mode="r")
+            self._files = chunk_files(self._array)
         return self._array
 
-    def _open(self) -> None:
-        import zarr
-
-        self._array = zarr.open_array(store=self._store, path=self._component or None, mode="r")
-        self._files = chunk_files(self._array)
-
     def _decode(self, i: int, j: int, box: tuple[slice, slice]) -> np.ndarray:
-        if self._array is None:
-            self._open()
+        array = self.array
         if self._files is None:
-            return np.asarray(self._array[:, *box])
+            return np.asarray(array[:, *box])
         height, width = (s.stop - s.start for s in box)
-        deep = self._array.chunks[0]
+        deep = array.chunks[0]
         blocks = [self._files.decode((k, i, j))[:, :height, :width] for k in range(-(-self.shape[0] // deep))]
         return (blocks[0] if len(blocks) == 1 else np.concatenate(blocks))[: self.shape[0]]
 
@@ -221,7 +217,7 @@ class DaskSource(Source):
     """Any dask graph, computed block by block in the calling thread.
 
     The synchronous scheduler is slower than dask's threads, but a thread pool that was started before a process forks
-    is dead in the child, and the child waits for it for ever.
+    is dead in the child, which then waits for it forever.
 
     Parameters
     ----------
@@ -232,7 +228,7 @@ class DaskSource(Source):
     """
 
     def __init__(self, array: da.Array, *, channels: tuple[int, ...] = (0, 1, 2)) -> None:
-        edges = tuple(np.cumsum((0, *sizes)) for sizes in array.chunks[1:])
+        edges = (np.cumsum((0, *array.chunks[-2])), np.cumsum((0, *array.chunks[-1])))
         super().__init__(array.shape, edges=edges, channels=channels, dtype=array.dtype)
         self._array = array
         self._graph: dict | None = None
@@ -244,7 +240,7 @@ class DaskSource(Source):
         if self._graph is None:
             self._graph = dict(self._array.__dask_graph__())
         keys = [(self._array.name, c, i, j) for c in range(self._array.numblocks[0])]
-        # the part of the graph that this block needs; array.blocks[...].compute() would walk all of it each time
+        # The part of the graph that this block needs; array.blocks[...].compute() would walk all of it each time.
         needed, _ = cull(self._graph, keys)
         blocks = dask.get(needed, keys)
         return np.asarray(blocks[0]) if len(blocks) == 1 else np.concatenate(blocks)
@@ -254,22 +250,22 @@ class DaskSource(Source):
 
     @property
     def in_memory(self) -> bool:
-        """Whether the graph starts from nothing but arrays in memory."""
+        """Whether the graph starts from arrays in memory alone."""
         return all(isinstance(leaf, np.ndarray) for leaf in self._leaves)
 
     @property
     def shared_leaves(self) -> bool:
-        """Whether many blocks are cut from few pieces, so that each piece is decoded again for block after block."""
+        """Whether many blocks are cut from few pieces, so that each piece would be decoded again for every block."""
         tasks = sum(not hasattr(leaf, "shape") for leaf in self._leaves)
         return 0 < 4 * tasks <= self.grid[0] * self.grid[1]
 
     def as_one_block(self) -> DaskSource:
-        """The same image as a single chunk, so that what its blocks share is decoded once."""
+        """The same image as a single chunk, so that pieces shared by its blocks are decoded once."""
         return DaskSource(self._array.rechunk(-1), channels=self.channels)
 
     @cached_property
     def _leaves(self) -> list[Any]:
-        """What the graph starts from: arrays that it holds, or the tasks that read or decode something."""
+        """Nodes from which the graph starts: arrays in it, or tasks that read or decode something."""
         graph = dict(self._array.dask)
         starts = [graph[key] for key, needs in self._array.dask.get_all_dependencies().items() if not needs]
         return [_held(node) for node in starts]
@@ -278,16 +274,16 @@ class DaskSource(Source):
 def as_source(data: np.ndarray | zarr.Array | da.Array, *, channels: tuple[int, ...] = (0, 1, 2)) -> Source:
     """Wrap an image (c, y, x) in the fastest source that fits it.
 
-    A dask array that does nothing but read a zarr array becomes a :class:`ZarrSource`.
+    A dask array that only reads a zarr array becomes a :class:`ZarrSource`.
     """
     if isinstance(data, np.ndarray):
         return ArraySource(data, channels=channels)
-    if not hasattr(data, "dask"):
-        return ZarrSource.from_array(data, channels=channels)
-    stored = zarr_behind(data)
+    import zarr
+
+    stored = data if isinstance(data, zarr.Array) else zarr_behind(data)
     if stored is not None:
         return ZarrSource.from_array(stored, channels=channels)
-    return DaskSource(data, channels=channels)
+    return DaskSource(data, channels=channels)  # type: ignore[arg-type]  # what is not a zarr array is a dask array
 
 
 def zarr_behind(array: da.Array) -> zarr.Array | None:
@@ -310,5 +306,5 @@ def zarr_behind(array: da.Array) -> zarr.Array | None:
 
 
 def _held(node: Any) -> Any:
-    """The value of a graph's node if it is one (some versions of dask wrap it), else the node."""
+    """The value of a node that some versions of dask wrap, else the node itself."""
     return getattr(node, "value", node) if type(node).__name__ == "DataNode" else node

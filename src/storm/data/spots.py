@@ -1,4 +1,4 @@
-"""What a section is once its container is left behind: plain arrays and a detached patch reader."""
+"""A section without its container: plain arrays and a detached patch reader."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ScaleInfo:
-    """How long a pixel is, and who says so.
+    """Length of a pixel, and its source.
 
     Attributes
     ----------
@@ -24,7 +24,7 @@ class ScaleInfo:
     um_per_unit
         µm per unit of the coordinate system in which the elements meet.
     source
-        The source of the number, in words.
+        Source of the number, in words.
     """
 
     um_per_px: float | None
@@ -41,18 +41,18 @@ class Spots:
     ids
         Names of the observations, shape (n,).
     centres
-        x and y of each centre, shape (n, 2), float64; in µm if ``um_known``, else in the units that the object came
-        with. A row of NaN has no geometry.
+        x and y of each centre, shape (n, 2), float64; in µm if ``um_known``, else in the units of the object. NaN where
+        a row has no geometry.
     um_known
         Whether ``centres`` are in µm.
     counts
         Raw counts, shape (n, g), or ``None``.
     genes
-        Names of the columns of ``counts`` as the user wrote them, shape (g,), or ``None``.
+        Names of the columns of ``counts`` as they are in the table, shape (g,), or ``None``.
     patches
         Reader of H&E patches, or ``None``.
     scale
-        µm per pixel and where it comes from, or ``None`` where no scale is known.
+        µm per pixel and its source, or ``None`` if no scale is known.
     off_tissue
         Rows that the platform's software found outside the tissue, bool, shape (n,); they have no centre. ``None`` if
         there are none.
@@ -73,9 +73,9 @@ class Spots:
             msg = f"centres have shape {self.centres.shape}, expected ({n}, 2)"
             raise ValueError(msg)
         if (self.counts is None) != (self.genes is None):
-            msg = "counts and genes come together: give both or neither"
+            msg = "counts and genes belong together: give both or neither"
             raise ValueError(msg)
-        if self.counts is not None and self.counts.shape != (n, len(self.genes)):
+        if self.counts is not None and self.genes is not None and self.counts.shape != (n, len(self.genes)):
             msg = f"counts have shape {self.counts.shape}, expected ({n}, {len(self.genes)})"
             raise ValueError(msg)
 

@@ -10,10 +10,12 @@ import numpy as np
 
 from storm.data.sources import Source
 
-#: Large chunks are visited piece by piece, so that a canvas stays small.
+#: Edge of the pieces in which large chunks are visited, in pixels, so that a canvas stays small.
 _CELL_PX = 1024
-#: Height of the bands in which an image is visited, and the share of its shorter side that they may take.
-_BAND_PX, _BAND_SHARE = 2048, 0.25
+#: Height of the bands in which an image is visited, in pixels: a few chunks of the usual sizes.
+_BAND_PX = 2048
+#: Largest share of the image's shorter side that a band may take, so that small images have several bands, too.
+_BAND_SHARE = 0.25
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +27,7 @@ class Canvas:
     rows
         Which rectangles, int64 (b,).
     x0, y0
-        Where the canvas lies in the image, in pixels; it may reach beyond the image.
+        Upper left corner of the canvas in pixels of the image; the canvas may reach beyond the image.
     pixels
         uint8 (3, h, w), contiguous. Pixels that no rectangle needs are arbitrary.
     """
@@ -37,23 +39,24 @@ class Canvas:
 
 
 class Sweep:
-    """Cuts an image into canvases around rectangles, so that each chunk is decoded once and held no longer than needed.
+    """Canvases of an image around rectangles, such that each chunk is decoded once and dropped as soon as possible.
 
-    The image is visited in bands along its longer side, and each band from end to end, so that what is held at a time
-    is a band's width of a few chunks and the row of chunks that the next band needs again.
+    The image is visited in bands along its longer side, and each band from end to end. At a time there are in memory
+    the chunks of one canvas and the row of chunks that the next band needs again.
 
     Parameters
     ----------
     source
         The pixels.
     rects
-        x0, y0, x1, y1 in whole pixels, shape (n, 4); what lies beyond the image is filled.
+        x0, y0, x1, y1 in whole pixels, shape (n, 4); pixels beyond the image are filled.
     fill
         Grey value beyond the image.
     max_px
-        Pixels of a canvas, unless a single rectangle (or what starts in one piece of 1024 px) takes more.
+        Largest number of pixels of a canvas, unless a single rectangle (or those that begin in one piece of 1024 px)
+        take more.
     max_rows
-        Rectangles on a canvas.
+        Largest number of rectangles on a canvas.
     """
 
     def __init__(
@@ -66,21 +69,26 @@ class Sweep:
         max_rows: int | None = None,
     ) -> None:
         self.source, self.rects, self.fill = source, rects, fill
+        # First and last pixel of each rectangle, and the chunks in which these lie.
         size = np.array([source.width, source.height] * 2)
         low_x, low_y, high_x, high_y = (np.clip(rects, 0, size) - (0, 0, 1, 1)).T
         first_y, last_y = _place(source.y_edges, low_y), _place(source.y_edges, high_y)
         first_x, last_x = _place(source.x_edges, low_x), _place(source.x_edges, high_x)
         chunks = np.stack([first_y, last_y, first_x, last_x], axis=1)
+        # The cell in which a rectangle begins: a chunk, or a piece of a large one.
         cell_y, cell_x = _place(_cells(source.y_edges), low_y), _place(_cells(source.x_edges), low_x)
+        # Bands lie across the longer side ("major"), and in each band cells are visited along the other ("minor").
         if source.height >= source.width:
             major, cell_major, cell_minor, step, short = first_y, cell_y, cell_x, source.chunks_yx[0], source.width
             place = low_y
         else:
             major, cell_major, cell_minor, step, short = first_x, cell_x, cell_y, source.chunks_yx[1], source.height
             place = low_x
+        # Chunks of the major axis per band: as high as allowed, and a quarter of the shorter side at most.
         band = major // max(1, int(min(_BAND_PX, _BAND_SHARE * short)) // step)
         #: Rows of ``rects`` in the order in which they are visited.
-        self.order = np.lexsort((place, cell_major, cell_minor, band))  # by place, so that parts of a cell are strips
+        # By place last, so that the parts of a cell with many rectangles are strips.
+        self.order = np.lexsort((place, cell_major, cell_minor, band))
         cells = np.stack([band, cell_minor, cell_major], axis=1)[self.order]
         self._boxes, self._stops = self._group(cells, max_px, max_rows or len(rects))
         self._plan(chunks[self.order])
@@ -95,12 +103,13 @@ class Sweep:
             return [], []
         new = np.flatnonzero(np.r_[True, (cells[1:] != cells[:-1]).any(axis=1)])
         length = np.diff(np.r_[new, len(cells)])
-        # a cell with too many rectangles is cut into several
+        # A cell with too many rectangles is cut into several.
         starts = np.concatenate([np.arange(a, a + n, max_rows) for a, n in zip(new, length, strict=True)])
         stops = np.r_[starts[1:], len(cells)].tolist()
         rects = self.rects[self.order]
         low = np.minimum.reduceat(rects[:, :2], starts, axis=0).tolist()
         high = np.maximum.reduceat(rects[:, 2:], starts, axis=0).tolist()
+        # A cell joins the canvas before it while both fit, else it begins a new one.
         boxes, ends, begin = [[*low[0], *high[0]]], [stops[0]], 0
         for (x0, y0), (x1, y1), stop in zip(low[1:], high[1:], stops[1:], strict=True):
             box = boxes[-1]
@@ -114,30 +123,42 @@ class Sweep:
         return boxes, ends
 
     def _plan(self, chunks: np.ndarray) -> None:
-        """Which chunks each canvas needs, and which are not needed after it."""
+        """Find the chunks that each canvas needs, and those that no later canvas needs.
+
+        Parameters
+        ----------
+        chunks
+            First and last chunk along y, first and last along x of each rectangle, in order, shape (n, 4).
+        """
+        # Successive rectangles of one canvas that need the same chunks are one use.
         group = np.repeat(np.arange(len(self._stops)), np.diff([0, *self._stops]))
         uses = np.column_stack([group, chunks])
         uses = uses[np.r_[True, (uses[1:] != uses[:-1]).any(axis=1)]] if len(uses) else uses
         n_y, n_x = self.source.grid
         step, y0, y1, x0, x1 = uses.T
-        pairs = []
+        # One number for every pair of a canvas and a chunk that it needs: canvas · chunks + chunk.
+        parts = []
         for dy in range(int((y1 - y0).max(initial=-1)) + 1):
             for dx in range(int((x1 - x0).max(initial=-1)) + 1):
                 here = (y0 + dy <= y1) & (x0 + dx <= x1)
-                pairs.append((step[here] * n_y + y0[here] + dy) * n_x + x0[here] + dx)
-        pairs = np.unique(np.concatenate(pairs)) if pairs else np.zeros(0, dtype=np.int64)
+                parts.append((step[here] * n_y + y0[here] + dy) * n_x + x0[here] + dx)
+        pairs = np.unique(np.concatenate(parts)) if parts else np.zeros(0, dtype=np.int64)
         step, chunk = np.divmod(pairs, n_y * n_x)
+        # Of each chunk that is used: its first pair, and its last, found in the reversed list.
         used, first = np.unique(chunk, return_index=True)
         last = len(chunk) - 1 - np.unique(chunk[::-1], return_index=True)[1]
         bounds = np.arange(len(self._stops) + 1)
+        # Pairs are sorted by canvas: cut between canvases they are the lists of chunks.
         self._needs = np.split(chunk, np.searchsorted(step, bounds[1:-1])) if len(bounds) > 1 else []
+        # The same for the chunks that are dropped, sorted by the last canvas that needs them.
         by_end = np.argsort(step[last], kind="stable")
         self._drops = (
             np.split(used[by_end], np.searchsorted(step[last][by_end], bounds[1:-1])) if len(bounds) > 1 else []
         )
+        # Bytes that each canvas adds, less those that the canvas before it has dropped.
         sizes = 3 * np.outer(np.diff(self.source.y_edges), np.diff(self.source.x_edges)).ravel()[used]
         change = np.bincount(step[first], sizes, len(bounds)) - np.bincount(step[last] + 1, sizes, len(bounds) + 1)[:-1]
-        #: Bytes of decoded chunks that are held at most.
+        #: Largest number of bytes of decoded chunks that are in memory at a time.
         self.held_bytes = int(np.cumsum(change).max(initial=0))
 
     def __iter__(self) -> Iterator[Canvas]:
@@ -158,6 +179,7 @@ class Sweep:
     def _assemble(self, box: list[int], chunks: dict[int, np.ndarray]) -> np.ndarray:
         x0, y0, x1, y1 = box
         pixels = np.empty((3, y1 - y0, x1 - x0), dtype=np.uint8)
+        # Margins beyond the image, then the part of each chunk that lies on the canvas.
         pixels[:, : max(-y0, 0)] = self.fill
         pixels[:, max(self.source.height - y0, 0) :] = self.fill
         pixels[:, :, : max(-x0, 0)] = self.fill
@@ -173,11 +195,11 @@ class Sweep:
 
 
 def _place(edges: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Which interval each value lies in."""
+    """Number of the interval in which each value lies, shape (n,)."""
     return np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
 
 
 def _cells(edges: np.ndarray) -> np.ndarray:
-    """Edges of chunks, and more in between where chunks are large."""
+    """Edges of chunks, with more of them in between where chunks are large."""
     parts = [np.linspace(a, b, -(-(b - a) // _CELL_PX) + 1)[:-1] for a, b in pairwise(edges)]
     return np.append(np.concatenate(parts).astype(np.int64), edges[-1])

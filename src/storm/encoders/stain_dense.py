@@ -68,8 +68,10 @@ class DenseStain:
         side = self.tile_px // 2
         n, quarter = side * side, side // 4
         inner = side - 2 * quarter
+        # Sums over every second pixel of the smoothed maps and of their squares, for mean and spread of each field.
         moments = torch.cat([smooth, smooth.double().square()])
         sums, squares = window_sums(moments, x, y, shape=(side, side), step=2).chunk(2, dim=1)
+        # The same mean over the middle half of the field.
         within = window_sums(smooth, x + 2 * quarter, y + 2 * quarter, shape=(inner, inner), step=2)
         spread = ((squares - sums.square() / n) / (n - 1)).clamp_min(0).sqrt()
         return [sums / n, spread, self._quantiles(smooth[:3], x, y), within / inner**2]
@@ -77,6 +79,7 @@ class DenseStain:
     def _quantiles(self, smooth: Tensor, x: Tensor, y: Tensor) -> Tensor:
         side = self.tile_px // 2
         at = (self.module.quantiles * (side * side - 1)).round().long()
+        # Fields take every second pixel: four grids, by the parity of the corner, make each field a contiguous block.
         grids = [[smooth[:, i::2, j::2].contiguous() for j in range(2)] for i in range(2)]
         out = smooth.new_empty(len(x), len(smooth), len(at))
         places = list(zip(y.tolist(), x.tolist(), strict=True))
@@ -97,6 +100,7 @@ class DenseStain:
     def _cells(self, maps: Tensor, x: Tensor, y: Tensor) -> list[Tensor]:
         n, width = self.tile_px, self.module.vacuole_px
         glass = glassy(maps[2:3])
+        # A square of glass is a vacuole: means over width × width pixels, along y and then along x.
         wide = F.avg_pool2d(F.avg_pool2d(glass, (width, 1), stride=1), (1, width), stride=1)
         step = width // 2
         count = (n - width) // step + 1
@@ -128,6 +132,7 @@ class DenseStain:
             pieces = zip(first[low:high].tolist(), length[low:high].tolist(), strict=True)
             strips = [stains[:, y : y + n, x : x + width] for (x, y), width in pieces]
             line = torch.cat([strip.permute(0, 2, 1).flatten(0, 1) for strip in strips])
+            # Where each run begins in the line (both stains), and from there the first column of each of its fields.
             begin = 2 * (np.cumsum(length[low:high]) - length[low:high])
             members = slice(*np.searchsorted(run, (low, high)))
             rows, own = order[members], run[members]
@@ -149,19 +154,23 @@ class _Scale:
         lines = profiles(sigma)
         self.radius, self.step = lines.shape[1] // 2, step_px(sigma)
         pad = min(self.radius, n - 1)
+        # The response to each single pixel of a line gives the matrix of the whole operation, with the reflection.
         eye = F.pad(torch.eye(n, dtype=torch.float64)[:, None], (pad, pad), mode="reflect")
         folded = F.conv1d(eye, lines[:, None], stride=self.step)  # pixel, profile, place
         self.n_out = folded.shape[2]
         self._down = folded.flatten(1).float().to(device)
+        # Places whose filter reaches over the left or the right end of the tile see a reflection.
         at = torch.arange(self.n_out) * self.step + self.radius - pad
         left, right = at < self.radius, at > n - 1 - self.radius
         inner = torch.nonzero(~left & ~right).flatten()
         #: Number of places without a reflection, and the first column that the first of them sees.
         self.n_inner, self.inner_at = len(inner), int(at[inner[0]]) - self.radius if len(inner) else 0
+        # The inner places: the same weights shifted from column to column, for blocks of columns in one product.
         sliding = torch.zeros(3, _COLUMNS, _COLUMNS + 2 * self.radius, dtype=torch.float64)
         for column in range(_COLUMNS):
             sliding[:, column, column : column + lines.shape[1]] = lines
         self._sliding = _pairs(sliding.float().to(device))
+        # The places near either end: their own weights, over the columns that they see.
         self._edges = []
         for side in (left, right & ~left):
             if side.any():
@@ -198,6 +207,7 @@ class _Scale:
         """Features of fields from their sums: (b, 12)."""
         n = self.n_out**2
         dark, light, square, edge, ridge, jxx, jyy, jxy = (sums / n).unbind(-1)
+        # The mean response is light - dark, so that this is the unbiased standard deviation.
         spread = ((square - (light - dark).square()) * (n / (n - 1))).clamp_min(0).sqrt()
         coherence = ((jxx - jyy).square() + 4 * jxy.square()).sqrt() / (jxx + jyy + 1e-6)
         return torch.cat([dark, light, spread, edge, ridge, coherence], dim=1)

@@ -89,6 +89,7 @@ def encode_graphs(encoder: Any, x: Tensor, graphs: SmallGraphs) -> Tensor:
     Tensor
         Shape (b, d).
     """
+    # Edges lie one after the other, sorted by the node that they point to ("target"): those of a node are a slice.
     source = torch.from_numpy(graphs.source).to(x.device)
     begin = torch.from_numpy(graphs.begin).to(x.device)
     length = torch.from_numpy(graphs.length).to(x.device) / EDGE_UNIT_UM
@@ -112,20 +113,24 @@ def encode_graphs(encoder: Any, x: Tensor, graphs: SmallGraphs) -> Tensor:
     scratch = None
     for k, conv in enumerate(gnn.convs):
         heads, width = conv.heads, conv.out_channels
+        # GATv2: score = a · leaky_relu(W_l source + W_r target + W_e length), computed in place for all edges.
         left, right = conv.lin_l(nodes), conv.lin_r(nodes)
         if scratch is None or scratch.shape[2] != left.shape[1]:  # the same memory for all layers of one width
             scratch = left.new_empty((2, len(source), left.shape[1]))
         mixed = torch.index_select(right, 0, target, out=scratch[0])
         mixed.add_(torch.index_select(left, 0, source, out=scratch[1]))
         mixed = F.leaky_relu_(mixed.addr_(length, conv.lin_edge.weight[:, 0]), conv.negative_slope)
+        # The heads' attention vectors as blocks of one matrix give the scores of all heads, shape (edges, heads).
         share = _softmax(mixed @ torch.block_diag(*conv.att[0].unsqueeze(1)).T, begin, target)
         # The fastest weighted sum over edges that torch has.
         nodes = F.embedding_bag(
             entry, left.view(-1, width), bag, mode="sum", per_sample_weights=share.view(-1).index_select(0, order)
         ).view(-1, heads, width)
+        # Heads side by side in inner layers, their mean in the last.
         nodes = (nodes.flatten(1) if conv.concat else nodes.mean(1)) + conv.bias
         if k < last:
             nodes = gnn.act(nodes)
+    # Each graph is pooled over its own nodes, which are consecutive, by a softmax of their gates.
     pool = encoder.node_aggregation.attention_aggregation
     first = torch.from_numpy(graphs.first).to(x.device)
     member = torch.arange(len(first) - 1, device=x.device).repeat_interleave(first.diff())
@@ -135,6 +140,7 @@ def encode_graphs(encoder: Any, x: Tensor, graphs: SmallGraphs) -> Tensor:
 
 def _softmax(score: Tensor, begin: Tensor, group: Tensor) -> Tensor:
     """Softmax within groups of consecutive rows, in place."""
+    # Less the group's maximum, so that exp does not overflow.
     top = torch.segment_reduce(score, "max", offsets=begin)
     weight = score.sub_(top.index_select(0, group)).exp_()
     return weight.div_(torch.segment_reduce(weight, "sum", offsets=begin).index_select(0, group))

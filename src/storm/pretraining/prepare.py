@@ -15,7 +15,7 @@ from storm._loading.files import write_json
 from storm._logging import logger
 from storm.data.genes import Vocabulary, match_genes
 from storm.data.libraries import Library, shared_library
-from storm.data.normalise import log_normalise, row_blocks, standardise
+from storm.data.normalise import CLIP, log_normalise, row_blocks, standardise
 from storm.encoders import EncoderInfo, get_encoder
 from storm.expression import ExpressionEncoder, NovaeEncoder
 from storm.pretraining.config import PretrainConfig, flatten
@@ -23,7 +23,6 @@ from storm.pretraining.factors import Panel, choose_genes
 from storm.pretraining.shards import Shard, open_shard
 from storm.pretraining.start import expression_encoder, tile_encoder_of, untrained
 from storm.pretraining.stream import StreamedSection, split_windows
-from storm.pretraining.tiles import CLIP
 
 _READY = "prepared.json"
 _BLOCK = 8192

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from storm.data.normalise import CLIP
 from storm.encoders import EncoderInfo
 from storm.pretraining.augment import sample
 from storm.pretraining.moments import moments, pooled, standardisers
 from storm.pretraining.stream import StreamedSection, Tiles
 
-#: Standard deviations beyond which a tile feature is an artefact; as in :func:`storm.tl.embed`.
-CLIP = 6.0
 #: Tiles at once where no gradient is wanted.
 _BATCH = 64
 

@@ -120,6 +120,7 @@ def test_another_hdf5_file(tmp_path: Path) -> None:
         ("barcodes.tsv.gz", gzip.compress(b"A-1\nB-1\n"), "2 barcodes are named"),
         ("features.tsv.gz", gzip.compress(b"only\none\n"), "not id and name"),
     ],
+    ids=["empty", "outside", "negative", "other size", "barcodes", "features"],
 )
 def test_damaged_market(tmp_path: Path, name: str, content: bytes, words: str) -> None:
     folder = tmp_path / NAME

@@ -13,6 +13,7 @@ from torch import nn
 
 import storm
 from storm._bridge import read_spots
+from storm._bridge.image import levels_of
 from storm.encoders import get_encoder, load_encoder, wrap_encoder
 from storm.encoders.vit import vit
 
@@ -119,6 +120,24 @@ def test_used_again_only_if_all_is_the_same(toy, probe, caplog, monkeypatch) -> 
     )
     storm.tl.encode_tiles(toy, again)
     assert module.calls > calls
+
+
+def test_a_change_in_one_place_of_the_image_is_seen(toy, probe) -> None:
+    module = probe.build()
+    storm.tl.encode_tiles(toy, probe)
+    before, calls = toy.tables["table"].obsm["X_probe"].copy(), module.calls
+    spots = read_spots(toy, image=True, table=False)
+    for element, level in zip(levels_of(toy.images["he"]), spots.reader.levels, strict=True):
+        x, y = (level.um_to_px[:, :2] @ spots.centres[77] + level.um_to_px[:, 2]).astype(int)
+        half = max(1, round(10 / level.um_per_px))
+        pixels = np.array(element.to_numpy())
+        pixels[:, y - half : y + half, x - half : x + half] = 0
+        element.data = pixels
+    storm.tl.encode_tiles(toy, probe)
+    assert module.calls > calls
+    changed = np.abs(toy.tables["table"].obsm["X_probe"] - before).max(axis=1) > 0
+    assert changed[77]
+    assert changed.sum() < 20
 
 
 def test_another_image_or_order_is_computed(toy, probe) -> None:

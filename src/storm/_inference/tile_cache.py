@@ -20,6 +20,7 @@ from storm._loading import StormModel
 from storm._logging import logger
 from storm._types import Field
 from storm.data.enlarged import warn_if_enlarged
+from storm.data.fingerprint import image_checksum
 from storm.data.journal import Journal
 from storm.data.patches import READER_VERSION
 from storm.data.spots import Spots
@@ -28,8 +29,6 @@ from storm.encoders import EncoderInfo
 if TYPE_CHECKING:
     from anndata import AnnData
 
-#: Tiles read to tell one image from another.
-_PROBES = 16
 #: What must be the same for an embedding to be used again; ``inputs`` stands for the centres and the image.
 _CACHE_KEY = ("encoder", "sha256", "field", "field_um", "tile_px", "um_per_px", "precision", "reader_version", "inputs")
 #: Fields, and how often they overlap, above which one pass over the tissue is advised.
@@ -81,6 +80,7 @@ def tile_embedding(
     journal: Journal | None = None,
     compiled: bool = False,
     channels_last: bool = False,
+    stored: bool = False,
 ) -> TileEmbedding:
     """Embed the tiles, or take what is held if it was made from the same.
 
@@ -105,6 +105,8 @@ def tile_embedding(
         Where finished batches are kept for the next run, if this one is interrupted.
     compiled, channels_last
         Ways to run faster, used only if the results of the first batch match.
+    stored
+        Whether the caller stores the embeddings, whose provenance then has to identify the image.
 
     Raises
     ------
@@ -129,16 +131,25 @@ def tile_embedding(
         "device": ",".join(map(str, compute.devices)),
         "precision": compute.precision,
         "batch_size": batch_size,
-        "inputs": fingerprint(spots, field_um=field_um, tile_px=tile_px),
     }
+    journal = journal or Journal()
+    if stored or held is not None or journal.folder is not None:  # it takes a pass over the image
+        facts |= inputs_record(spots, field_um=field_um, tile_px=tile_px)
     if held is not None:
         values, before = held
         compared = [key for key in _CACHE_KEY if not (compute.any_precision and key == "precision")]
         other = [key for key in compared if not bool(before.get(key, _BEFORE.get(key)) == facts[key])]
         if not other:
+            logger.info("stored tile embeddings are used: the places and %s are the same", facts["inputs_compared"])
             return TileEmbedding(values=np.asarray(values, dtype=np.float32), facts=before, reused=True)
         if before.get("encoder") == encoder.name:
-            logger.warning("the tile embeddings that are there are not used: made with another %s", ", ".join(other))
+            if other == ["inputs"] and "inputs_compared" not in before:
+                logger.warning(
+                    "the stored tile embeddings are not used: an older version of STORM recorded only sixteen tiles of "
+                    "the image they were made from, which does not show whether it is still the same"
+                )
+            else:
+                logger.warning("the stored tile embeddings are not used: made with another %s", ", ".join(other))
     warn_if_enlarged(spots.reader, field_um=field_um, out_px=tile_px)
     same = facts | {
         "compiled": compiled,
@@ -146,7 +157,7 @@ def tile_embedding(
         "device": [device.type for device in compute.devices],
         "n_threads": compute.threads,
     }
-    rows = (journal or Journal()).rows("tiles", (len(spots), encoder.dim), facts=same)
+    rows = journal.rows("tiles", (len(spots), encoder.dim), facts=same)
     if field == "exact":
         _hint(spots, encoder, field_um=field_um)
         values = encode_tiles(
@@ -258,14 +269,26 @@ def input_size(encoder: EncoderInfo, tile_px: int | str | None, *, field_um: flo
     return tile_px
 
 
-def fingerprint(spots: Spots, *, field_um: float, tile_px: int) -> str:
-    """Checksum of all centres and of a few tiles, read as the encoder would get them."""
-    digest = hashlib.sha256(np.ascontiguousarray(spots.centres, dtype="<f8").tobytes())
-    inside = np.flatnonzero(spots.reader.inside(spots.centres))
-    if len(inside):
-        rows = inside[np.unique(np.linspace(0, len(inside) - 1, _PROBES).astype(int))]
-        digest.update(spots.reader.read(spots.centres[rows], field_um=field_um, out_px=tile_px).tobytes())
-    return digest.hexdigest()
+def inputs_record(spots: Spots, *, field_um: float, tile_px: int) -> dict[str, str]:
+    """Identify all centres and the image; see :func:`storm.data.fingerprint.image_checksum`.
+
+    Parameters
+    ----------
+    spots
+        With a patch reader.
+    field_um
+        Edge of the field around each centre, in µm.
+    tile_px
+        Edge of the encoder's input, in pixels.
+
+    Returns
+    -------
+    dict
+        ``inputs``, a checksum, and ``inputs_compared``, which pixels of the image it was taken of.
+    """
+    image = image_checksum(spots.reader, field_um=field_um, out_px=tile_px)
+    digest = hashlib.sha256(np.ascontiguousarray(spots.centres, dtype="<f8").tobytes() + image.value.encode())
+    return {"inputs": digest.hexdigest(), "inputs_compared": image.compared}
 
 
 def _check_finite(values: np.ndarray, spots: Spots, *, name: str, precision: str) -> None:

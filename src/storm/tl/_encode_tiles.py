@@ -51,8 +51,10 @@ def encode_tiles(
 ) -> SpatialData | AnnData | None:
     """Embed the H&E around each spot, bin, cell or tile with a tile encoder.
 
-    What the key already holds is used again if it was made from the same: weights, places, image (a few tiles of it are
-    compared), field, input size, precision and version of the reader.
+    What the key already holds is reused if it was made from the same weights, places, image, field, input size,
+    precision and version of the reader. The image is compared by a checksum of all its pixels at the resolution that
+    tiles are cut from, or, above 400 million pixels, at a coarser level; the provenance records which
+    (``inputs_compared``).
 
     Parameters
     ----------
@@ -160,6 +162,7 @@ def encode_tiles(
             channels_last=channels_last,
             field=field,
             journal=journal,
+            stored=True,
         )
         if embedding.reused:
             logger.info("obsm[%r] already holds these embeddings; recompute=True computes them again", key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import anndata as ad
 import geopandas as gpd
 import numpy as np
 import pytest
@@ -100,3 +101,18 @@ def test_several_equivalent_systems() -> None:
     other = {"full": Identity(), "hires": Scale([0.6, 0.5], axes=("x", "y"))}
     with pytest.raises(ValueError, match="lie differently to each other"):
         read_spots(section(image=image_element(half), shapes=circles(transformations=other)), um_per_px=UM)
+
+
+@pytest.mark.parametrize("kind", ["complex", "datetime64[s]", "bool"])
+def test_coordinates_are_real_numbers(kind: str) -> None:
+    table = ad.AnnData(np.ones((6, 2), dtype=np.float32), obsm={"spatial": np.arange(12).reshape(6, 2).astype(kind)})
+    with pytest.raises(ValueError, match=r"obsm\['spatial'\] holds .*, not coordinates"):
+        read_spots(table)
+
+
+def test_coordinates_beyond_any_slide_are_damaged() -> None:
+    places = np.arange(12.0).reshape(6, 2)
+    places[3] = 1e18
+    table = ad.AnnData(np.ones((6, 2), dtype=np.float32), obsm={"spatial": places})
+    with pytest.raises(ValueError, match=r"reach 1e\+18, beyond any slide"):
+        read_spots(table)

@@ -284,3 +284,8 @@ def test_an_accelerator_cuts_its_own_tiles(toy, tiny, monkeypatch) -> None:
     assert seen.keys() == plain.keys()
     for row, tile in seen.items():
         assert np.abs(tile - plain[row]).max() <= 1 / 255 + 1e-6
+
+
+def test_a_field_far_wider_than_the_image_is_a_slip(toy, probe) -> None:
+    with pytest.raises(ValueError, match=r"field_um=100000 is .* times as wide as the whole image"):
+        storm.tl.encode_tiles(toy, probe, field_um=1e5)

@@ -176,6 +176,10 @@ def has_outline(element: Any) -> np.ndarray:
     return ~element.geometry.is_empty.to_numpy() & ~element.geometry.isna().to_numpy()
 
 
+#: Coordinates beyond which a number is damaged: no slide is 10⁹ pixels, µm or nm wide.
+_FARTHEST = 1e9
+
+
 def check_centres(centres: np.ndarray, ids: np.ndarray, *, where: str) -> None:
     """Raise if coordinates are not finite, or spots of a lattice or whole sections lie on top of each other.
 
@@ -202,6 +206,10 @@ def check_centres(centres: np.ndarray, ids: np.ndarray, *, where: str) -> None:
             f"{int(bad.sum())} of {len(bad)} coordinates in {where} are NaN or infinite, e.g. of {_some(ids[bad])}; "
             f"remove these rows, or give them a place"
         )
+        raise ValueError(msg)
+    far = np.abs(centres).max(initial=0)
+    if far > _FARTHEST:
+        msg = f"coordinates in {where} reach {far:.3g}, beyond any slide; check their unit, or remove these rows"
         raise ValueError(msg)
     twice = pd.DataFrame(centres).duplicated(keep=False).to_numpy()
     if not twice.any():

@@ -144,6 +144,9 @@ def _obsm_spatial(table: AnnData) -> np.ndarray:
     if values.ndim != 2 or values.shape[1] < 2:
         msg = f"obsm['spatial'] has shape {values.shape}; it holds x and y, shape (n_obs, 2)"
         raise ValueError(msg)
+    if values.dtype.kind in "cmMb":
+        msg = f"obsm['spatial'] holds {values.dtype}, not coordinates"
+        raise ValueError(msg)
     try:
         return values[:, :2].astype(np.float64)
     except (TypeError, ValueError) as error:

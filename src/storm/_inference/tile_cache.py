@@ -114,6 +114,7 @@ def tile_embedding(
         If the encoder's output is not finite, or does not have the shape of its description.
     """
     check_choice(field, get_args(Field), name="field")
+    spots.reader.check_field(field_um)
     tile_px = encoder.tile_px if tile_px is None else int(tile_px)
     batch_size = compute.tile_batch(transformer=bool(encoder.patch_px))
     facts = {

@@ -22,6 +22,8 @@ _LEVEL_TOLERANCE = 1.05
 
 #: Bytes that the pixels of one field, or one batch of patches, may take. A field of 20 mm at 1 µm/px takes 1.2 GB.
 _MAX_BYTES = 4_000_000_000
+#: Edge of a field, in edges of the image, beyond which it shows hardly anything but what lies outside.
+_MAX_FIELD = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -275,6 +277,24 @@ class PatchReader:
         """Whether patches are boxes of the image, up to flips and quarter turns, so that canvases can be read."""
         level = self.levels[self.level_for(field_um, out_px)]
         return Resampler(level.um_to_px, field_um=field_um, out_px=out_px).straight
+
+    def check_field(self, field_um: float) -> None:
+        """Raise if a field is so much larger than the image that it must be a slip, such as nm for µm.
+
+        Raises
+        ------
+        ValueError
+            If its edge is more than four times the longer edge of the image.
+        """
+        x0, y0, x1, y1 = self.extent_um
+        longest = max(x1 - x0, y1 - y0)
+        if field_um > _MAX_FIELD * longest:
+            msg = (
+                f"field_um={field_um:g} is {field_um / longest:.3g} times as wide as the whole image, which is "
+                f"{x1 - x0:.0f} × {y1 - y0:.0f} µm; give the edge of the H&E field around each centre in µm, for "
+                f"example 112"
+            )
+            raise ValueError(msg)
 
     def _job(self, centres_um: np.ndarray, field_um: float, out_px: int) -> _Job:
         level = self.levels[self.level_for(field_um, out_px)]

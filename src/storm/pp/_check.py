@@ -144,6 +144,7 @@ def _rows(reading: Reading, model: StormModel, *, field_um: float, compute: Comp
 
 def _image(reading: Reading, model: StormModel, windows: Windows | None, *, field_um: float) -> list[Row]:
     spots = reading.spots
+    spots.reader.check_field(field_um)
     tile_px = model.tile_px
     rows = image_rows(spots, windows, diameter_um=diameter_of(reading) or field_um)
     if windows is not None and not reading.tiled:

@@ -403,6 +403,9 @@ def test_expression_arguments_that_make_no_sense(visium, genes, options, error, 
 def test_expression_of_odd_tables(visium):
     table = visium["table"]
     table.uns["storm"] = [1]
+    with pytest.raises(ValueError, match=r"uns\['storm'\] holds list"):
+        storm.pl.expression(visium, "EPCAM")
+    del table.uns["storm"]
     table.var["storm_r"] = "unknown"
     axes = storm.pl.expression(visium, "EPCAM")
     assert axes[0, 2].get_title(loc="right") == ""

@@ -345,7 +345,7 @@ def test_of_genes_that_vary_equally_the_first_are_chosen():
 
     from scipy.sparse import csr_matrix
 
-    from storm.tl._fit_expression import _choose
+    from storm.pretraining.head_sections import variable_genes
 
     rng = np.random.default_rng(0)
     expression = np.zeros((30, 600), dtype=np.float32)
@@ -353,5 +353,5 @@ def test_of_genes_that_vary_equally_the_first_are_chosen():
     expression[:, equal] = rng.integers(0, 5, (30, 1))
     used = np.ones(30, dtype=bool)
     genes = np.array([f"gene{k}" for k in range(600)])
-    sample = SimpleNamespace(genes=genes, expression=csr_matrix(expression), usable=used, train=used)
-    assert _choose([sample], None, 70) == genes[equal[:70]].tolist()
+    section = SimpleNamespace(symbols=genes, names=genes, expression=lambda: csr_matrix(expression), rows=used)
+    assert variable_genes([section], 70) == genes[equal[:70]].tolist()

@@ -74,7 +74,8 @@ class StormConfig:
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < limit:
                 msg = f"{name}={value!r} must be a number of at least 0 and below {limit}"
                 raise ValueError(msg)
-        for size in (self.width, self.decoder_width):
+        # A network without decoders has a decoder width all the same, which may then be narrow.
+        for size in (self.width, self.decoder_width) if self.decoder_depth else (self.width,):
             if not 1 <= size * self.mlp_ratio <= _MOST:
                 msg = f"mlp_ratio={self.mlp_ratio!r} gives {size * self.mlp_ratio} hidden units at a width of {size}"
                 raise ValueError(msg)
@@ -82,8 +83,8 @@ class StormConfig:
 
     def sizes(self) -> dict[str, int]:
         """The fields that are the side of a tensor or a number of layers, and the hidden sizes of the experts."""
-        names = ["he_dim", "st_dim", "width", "depth", "heads", "n_genes", "decoder_depth"]
-        names += ["decoder_width", "decoder_heads"] if self.decoder_depth else []
+        names = ["he_dim", "st_dim", "width", "depth", "heads", "decoder_depth"]
+        names += ["n_genes", "decoder_width", "decoder_heads"] if self.decoder_depth else []
         widths = [name for name in names if name.endswith("width")]
         return {name: getattr(self, name) for name in names} | {
             f"{name} × mlp_ratio": int(getattr(self, name) * self.mlp_ratio) for name in widths

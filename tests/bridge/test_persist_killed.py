@@ -297,6 +297,7 @@ def test_killed_anywhere_without_exchange(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("case", CASES)
 def test_killed_everywhere(tmp_path: Path, record_property: Callable[[str, object], None], case: str) -> None:
@@ -305,6 +306,7 @@ def test_killed_everywhere(tmp_path: Path, record_property: Callable[[str, objec
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.parametrize("consolidated", [True, False], ids=["consolidated", "plain"])

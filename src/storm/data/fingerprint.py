@@ -84,7 +84,7 @@ def pixel_sums(source: Source) -> np.ndarray:
     """
     rows = _mixed(np.arange(source.height, dtype=np.uint64)[:, None] * _SUMS + np.arange(_SUMS, dtype=np.uint64)) | 1
     numbers = np.arange(source.width, dtype=np.uint64)[:, None] * _SUMS + np.arange(_SUMS, dtype=np.uint64)
-    columns = ((_mixed(~numbers) >> np.uint64(64 - _COLUMN_BITS)) | 1).astype(np.float64)
+    columns = ((_mixed(np.invert(numbers)) >> np.uint64(64 - _COLUMN_BITS)) | 1).astype(np.float64)
     sums = np.zeros((3, _SUMS), dtype=np.uint64)
     for i in range(source.grid[0]):
         for j in range(source.grid[1]):

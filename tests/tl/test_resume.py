@@ -95,7 +95,7 @@ def test_another_parameter_starts_afresh(folder, caplog) -> None:
     sdata = spatialdata.read_zarr(folder / "section.zarr")
     model = storm.load_model(folder / "model")
     storm.tl.embed(sdata, model=model, batch_size=20, field_um=90)
-    assert "with another field_um, inputs: starting afresh" in caplog.text
+    assert "with another field_um: starting afresh" in caplog.text
     fresh = spatialdata.read_zarr(folder / "section.zarr")
     storm.tl.embed(fresh, model=model, batch_size=20, field_um=90)
     np.testing.assert_array_equal(sdata.tables["table"].obsm["X_storm"], fresh.tables["table"].obsm["X_storm"])

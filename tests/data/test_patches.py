@@ -215,3 +215,9 @@ def test_no_centre_no_patch() -> None:
     assert list(reader.iter_patches(np.zeros((0, 2)), field_um=8, out_px=8)) == []
     assert list(reader.iter_patches(np.full((4, 2), -9.0), field_um=8, out_px=8)) == []
     assert reader.read(np.zeros((0, 2)), field_um=8, out_px=8).shape == (0, 8, 8, 3)
+
+
+def test_the_extent_of_an_image_that_is_shifted_and_mirrored() -> None:
+    """x pixels are 2 x + 10, y pixels 50 - y: the box around 60 × 50 pixels, in µm."""
+    moved = ImageLevel(as_source(noise(50, 60)), np.array([[2.0, 0.0, 10.0], [0.0, -1.0, 50.0]]))
+    assert PatchReader([moved]).extent_um == pytest.approx((-5.0, 0.0, 25.0, 50.0))

@@ -234,3 +234,20 @@ def test_bf16_stays_close(network):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rough = centre(network(batch))
     assert torch.nn.functional.cosine_similarity(plain, rough.float()).min() > 0.999
+
+
+def test_the_window_readout_is_a_gaussian_mean_over_the_tokens_that_exist(network):
+    """Against the definition: σ is 0.7 pitch, and a neighbour counts the less the farther it is."""
+    batch = make_batch(drop=0.4)
+    result = window(network(batch), batch)
+    output = network(batch)
+    for name, tokens, mask in (("he", output.he, batch.he_mask), ("st", output.st, batch.st_mask)):
+        for i in range(3):
+            weights = [
+                math.exp(-(x**2 + y**2) / (2 * 0.7**2)) * float(there)
+                for (x, y), there in zip(batch.offsets.tolist(), mask[i].tolist(), strict=True)
+            ]
+            mean = sum(w * token for w, token in zip(weights, tokens[i], strict=True)) / sum(weights)
+            torch.testing.assert_close(result[name][i], mean, rtol=1e-4, atol=1e-5)
+            own = sum(w * token for w, token in zip(weights, getattr(batch, name)[i], strict=True)) / sum(weights)
+            torch.testing.assert_close(result[f"{name}_input"][i], own, rtol=1e-4, atol=1e-5)

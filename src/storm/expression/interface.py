@@ -17,31 +17,21 @@ _ROWS = 16_384
 
 @runtime_checkable
 class ExpressionEncoder(Protocol):
-    """A frozen encoder of expression.
-
-    Attributes
-    ----------
-    name
-        Name of the encoder in provenance.
-    dim
-        Length of the embedding.
-    needs_centres
-        Whether a spot's embedding depends on where its neighbours are.
-    """
+    """A frozen encoder of expression."""
 
     @property
     def name(self) -> str:
-        """See the attributes."""
+        """Name of the encoder in provenance."""
         ...
 
     @property
     def dim(self) -> int:
-        """See the attributes."""
+        """Length of the embedding."""
         ...
 
     @property
     def needs_centres(self) -> bool:
-        """See the attributes."""
+        """Whether a spot's embedding depends on where its neighbours are."""
         ...
 
     def match(self, genes: Sequence[str] | np.ndarray) -> GeneMatch:

@@ -5,21 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, get_args
 
-import numpy as np
-
 from storm._bridge.keys import Keys
-from storm._bridge.read import spots_of
 from storm._bridge.workspace import open_workspace
 from storm._checks import check_choice, check_positive, check_whole
-from storm._inference.combine import combine
 from storm._inference.device import Compute
-from storm._inference.neighbourhoods import section_windows
-from storm._inference.reconstruction import reconstructions
-from storm._inference.record import provenance, wanted_counts, wanted_image, wants_counts, wants_tiles, warn_nan
-from storm._inference.section_components import own_components
-from storm._inference.tile_cache import model_tiles
-from storm._inference.tokens import he_tokens, st_tokens
-from storm._inference.windows import run_windows
+from storm._inference.record import wanted_image, warn_nan
+from storm._inference.section_embedding import EmbedPlan, embed_section
 from storm._keys import X_STORM
 from storm._loading import READOUTS, StormModel, load_model
 from storm._types import Field, Modality, Precision, Readout, WindowKind
@@ -159,46 +150,22 @@ def embed(
         copy=copy,
         keys_added={"obsm": [key_added, *(f"{key_added}_{name}" for name in ("he", "st") if per_modality)]},
     )
-    vocabulary = getattr(loaded.expression, "vocabulary", None)
-    spots = spots_of(work.selection, counts=wanted_counts(modality), vocabulary=vocabulary)
-    windows = section_windows(spots, kind=window, radius_um=radius_um)
-    tokens: dict[str, np.ndarray] = {}
-    tiles, match = None, None
+    plan = EmbedPlan(
+        model=loaded,
+        compute=compute,
+        modality=modality,
+        field_um=field_um,
+        field=field,
+        window=window,
+        radius_um=radius_um,
+        readout=readout,
+        seed=seed,
+    )
     with journal_of(work.store, key_added) as journal:
-        if wants_tiles(spots, modality):
-            tiles = model_tiles(work.table, spots, loaded, compute, field_um=field_um, field=field, journal=journal)
-            tokens["he"] = he_tokens(tiles.values, loaded)
-        if wants_counts(spots, modality):
-            tokens["st"], match = st_tokens(spots, loaded)
-        if readout == "reconstruction":
-            parts = reconstructions(loaded.network.to(compute.device).eval(), tokens, windows, compute, seed=seed)
-        else:
-            parts = run_windows(
-                loaded.network,
-                tokens,
-                windows,
-                compute,
-                readout=readout,
-                journal=journal,
-                facts={"model": loaded.sha256},
-            )
-        if readout == "section" and "st" in tokens:
-            parts["st_own"] = own_components(spots.counts, windows)
-        vector, by_modality = combine(parts, tokens, loaded.settings["modality_weights"])
-        warn_nan(vector, spots, name=key_added)
-        facts = provenance(
-            loaded,
-            spots,
-            compute,
-            match=match,
-            tiles=tiles,
-            modality="both" if len(tokens) == 2 else next(iter(tokens)),
-            windows=windows.kind,
-            seed=seed,
-            readout=readout,
-        )
-        obsm = {key_added: vector}
+        section = embed_section(work, plan, journal)
+        warn_nan(section.vector, section.spots, name=key_added)
+        obsm = {key_added: section.vector}
         if per_modality:
-            obsm |= {f"{key_added}_{name}": part for name, part in by_modality.items()}
-        work.write(obsm=obsm, uns={key_added: facts})
+            obsm |= {f"{key_added}_{name}": part for name, part in section.by_modality.items()}
+        work.write(obsm=obsm, uns={key_added: section.facts})
     return work.owner if copy else None

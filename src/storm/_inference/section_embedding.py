@@ -1,0 +1,123 @@
+"""The embedding of one section: what :func:`storm.tl.embed` computes, whether it is alone or one of a study."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from storm._bridge.read import spots_of
+from storm._inference.combine import combine
+from storm._inference.device import Compute
+from storm._inference.neighbourhoods import section_windows
+from storm._inference.reconstruction import reconstructions
+from storm._inference.record import provenance, wanted_counts, wants_counts, wants_tiles
+from storm._inference.section_components import own_components
+from storm._inference.tile_cache import model_tiles
+from storm._inference.tokens import he_tokens, st_tokens
+from storm._inference.windows import run_windows
+from storm._loading import StormModel
+from storm._types import Field, Modality, Readout, WindowKind
+from storm.data.journal import Journal
+from storm.data.spots import Spots
+
+if TYPE_CHECKING:
+    from storm._bridge.workspace import Workspace
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedPlan:
+    """How sections are embedded; the names are those of :func:`storm.tl.embed`."""
+
+    model: StormModel
+    compute: Compute
+    modality: Modality
+    field_um: float
+    field: Field
+    window: WindowKind
+    radius_um: float | None
+    readout: Readout
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SectionEmbedding:
+    """The embedding of one section.
+
+    Attributes
+    ----------
+    vector
+        Float32, shape (n, d); NaN where nothing could be computed.
+    by_modality
+        Views of its columns, per modality.
+    spots
+        The section as it was read.
+    facts
+        Provenance.
+    """
+
+    vector: np.ndarray
+    by_modality: dict[str, np.ndarray]
+    spots: Spots
+    facts: dict[str, Any]
+
+
+def embed_section(work: Workspace, plan: EmbedPlan, journal: Journal) -> SectionEmbedding:
+    """Embed one section.
+
+    Parameters
+    ----------
+    work
+        The section, with what is wanted of it selected.
+    plan
+        How.
+    journal
+        Where finished batches are kept for the next run, if this one is interrupted.
+
+    Raises
+    ------
+    KeyError, ValueError
+        As :func:`storm.tl.embed`.
+    """
+    loaded, compute, modality = plan.model, plan.compute, plan.modality
+    vocabulary = getattr(loaded.expression, "vocabulary", None)
+    spots = spots_of(work.selection, counts=wanted_counts(modality), vocabulary=vocabulary)
+    windows = section_windows(spots, kind=plan.window, radius_um=plan.radius_um)
+    tokens: dict[str, np.ndarray] = {}
+    tiles, match = None, None
+    if wants_tiles(spots, modality):
+        tiles = model_tiles(
+            work.table, spots, loaded, compute, field_um=plan.field_um, field=plan.field, journal=journal
+        )
+        tokens["he"] = he_tokens(tiles.values, loaded)
+    if wants_counts(spots, modality):
+        tokens["st"], match = st_tokens(spots, loaded)
+    if plan.readout == "reconstruction":
+        network = loaded.network.to(compute.device).eval()
+        parts = reconstructions(network, tokens, windows, compute, seed=plan.seed)
+    else:
+        parts = run_windows(
+            loaded.network,
+            tokens,
+            windows,
+            compute,
+            readout=plan.readout,
+            journal=journal,
+            facts={"model": loaded.sha256},
+        )
+    if plan.readout == "section" and "st" in tokens:
+        parts["st_own"] = own_components(spots.counts, windows)
+    vector, by_modality = combine(parts, tokens, loaded.settings["modality_weights"])
+    facts = provenance(
+        loaded,
+        spots,
+        compute,
+        match=match,
+        tiles=tiles,
+        modality="both" if len(tokens) == 2 else next(iter(tokens)),
+        windows=windows.kind,
+        seed=plan.seed,
+        readout=plan.readout,
+    )
+    return SectionEmbedding(vector=vector, by_modality=by_modality, spots=spots, facts=facts)

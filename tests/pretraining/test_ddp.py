@@ -34,7 +34,7 @@ import torch
 from safetensors.torch import save_file
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[1])
-from test_pretrain_ddp import configure
+from test_ddp import configure
 from storm.pretraining import train
 
 out = Path(sys.argv[2])

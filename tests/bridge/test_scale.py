@@ -46,7 +46,7 @@ def test_argument_counts_pixels_of_the_full_image() -> None:
     np.testing.assert_allclose(spots.centres, grid_px() * 0.5)
 
 
-@pytest.mark.parametrize("name", [*UM_SYSTEMS, "Micrometers"])
+@pytest.mark.parametrize("name", [*UM_SYSTEMS, "Micrometers", "um-A", "um-sample-2"])
 def test_scale_from_a_transformation(name: str) -> None:
     places = {"global": Identity(), name: Scale([UM, UM], axes=("x", "y"))}
     spots = read_spots(section(image=image_element(places), shapes=circles(transformations=places)))

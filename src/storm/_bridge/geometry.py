@@ -43,8 +43,13 @@ def affine_of(element: Any, coordinate_system: str) -> np.ndarray:
 
 
 def um_system(systems: list[str]) -> str | None:
-    """The first of ``systems`` whose name means micrometres, in the order of ``storm._keys.UM_SYSTEMS``."""
+    """The first of ``systems`` whose name means micrometres, in the order of ``storm._keys.UM_SYSTEMS``.
+
+    ``"um-A"`` means them too: spatialdata's ``concatenate`` adds the name of a section to those of its systems. The
+    bare names come first.
+    """
     by_name = {s.casefold(): s for s in systems}
+    by_name = {s.partition("-")[0]: by_name[s] for s in sorted(by_name, reverse=True)} | by_name
     return next((by_name[name] for name in UM_SYSTEMS if name in by_name), None)
 
 

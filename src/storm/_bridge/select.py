@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from storm._bridge.pictures import finest_of_one
 from storm._checks import check_key
 from storm._keys import UNS, predicted_table
+from storm._logging import logger
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -110,7 +112,14 @@ def _predicted_for(sdata: SpatialData, key: str, other: str) -> bool:
     return named and places is not None and others is not None and set(places[0]) == set(others[0])
 
 
-def select_image(data: SpatialData | AnnData, image_key: str | None, *, image: bool | str) -> str | None:
+def select_image(
+    data: SpatialData | AnnData,
+    image_key: str | None,
+    *,
+    image: bool | str,
+    places: Any | None = None,
+    coordinate_system: str | None = None,
+) -> str | None:
     """Return the key of the image to read, or ``None``.
 
     Parameters
@@ -118,21 +127,26 @@ def select_image(data: SpatialData | AnnData, image_key: str | None, *, image: b
     data
         Object that may hold images.
     image_key
-        Which image; not needed if there is only one.
+        Which image; not needed if there is only one, or all are the same picture at different resolutions.
     image
         ``True``: there must be one; ``False``: none is wanted; ``"auto"``: the image if there is one.
+    places
+        Element with the spots, in whose coordinates several images are compared.
+    coordinate_system
+        The system that the user asked for.
     """
     if image is False:
         return None
     if not is_spatialdata(data):
-        if image is True or image_key is not None:
-            msg = "an AnnData holds no H&E image to read patches from; pass a SpatialData, or use modality='st'"
-            raise ValueError(msg)
+        _check_no_image(data, image_key, image=image)
         return None
     if image_key is not None:
         check_key(image_key, data.images, name="image_key", where="sdata.images")
         return image_key
     if len(data.images) > 1:
+        finest = finest_of_one(data.images, places, coordinate_system=coordinate_system)
+        if finest is not None:
+            return finest
         listed = ", ".join(_describe(key, data.images[key]) for key in sorted(data.images))
         msg = (
             f"the object holds several images; choose the H&E image with image_key= out of {listed} "
@@ -145,6 +159,20 @@ def select_image(data: SpatialData | AnnData, image_key: str | None, *, image: b
         msg = "the object holds no image; add one with sdata.images[name] = spatialdata.models.Image2DModel.parse(...)"
         raise ValueError(msg)
     return next(iter(data.images))
+
+
+def _check_no_image(table: AnnData, image_key: str | None, *, image: bool | str) -> None:
+    """Raise if an image is asked for of an AnnData; say how the pictures that it may hold can be used."""
+    spatial = table.uns.get("spatial")
+    libraries = spatial.values() if isinstance(spatial, Mapping) else ()
+    pictures = any(isinstance(library, Mapping) and library.get("images") for library in libraries)
+    how = "storm.io.from_anndata(adata) makes a SpatialData of it and of the pictures in its uns['spatial']"
+    if image is True or image_key is not None:
+        advice = how if pictures else "pass a SpatialData (storm.io.from_anndata(adata, 'HE.tif') makes one)"
+        msg = f"an AnnData holds no H&E image to read patches from; {advice}, or use modality='st'"
+        raise ValueError(msg)
+    if pictures:
+        logger.warning("the pictures in uns['spatial'] of the AnnData are not used; %s", how)
 
 
 def _describe(key: str, element: Any) -> str:

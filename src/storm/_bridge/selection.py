@@ -155,12 +155,25 @@ def select(
     """
     keys = Keys() if keys is None else keys
     check_container(data)
-    image_key = select_image(data, keys.image_key, image=image)
     if not is_spatialdata(data) or data.tables or table is True or keys.table_key is not None:
         table_key, chosen = select_table(data, keys.table_key)
     else:
         table_key, chosen = None, None
+    image_key = select_image(
+        data, keys.image_key, image=image, places=_places(data, chosen, keys), coordinate_system=keys.coordinate_system
+    )
     return Selection(data=data, keys=keys, image_key=image_key, table_key=table_key, table=chosen)
+
+
+def _places(data: SpatialData | AnnData, table: AnnData | None, keys: Keys) -> Any | None:
+    """The element with the spots; ``None`` where there is none, or which it is must still be asked for."""
+    if not is_spatialdata(data):
+        return None
+    elements = {**data.shapes, **data.points, **data.labels}
+    annotated = None if table is None else annotated_regions(table)
+    candidates = list(data.shapes) if table is None else [] if annotated is None else annotated[0]
+    key = keys.shapes_key if keys.shapes_key is not None else candidates[0] if len(candidates) == 1 else None
+    return None if key is None else elements.get(key)
 
 
 def _has_own_places(sdata: SpatialData, table: AnnData) -> bool:

@@ -82,6 +82,15 @@ def test_an_embedding_of_another_package_is_kept(toy, tiny_model) -> None:
     np.testing.assert_array_equal(table.obsm["X_pca"], 1)
 
 
+def test_a_column_of_var_is_not_replaced_by_the_reliability_of_genes(toy) -> None:
+    table = table_of(toy)
+    table.var["mine_r"] = 1.0
+    with pytest.raises(ValueError, match=r"key_added='mine': var\['mine_r'\] exists already"):
+        check_keys_added(table, layers=["mine"])
+    table.uns["storm"] = {"mine": {}}
+    check_keys_added(table, layers=["mine"])
+
+
 def test_provenance_that_is_none_is_named(toy, tiny_model) -> None:
     table = table_of(toy)
     table.uns["storm"] = [1]

@@ -13,7 +13,7 @@ from scipy import sparse
 
 from storm._bridge.select import annotated_regions, is_spatialdata, records_of
 from storm._checks import check_new_key
-from storm._keys import CHECK, DEFAULTS, UNS
+from storm._keys import CHECK, DEFAULTS, UNS, reliability
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -67,7 +67,7 @@ def check_keys_added(
     table
         The table that gets the results.
     obs, obsm, layers
-        Keys of the results, by their place.
+        Keys of the results, by their place; beside a layer, the ``var`` column with its genes' reliability is written.
     name
         The argument with which the user chose the keys, for the error.
 
@@ -88,12 +88,14 @@ def check_keys_added(
             check_new_key(key, name=name, reserved=reserved[slot])
             base = key.removesuffix("_he").removesuffix("_st")
             own = key in records or base in records or key in DEFAULTS or base in DEFAULTS
-            if key in getattr(table, slot) and not own:
-                msg = (
-                    f"{name}={key!r}: {slot}[{key!r}] exists already and was not written by STORM; choose another "
-                    f"{name}, or remove that entry first"
-                )
-                raise ValueError(msg)
+            entries = [(slot, key), ("var", reliability(key))] if slot == "layers" else [(slot, key)]
+            for place, entry in entries:
+                if entry in getattr(table, place) and not own:
+                    msg = (
+                        f"{name}={key!r}: {place}[{entry!r}] exists already and was not written by STORM; choose "
+                        f"another {name}, or remove that entry first"
+                    )
+                    raise ValueError(msg)
 
 
 def write_results(

@@ -31,9 +31,14 @@ READ = "storm_io"
 UM_SYSTEMS = ("um", "µm", "μm", "micron", "microns", "micrometer", "micrometers", "micrometre", "micrometres")
 
 
+def storable(name: str) -> str:
+    """A name in the characters that SpatialData stores: others become ``"_"``."""
+    return "".join(c if c.isascii() and (c.isalnum() or c in "_-.") else "_" for c in name)
+
+
 def tiles_key(encoder: str) -> str:
-    """Default ``obsm`` key of :func:`storm.tl.encode_tiles`, in the characters that SpatialData stores."""
-    return "X_" + "".join(c if c.isascii() and (c.isalnum() or c in "_-.") else "_" for c in encoder)
+    """Default ``obsm`` key of :func:`storm.tl.encode_tiles`."""
+    return f"X_{storable(encoder)}"
 
 
 def reliability(key_added: str = EXPRESSION) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,7 +45,7 @@ def read_places(selection: Selection) -> tuple[np.ndarray, np.ndarray, ScaleSour
     return _by_obsm(selection) if region is None else _by_shapes(selection, region)
 
 
-def _array_positions(table: AnnData, rows: np.ndarray) -> np.ndarray | None:
+def array_positions(table: AnnData, rows: np.ndarray) -> np.ndarray | None:
     """Space Ranger's column and row of some rows in the array of spots, shape (rows, 2); ``None`` without them."""
     if not {"array_col", "array_row"} <= set(table.obs.columns):
         return None
@@ -85,20 +85,14 @@ def _by_obsm(selection: Selection) -> tuple[np.ndarray, np.ndarray, ScaleSources
     table = selection.table
     assert table is not None  # without a table there is a region
     _check_one_library(table)
-    if "spatial" not in table.obsm:
-        msg = (
-            f"the table has no coordinates in obsm['spatial'] (obsm holds {sorted(table.obsm) or 'nothing'}); store x "
-            f"and y there, in µm or in pixels of the full-resolution image"
-        )
-        raise ValueError(msg)
-    centres = _obsm_spatial(table)
+    centres = obsm_spatial(table)
     check_centres(centres, table.obs_names.to_numpy(), where="obsm['spatial']")
     annotated = annotated_regions(table)
     name = annotated[0][0] if annotated and len(annotated[0]) == 1 else None
     sources = ScaleSources(
         centres=centres,
         spatial=centres,
-        array=_array_positions(table, np.arange(table.n_obs)),
+        array=array_positions(table, np.arange(table.n_obs)),
         uns=table.uns,
         attrs=selection.attrs,
         region=name,
@@ -112,12 +106,7 @@ def _check_one_library(table: AnnData) -> None:
     libraries = [str(name) for name in spatial] if isinstance(spatial, Mapping) else []
     if len(libraries) < 2:
         return
-    columns = {}
-    for name in table.obs.columns:
-        column = pd.Series(np.asarray(table.obs[name]))
-        values = {str(value) for value in column.dropna().unique()} if _may_name(column) else set()
-        if values and values <= set(libraries):
-            columns[name] = values
+    columns = library_columns(table, libraries)
     if any(len(values) == 1 for values in columns.values()):
         return  # the rows of one section, which kept the pictures of all
     advice = "No column of obs holds their names; if all rows are of one section, remove the others from uns['spatial']"
@@ -134,12 +123,36 @@ def _check_one_library(table: AnnData) -> None:
     raise ValueError(msg)
 
 
+def library_columns(table: AnnData, libraries: Iterable[str]) -> dict[str, set[str]]:
+    """Columns of ``obs`` that tell libraries apart, in which all values are names of libraries, and these values."""
+    columns = {}
+    for name in table.obs.columns:
+        column = pd.Series(np.asarray(table.obs[name]))
+        values = {str(value) for value in column.dropna().unique()} if _may_name(column) else set()
+        if values and values <= set(libraries):
+            columns[name] = values
+    return columns
+
+
 def _may_name(column: pd.Series) -> bool:
     """Whether a column may hold names of sections: text or categories."""
     return isinstance(column.dtype, pd.CategoricalDtype) or pd.api.types.is_string_dtype(column.dtype)
 
 
-def _obsm_spatial(table: AnnData) -> np.ndarray:
+def obsm_spatial(table: AnnData) -> np.ndarray:
+    """``obsm["spatial"]`` as x and y, float64, shape (n_obs, 2).
+
+    Raises
+    ------
+    ValueError
+        If it is missing, has another shape, or holds no numbers.
+    """
+    if "spatial" not in table.obsm:
+        msg = (
+            f"the table has no coordinates in obsm['spatial'] (obsm holds {sorted(table.obsm) or 'nothing'}); store x "
+            f"and y there, in µm or in pixels of the full-resolution image"
+        )
+        raise ValueError(msg)
     values = np.asarray(table.obsm["spatial"])
     if values.ndim != 2 or values.shape[1] < 2:
         msg = f"obsm['spatial'] has shape {values.shape}; it holds x and y, shape (n_obs, 2)"
@@ -170,7 +183,7 @@ def _by_shapes(selection: Selection, region: Region) -> tuple[np.ndarray, np.nda
         centres = np.full((table.n_obs, 2), np.nan)
         used = np.flatnonzero(region.rows)[at >= 0]
         centres[used] = own[at[at >= 0]]
-        spatial = _obsm_spatial(table)[used] if "spatial" in table.obsm else None
+        spatial = obsm_spatial(table)[used] if "spatial" in table.obsm else None
         if spatial is not None and not np.isfinite(spatial).all():
             spatial = None
     check_centres(centres[used], ids[used], where=f"shapes {region.key!r}")
@@ -182,7 +195,7 @@ def _by_shapes(selection: Selection, region: Region) -> tuple[np.ndarray, np.nda
         uns={} if table is None else table.uns,
         attrs=selection.attrs,
         spatial=spatial,
-        array=None if table is None else _array_positions(table, used),
+        array=None if table is None else array_positions(table, used),
         region=region.key,
     )
     return ids, centres, sources

@@ -11,7 +11,7 @@ import numpy as np
 
 from storm._bridge.geometry import affine_of, length_scale, um_system
 from storm._checks import check_positive
-from storm._keys import READ
+from storm._keys import READ, storable
 from storm.data.spots import ScaleInfo
 
 #: Space Ranger's ``spot_diameter_fullres`` is the diameter of a theoretical spot of 65 µm, not of the 55 µm printed.
@@ -171,6 +171,7 @@ def _by_reader(sources: ScaleSources, um_per_unit: float) -> str:
     note = sources.attrs.get(READ)
     if not isinstance(note, Mapping):
         return ""
+    note = {"reader": note.get("reader"), **note.get("libraries", {}).get(sources.region, note)}
     key = "image_um_per_px" if sources.image is not None and "image_um_per_px" in note else "um_per_px"
     number, source = note.get(key), note.get(f"{key}_source")
     if not source or not isinstance(number, int | float):
@@ -223,7 +224,11 @@ def _scalefactors(sources: ScaleSources) -> list[tuple[str, Mapping[str, Any]]]:
         for key, library in spatial.items()
         if isinstance(library, Mapping) and isinstance(library.get("scalefactors"), Mapping)
     ]
-    return [(key, factors) for key, factors in found if key == sources.region] or found
+    own = [(key, factors) for key, factors in found if storable(key) == sources.region]
+    # of a study that was read as such, the factors of another library are not those of this one
+    note = sources.attrs.get(READ)
+    several = isinstance(note, Mapping) and sources.region in note.get("libraries", ())
+    return own if own or several else found
 
 
 def _fullres_px(sources: ScaleSources) -> float | None:

@@ -1,4 +1,5 @@
 from ._cosmx import cosmx as cosmx
+from ._from_anndata import from_anndata as from_anndata
 from ._slide import slide as slide
 from ._st import st as st
 from ._visium import visium as visium

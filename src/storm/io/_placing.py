@@ -67,7 +67,7 @@ def off_the_array(um: np.ndarray, pixels: np.ndarray, *, pitch_um: float) -> np.
     return np.hypot(residual[:, 0], residual[:, 1]) > allowed
 
 
-def check_array(um: np.ndarray, pixels: np.ndarray, *, pitch_um: float, path: Path) -> None:
+def check_array(um: np.ndarray, pixels: np.ndarray, *, pitch_um: float, path: Path | str) -> None:
     """Compare the places of spots on the array with their places in the image.
 
     Parameters
@@ -77,7 +77,7 @@ def check_array(um: np.ndarray, pixels: np.ndarray, *, pitch_um: float, path: Pa
     pitch_um
         Distance between neighbouring points in µm.
     path
-        The file or folder with both, for the report.
+        The file or folder with both, or another name of them, for the report.
 
     Raises
     ------

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 #: Share of spots beyond an image from which it is taken for another section's. Some may lie beyond: where an instrument
 #: takes a picture of its own to place the spots, the microscope's image need not show all of the capture area.
-_BEYOND = 0.25
+BEYOND = 0.25
 #: µm per pixel of an image of tissue: from the finest of light microscopes to pictures of a whole slide.
 POSSIBLE_UM = (0.001, 1000.0)
 _UNIT = "µm per pixel of the full-resolution image"
@@ -154,7 +154,7 @@ def check_full_resolution(
     width, height = opened.size
     low, high = centres_px.min(axis=0), centres_px.max(axis=0)
     name = opened.path.name
-    beyond = float(((centres_px < 0) | (centres_px > (width, height))).any(axis=1).mean())
+    beyond = share_beyond(opened, centres_px)
     for key, (size, _) in reduced.items():
         if size == (width, height) and beyond > 0:
             msg = (
@@ -163,7 +163,7 @@ def check_full_resolution(
                 f"microscope's image with image=, or image={_word(key)!r} if there is none"
             )
             raise ValueError(msg)
-    if beyond > _BEYOND:
+    if beyond > BEYOND:
         factor = float((high / (width, height)).max())
         hint = (
             f"it is too small by a factor of at least {factor:.3g}, a reduced copy of the full-resolution image"
@@ -188,6 +188,11 @@ def check_full_resolution(
             raise ValueError(msg)
     if beyond:
         logger.warning("%.1f %% of the spots lie beyond %s", 100 * beyond, name)
+
+
+def share_beyond(opened: Opened, centres_px: np.ndarray) -> float:
+    """Share of centres, x and y in pixels of an image, (n, 2), that do not lie on it."""
+    return float(((centres_px < 0) | (centres_px > opened.size)).any(axis=1).mean())
 
 
 def _word(key: str) -> str:

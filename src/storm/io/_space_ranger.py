@@ -144,9 +144,9 @@ def _check_barcodes(barcodes: pd.Index, placed: pd.Index, *, counts: Path, posit
     raise ValueError(msg)
 
 
-def under_tissue(table: AnnData) -> np.ndarray:
+def under_tissue(obs: pd.DataFrame) -> np.ndarray:
     """Which spots or bins Space Ranger saw under tissue, bool (n,); all if it saw none there."""
-    seen = table.obs["in_tissue"].to_numpy() == 1 if "in_tissue" in table.obs else np.ones(table.n_obs, dtype=bool)
+    seen = obs["in_tissue"].to_numpy() == 1 if "in_tissue" in obs else np.ones(len(obs), dtype=bool)
     return seen if seen.any() else ~seen
 
 

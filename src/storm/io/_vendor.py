@@ -185,7 +185,7 @@ def places(frame: pd.DataFrame, columns: list[str], path: Path) -> np.ndarray:
 
 def number(value: Any) -> float | None:
     """A finite number above zero, or ``None`` for anything else, such as a word, zero or text with a decimal comma."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
         return None
     try:
         value = float(value)

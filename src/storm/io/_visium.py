@@ -119,7 +119,7 @@ def visium(
     images = space_ranger_image(
         picture,
         reduced_name,
-        centres=centres[under_tissue(table)],
+        centres=centres[under_tissue(table.obs)],
         factors=factors,
         pictures=pictures,
         um_per_px=scale[0],

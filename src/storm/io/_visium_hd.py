@@ -140,7 +140,7 @@ def visium_hd(
     images = space_ranger_image(
         picture,
         reduced_name,
-        centres=table.obsm["spatial"][under_tissue(table)],
+        centres=table.obsm["spatial"][under_tissue(table.obs)],
         factors=factors,
         pictures=pictures,
         um_per_px=scale[0],

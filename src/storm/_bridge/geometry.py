@@ -77,8 +77,8 @@ def compose(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def common_system(elements: Mapping[str, Any], *, wanted: str | None = None) -> str:
     """Choose the coordinate system in which elements meet.
 
-    A system in µm is preferred, then ``"global"``, then the only one in common, or any of several if it makes no
-    difference to how the elements lie to each other.
+    A system in µm is preferred, then ``"global"`` (each also with the suffix of a concatenated section), then the only
+    one in common, or any of several if it makes no difference to how the elements lie to each other.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ def common_system(elements: Mapping[str, Any], *, wanted: str | None = None) -> 
             f"spatialdata.transformations.set_transformation(element, transformation, to_coordinate_system)"
         )
         raise ValueError(msg)
-    best = um_system(common) or ("global" if "global" in common else None)
+    best = um_system(common) or next((s for s in sorted(common) if s.partition("-")[0] == "global"), None)
     if best is None and not _same_arrangement(list(elements.values()), common):
         msg = f"{' and '.join(elements)} lie differently to each other in {common}; choose one with coordinate_system="
         raise ValueError(msg)

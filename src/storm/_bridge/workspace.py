@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from storm._bridge.keys import Keys
 from storm._bridge.select import check_container, is_spatialdata, records_of
@@ -50,26 +48,6 @@ class Workspace:
         assert self.selection.table is not None  # open_workspace selects or makes one
         return self.selection.table
 
-    def write(self, *, uns: Mapping[str, Mapping[str, Any]] | None = None, **results: Any) -> None:
-        """Write results into the table, then hand new elements over: the last step, after everything was computed.
-
-        Only rows of the region that was read are written; those of other regions keep what they hold.
-
-        Parameters
-        ----------
-        uns
-            Provenance by key.
-        **results
-            The other slots of :func:`~storm._bridge.write.write_results`.
-        """
-        region = self.selection.region if is_spatialdata(self.selection.data) else None
-        rows = None if region is None else region.rows
-        if region is not None and rows is not None and not rows.all() and uns is not None:
-            uns = {key: self._with_other_regions(key, region.key, facts) for key, facts in uns.items()}
-        write_results(self.table, rows=rows, uns=uns, **results)
-        if self.made:
-            add_elements(self.owner, **self.made)
-
     def check_new_table(self, name: str) -> None:
         """Raise if a table of that name would replace something that STORM did not write.
 
@@ -87,20 +65,35 @@ class Workspace:
             )
             raise ValueError(msg)
 
-    def _with_other_regions(self, key: str, region: str, facts: Mapping[str, Any]) -> dict[str, Any]:
-        """Provenance of a region, beside that of the regions that were computed before under the same key."""
-        before = records_of(self.table).get(key)
-        regions = before.get("regions", {}) if isinstance(before, Mapping) else {}
-        return {**facts, "region": region, "regions": {**regions, region: dict(facts)}}
-
     def add_table(self, name: str, table: AnnData) -> None:
         """Add a table beside the one that was read, together with the elements that were made for this call."""
-        region, old = self.selection.region, self.owner.tables.get(name)
-        if region is not None and region.rows is not None and old is not None:
-            same = old.obs_names.equals(table.obs_names) and old.var_names.equals(table.var_names)
-            if same and not region.rows.all():
-                table.X = np.where(region.rows[:, None], table.X, old.X)
         add_elements(self.owner, shapes=self.made.get("shapes"), tables={**self.made.get("tables", {}), name: table})
+
+
+def write_all(results: Sequence[tuple[Workspace, Mapping[str, Any]]]) -> None:
+    """Write results into the tables of some objects, all of them or none, and hand over what was made for them.
+
+    Parameters
+    ----------
+    results
+        For each object the arguments of :func:`~storm._bridge.write.write_results`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`~storm._bridge.write.write_results`; then nothing has been written.
+    """
+    undo: list[Callable[[], None]] = []
+    try:
+        for work, slots in results:
+            undo.append(write_results(work.table, **slots))
+        for work, _ in results:
+            if work.made:
+                add_elements(work.owner, **work.made)
+    except BaseException:
+        for step in reversed(undo):
+            step()
+        raise
 
 
 def open_workspace(
@@ -148,7 +141,7 @@ def open_workspace(
     """
     check_container(data)
     store = Path(data.path) if is_spatialdata(data) and data.is_backed() else None
-    owner = _copy(data) if copy else data
+    owner = copy_of(data) if copy else data
     if not is_spatialdata(owner) or owner.tables or keys.table_key is not None or field_um is None:
         selection = select(owner, keys, image=image, table=True)
         check_writable(selection.table, selection.table_key)
@@ -169,7 +162,8 @@ def _check_keys_added(table: AnnData, keys: Mapping[str, Iterable[str]]) -> None
     check_keys_added(table, obs=keys.get("obs", ()), obsm=keys.get("obsm", ()), layers=keys.get("layers", ()))
 
 
-def _copy(data: SpatialData | AnnData) -> SpatialData | AnnData:
+def copy_of(data: SpatialData | AnnData) -> SpatialData | AnnData:
+    """A copy for results: tables are copied, images and shapes are shared."""
     if not is_spatialdata(data):
         return data.copy()
     import spatialdata

@@ -107,7 +107,7 @@ def write_results(
     layers: Mapping[str, Any] | None = None,
     var: Mapping[str, Any] | None = None,
     uns: Mapping[str, Mapping[str, Any]] | None = None,
-) -> None:
+) -> Callable[[], None]:
     """Write arrays into a table, all of them or none.
 
     Parameters
@@ -129,6 +129,11 @@ def write_results(
         Provenance by key: ``uns={"X_storm": {...}}`` is stored as ``table.uns["storm"]["X_storm"]``, beside what is
         already stored.
 
+    Returns
+    -------
+    callable
+        Brings back what was there, for callers that write into several tables.
+
     Raises
     ------
     ValueError
@@ -149,6 +154,11 @@ def write_results(
         layers = {k: _merged_matrix(table.layers, k, v, rows, slot="layers") for k, v in layers.items()}
 
     undo: list[Callable[[], None]] = []
+
+    def take_back() -> None:
+        for step in reversed(undo):
+            step()
+
     try:
         for target, new in ((table.obs, obs), (table.var, var), (table.obsm, obsm), (table.layers, layers)):
             for key, value in new.items():
@@ -157,9 +167,9 @@ def write_results(
             # a new dictionary, so that the old one is still whole when it has to come back
             _assign(table.uns, UNS, {**records_of(table), **provenance}, undo)
     except BaseException:
-        for step in reversed(undo):
-            step()
+        take_back()
         raise
+    return take_back
 
 
 def _merged_matrix(target: Any, key: str, new: Any, rows: np.ndarray, *, slot: str) -> Any:

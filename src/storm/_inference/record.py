@@ -53,8 +53,8 @@ def wants_counts(spots: Spots, modality: str) -> bool:
     return has_genes and modality != "he"
 
 
-def warn_nan(values: np.ndarray, spots: Spots, *, name: str) -> None:
-    """Count the rows that could not be computed, by reason."""
+def warn_nan(values: np.ndarray, spots: Spots, *, name: str, section: str = "") -> None:
+    """Count the rows that could not be computed, by reason; of a section, if it has a name."""
     missing = ~np.isfinite(values).all(axis=1)
     if not missing.any():
         return
@@ -69,7 +69,9 @@ def warn_nan(values: np.ndarray, spots: Spots, *, name: str) -> None:
     if spots.counts is not None:
         reasons["without counts"] = np.asarray(spots.counts.sum(axis=1)).ravel() == 0
     counted = ", ".join(f"{(rows & missing).sum()} {why}" for why, rows in reasons.items() if (rows & missing).any())
-    warnings.warn(f"{missing.sum()} of {len(missing)} rows of {name!r} are NaN: {counted}", UserWarning, stacklevel=3)
+    where = f"section {section!r}: " if section else ""
+    text = f"{where}{missing.sum()} of {len(missing)} rows of {name!r} are NaN: {counted}"
+    warnings.warn(text, UserWarning, stacklevel=3)
 
 
 def warn_species(names: Iterable[Sequence[str] | np.ndarray], *, what: str) -> None:

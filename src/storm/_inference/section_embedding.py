@@ -23,7 +23,7 @@ from storm.data.journal import Journal
 from storm.data.spots import Spots
 
 if TYPE_CHECKING:
-    from storm._bridge.workspace import Workspace
+    from storm._bridge.selection import Selection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,13 +63,13 @@ class SectionEmbedding:
     facts: dict[str, Any]
 
 
-def embed_section(work: Workspace, plan: EmbedPlan, journal: Journal) -> SectionEmbedding:
+def embed_section(selection: Selection, plan: EmbedPlan, journal: Journal) -> SectionEmbedding:
     """Embed one section.
 
     Parameters
     ----------
-    work
-        The section, with what is wanted of it selected.
+    selection
+        The section.
     plan
         How.
     journal
@@ -82,13 +82,13 @@ def embed_section(work: Workspace, plan: EmbedPlan, journal: Journal) -> Section
     """
     loaded, compute, modality = plan.model, plan.compute, plan.modality
     vocabulary = getattr(loaded.expression, "vocabulary", None)
-    spots = spots_of(work.selection, counts=wanted_counts(modality), vocabulary=vocabulary)
+    spots = spots_of(selection, counts=wanted_counts(modality), vocabulary=vocabulary)
     windows = section_windows(spots, kind=plan.window, radius_um=plan.radius_um)
     tokens: dict[str, np.ndarray] = {}
     tiles, match = None, None
     if wants_tiles(spots, modality):
         tiles = model_tiles(
-            work.table, spots, loaded, compute, field_um=plan.field_um, field=plan.field, journal=journal
+            selection.table, spots, loaded, compute, field_um=plan.field_um, field=plan.field, journal=journal
         )
         tokens["he"] = he_tokens(tiles.values, loaded)
     if wants_counts(spots, modality):

@@ -38,6 +38,10 @@ class Journal:
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
 
+    def part(self, name: str) -> Journal:
+        """The journal of a part of the run, which is removed with the whole."""
+        return Journal(None if self.folder is None else self.folder / journal_name(name))
+
     def rows(self, name: str, shape: tuple[int, int], *, facts: dict[str, Any]) -> Rows:
         """Return the rows of one stage: those of an earlier run with the same facts, else new ones.
 

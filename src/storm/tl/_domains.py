@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,7 +17,8 @@ from sklearn.mixture import GaussianMixture
 
 from storm import __version__
 from storm._bridge.keys import Keys
-from storm._bridge.workspace import open_workspace
+from storm._bridge.study import given_once
+from storm._bridge.workspace import open_workspace, write_all
 from storm._checks import check_choice, check_key, check_positive, check_whole
 from storm._keys import DOMAIN, X_STORM
 from storm.data.components import finite_rows, principal_components
@@ -43,7 +45,7 @@ _AUTO_ROWS, _GMM_ROWS = 20_000, 100_000
 
 
 def domains(
-    data: SpatialData | AnnData,
+    data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
     n_domains: int | Literal["auto"] = "auto",
     *,
     method: Literal["kmeans", "leiden", "gmm"] = "kmeans",
@@ -55,13 +57,14 @@ def domains(
     n_init: int = 10,
     seed: int = 0,
     copy: bool = False,
-) -> SpatialData | AnnData | None:
+) -> SpatialData | AnnData | list[SpatialData | AnnData] | None:
     """Find spatial domains by clustering an embedding.
 
     Parameters
     ----------
     data
-        Object whose table holds ``obsm[use_rep]``; see :func:`storm.tl.embed`.
+        Object whose table holds ``obsm[use_rep]``; see :func:`storm.tl.embed`. The rows of a list of objects are
+        clustered together, so that a domain has the same name in all of them.
     n_domains
         Number of domains, or ``"auto"``: the number from 3 to 10 with the best silhouette. With ``"leiden"``,
         ``"auto"`` takes ``resolution`` as it is and a number searches the resolution that gives it, by up to 30 runs.
@@ -84,8 +87,8 @@ def domains(
 
     Returns
     -------
-    SpatialData or AnnData or None
-        The copy if ``copy``, else ``None``; the table gets
+    SpatialData or AnnData or list of these or None
+        The copy if ``copy``, a list for a list, else ``None``; the table gets
 
         - ``obs[key_added]``: categorical with categories ``"0"``, ``"1"``, … by falling size; NaN where the embedding
           is NaN,
@@ -114,22 +117,21 @@ def domains(
     ----------
     Xiang, Hou et al. (2026), arXiv:2604.03630, Methods: *spatial domain discovery*.
     """
+    several = isinstance(data, list | tuple)
     check_choice(method, ("kmeans", "leiden", "gmm"), name="method")
     check_whole(seed, name="seed", least=0)
     check_whole(n_init, name="n_init")
     check_whole(n_neighbors, name="n_neighbors", least=2)
     check_positive(resolution, name="resolution")
-    work = open_workspace(data, Keys(table_key=table_key), image=False, copy=copy, keys_added={"obs": [key_added]})
-    table = work.table
-    if use_rep not in table.obsm and use_rep == X_STORM:
-        available = sorted(table.obsm) or "nothing"
-        msg = f"use_rep={use_rep!r} is not in obsm, which holds {available}; run storm.tl.embed first"
-        raise KeyError(msg)
-    check_key(use_rep, sorted(table.obsm), name="use_rep", where="obsm")
-    embedding = _as_matrix(table.obsm[use_rep], name=f"obsm[{use_rep!r}]")
+    objects = given_once(data)
+    works = [
+        open_workspace(one, Keys(table_key=table_key), image=False, copy=copy, keys_added={"obs": [key_added]})
+        for one in objects
+    ]
+    embedding, ends = _together([_embedding(work.table, use_rep) for work in works], name=use_rep)
     known = finite_rows(embedding)
     n = int(known.sum())
-    _check_number(n_domains, n, table.n_obs)
+    _check_number(n_domains, n, len(known))
     values, facts = _rows(embedding, known, dim=_GMM_DIM if method == "gmm" else _LARGE_DIM)
     order = np.lexsort(values.T[:_ORDER_COLUMNS])
     sorted_labels, choices = cluster(
@@ -153,10 +155,49 @@ def domains(
     rank[by_size] = np.arange(number)
     codes = np.full(len(known), -1)
     codes[known] = rank[labels]
-    column = pd.Categorical.from_codes(codes, categories=pd.Index([str(i) for i in range(number)]))
+    names = pd.Index([str(i) for i in range(number)])
     facts |= {"storm_version": __version__, "use_rep": use_rep, "method": method, "n_domains": number, "seed": seed}
-    work.write(obs={key_added: column}, uns={key_added: facts})
-    return work.owner if copy else None
+    columns = [pd.Categorical.from_codes(part, categories=names) for part in np.split(codes, ends)]
+    write_all(
+        [
+            (work, {"obs": {key_added: column}, "uns": {key_added: facts}})
+            for work, column in zip(works, columns, strict=True)
+        ]
+    )
+    if not copy:
+        return None
+    return [work.owner for work in works] if several else works[0].owner
+
+
+def _embedding(table: AnnData, use_rep: str) -> Any:
+    """The embedding that a table holds.
+
+    Raises
+    ------
+    KeyError
+        If it holds none of that name.
+    """
+    if use_rep not in table.obsm and use_rep == X_STORM:
+        available = sorted(table.obsm) or "nothing"
+        msg = f"use_rep={use_rep!r} is not in obsm, which holds {available}; run storm.tl.embed first"
+        raise KeyError(msg)
+    check_key(use_rep, sorted(table.obsm), name="use_rep", where="obsm")
+    return _as_matrix(table.obsm[use_rep], name=f"obsm[{use_rep!r}]")
+
+
+def _together(embeddings: list[Any], *, name: str) -> tuple[Any, np.ndarray]:
+    """Embeddings of several objects below each other, and where one ends and the next begins."""
+    if len(embeddings) == 1:
+        return embeddings[0], np.empty(0, dtype=int)
+    widths = [embedding.shape[1] for embedding in embeddings]
+    if len(set(widths)) > 1:
+        msg = (
+            f"obsm[{name!r}] has {widths} columns in the {len(widths)} objects, so that they cannot be clustered "
+            f"together; embed them together: storm.tl.embed([...])"
+        )
+        raise ValueError(msg)
+    rows = [np.asarray(embedding, dtype=np.float32) for embedding in embeddings]
+    return np.concatenate(rows), np.cumsum([len(part) for part in rows])[:-1]
 
 
 def _as_matrix(values: Any, *, name: str) -> Any:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, get_args
 
 from storm._bridge.keys import Keys
-from storm._bridge.workspace import open_workspace
+from storm._bridge.study import open_study
 from storm._checks import check_choice, check_positive, check_whole
 from storm._inference.device import Compute
 from storm._inference.record import wanted_image, warn_nan
-from storm._inference.section_embedding import EmbedPlan, embed_section
+from storm._inference.section_embedding import EmbedPlan
+from storm._inference.study_embedding import embed_sections
 from storm._keys import X_STORM
 from storm._loading import READOUTS, StormModel, load_model
 from storm._types import Field, Modality, Precision, Readout, WindowKind
-from storm.data.journal import journal_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 
 
 def embed(
-    data: SpatialData | AnnData,
+    data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
     *,
     model: str | StormModel = "storm-mini",
     modality: Modality = "auto",
-    image_key: str | None = None,
+    library_key: str | None = None,
+    image_key: str | Mapping[str, str] | None = None,
     table_key: str | None = None,
     shapes_key: str | None = None,
     coordinate_system: str | None = None,
@@ -45,22 +46,29 @@ def embed(
     precision: Precision = "auto",
     seed: int = 0,
     copy: bool = False,
-) -> SpatialData | AnnData | None:
+) -> SpatialData | AnnData | list[SpatialData | AnnData] | None:
     """Embed spots, bins, cells or tiles with STORM: H&E, expression and neighbourhood in one vector each.
 
     Parameters
     ----------
     data
         A SpatialData with an H&E image, a table of raw counts, or both; or an AnnData with raw counts and
-        ``obsm["spatial"]`` (expression only). An image without a table is covered with a grid of tiles.
+        ``obsm["spatial"]`` (expression only). An image without a table is covered with a grid of tiles. A list of them
+        is a study of several sections, as is a table with several; see the page *Several sections as one study*.
     model
         Name of a packaged model, folder of a saved one, or a loaded :class:`~storm.StormModel`; see
         :func:`storm.load_model`. Tile embeddings that :func:`encode_tiles` left under the default key of the model's
         tile encoder are used again if they were made from the same.
     modality
         ``"both"``, ``"he"`` (H&E only), ``"st"`` (expression only), or ``"auto"``: what the object has.
+    library_key
+        Column of ``obs`` that names the section of each row, where a table holds several. Neighbourhoods, scales and
+        statistics then end with a section. In a SpatialData whose table annotates several elements, each of these is a
+        section by itself.
     image_key, table_key, shapes_key
-        Elements to use; needed only where there are several. ``shapes_key`` is what the table annotates.
+        Elements to use; needed only where there are several. ``shapes_key`` is what the table annotates; of a table
+        that annotates several elements it picks one. ``image_key`` may name the image of each section:
+        ``{"A_spots": "A_he"}``; by default it is the one that shares a coordinate system with the section and overlaps.
     coordinate_system
         Where image and shapes meet; by default the one in µm, else ``"global"``.
     um_per_px
@@ -104,12 +112,13 @@ def embed(
 
     Returns
     -------
-    SpatialData or AnnData or None
-        The copy if ``copy``, else ``None``; ``data`` gets
+    SpatialData or AnnData or list of these or None
+        The copy if ``copy``, a list for a list, else ``None``; ``data`` gets
 
         - ``obsm[key_added]``: float32, shape (n_obs, d); a row of NaN where nothing could be computed (centre outside
           the image, no counts, no geometry), counted in a warning,
-        - ``uns["storm"][key_added]``: model, checksum, parameters, µm per pixel and its source, matched genes,
+        - ``uns["storm"][key_added]``: model, checksum, parameters, µm per pixel and its source, matched genes; of
+          several sections in one table what they share, and under ``"sections"`` what they do not,
         - for an image without a table: shapes ``"storm_tiles"`` and a table ``"tiles"`` that holds them.
 
     Raises
@@ -127,7 +136,6 @@ def embed(
     check_choice(modality, get_args(Modality), name="modality")
     check_choice(window, get_args(WindowKind), name="window")
     keys = Keys(
-        image_key=image_key,
         table_key=table_key,
         shapes_key=shapes_key,
         coordinate_system=coordinate_system,
@@ -141,9 +149,11 @@ def embed(
     compute = Compute.of(device, precision=precision, batch_size=batch_size)
     field_um = loaded.tile_encoder.field_um if field_um is None else field_um
     check_positive(field_um, name="field_um", unit="µm")
-    work = open_workspace(
+    study = open_study(
         data,
         keys,
+        library_key=library_key,
+        image_key=image_key,
         image=wanted_image(modality),
         field_um=None if modality == "st" else field_um,
         stride_um=stride_um,
@@ -161,11 +171,12 @@ def embed(
         readout=readout,
         seed=seed,
     )
-    with journal_of(work.store, key_added) as journal:
-        section = embed_section(work, plan, journal)
-        warn_nan(section.vector, section.spots, name=key_added)
-        obsm = {key_added: section.vector}
-        if per_modality:
-            obsm |= {f"{key_added}_{name}": part for name, part in section.by_modality.items()}
-        work.write(obsm=obsm, uns={key_added: section.facts})
-    return work.owner if copy else None
+    with study.journals(key_added) as journals:
+        for section, result in embed_sections(study, plan, journals):
+            warn_nan(result.vector, result.spots, name=key_added, section=section.name)
+            obsm = {key_added: result.vector}
+            if per_modality:
+                obsm |= {f"{key_added}_{name}": part for name, part in result.by_modality.items()}
+            study.keep(section, obsm=obsm, uns={key_added: result.facts})
+        study.write()
+    return study.copies(data) if copy else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from storm._bridge.keys import Keys
 from storm._bridge.read import spots_of
-from storm._bridge.workspace import open_workspace
+from storm._bridge.study import open_study
 from storm._checks import check_positive
 from storm._inference.device import Compute
 from storm._inference.record import warn_nan
@@ -18,7 +18,6 @@ from storm._inference.tile_cache import held_result, input_size, tile_embedding
 from storm._keys import tiles_key
 from storm._logging import logger
 from storm._types import Field, Precision
-from storm.data.journal import journal_of
 from storm.encoders import EncoderInfo, load_encoder
 
 if TYPE_CHECKING:
@@ -27,11 +26,12 @@ if TYPE_CHECKING:
 
 
 def encode_tiles(
-    data: SpatialData | AnnData,
+    data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
     encoder: str | EncoderInfo,
     *,
     weights: str | Path | None = None,
-    image_key: str | None = None,
+    library_key: str | None = None,
+    image_key: str | Mapping[str, str] | None = None,
     table_key: str | None = None,
     shapes_key: str | None = None,
     coordinate_system: str | None = None,
@@ -48,7 +48,7 @@ def encode_tiles(
     channels_last: bool = False,
     recompute: bool = False,
     copy: bool = False,
-) -> SpatialData | AnnData | None:
+) -> SpatialData | AnnData | list[SpatialData | AnnData] | None:
     """Embed the H&E around each spot, bin, cell or tile with a tile encoder.
 
     What the key already holds is reused if it was made from the same weights, places, image, field, input size,
@@ -59,14 +59,20 @@ def encode_tiles(
     Parameters
     ----------
     data
-        A SpatialData with an H&E image; one without a table is covered with a grid of tiles.
+        A SpatialData with an H&E image; one without a table is covered with a grid of tiles. Or a list of them.
     encoder
         Name (:func:`storm.encoders.list`), ``"timm:<model>"``, or what :func:`storm.encoders.load_encoder` or
         :func:`storm.encoders.wrap_encoder` returned.
     weights
         File or folder of its weights; by default they are looked for in the hub's cache. Nothing is downloaded.
+    library_key
+        Column of ``obs`` that names the section of each row, where a table holds several. Neighbourhoods, scales and
+        statistics then end with a section. In a SpatialData whose table annotates several elements, each of these is a
+        section by itself.
     image_key, table_key, shapes_key
-        Elements to use; needed only where there are several. ``shapes_key`` is what the table annotates.
+        Elements to use; needed only where there are several. ``shapes_key`` is what the table annotates; of a table
+        that annotates several elements it picks one. ``image_key`` may name the image of each section:
+        ``{"A_spots": "A_he"}``; by default it is the one that shares a coordinate system with the section and overlaps.
     coordinate_system
         Where image and shapes meet; by default the one in µm, else ``"global"``.
     um_per_px
@@ -103,8 +109,8 @@ def encode_tiles(
 
     Returns
     -------
-    SpatialData or AnnData or None
-        The copy if ``copy``, else ``None``; ``data`` gets
+    SpatialData or AnnData or list of these or None
+        The copy if ``copy``, a list for a list, else ``None``; ``data`` gets
 
         - ``obsm[key_added]``: float32, shape (n_obs, dim), a row of NaN where the centre lies outside the image or
           there is no geometry, counted in a warning,
@@ -124,7 +130,6 @@ def encode_tiles(
         overflow at this precision. ``data`` is then as it was.
     """
     keys = Keys(
-        image_key=image_key,
         table_key=table_key,
         shapes_key=shapes_key,
         coordinate_system=coordinate_system,
@@ -146,29 +151,44 @@ def encode_tiles(
     tile_px = input_size(loaded, tile_px, field_um=field_um)
     key = tiles_key(loaded.name) if key_added is None else key_added
 
-    work = open_workspace(
-        data, keys, image=True, field_um=field_um, stride_um=stride_um, copy=copy, keys_added={"obsm": [key]}
+    study = open_study(
+        data,
+        keys,
+        library_key=library_key,
+        image_key=image_key,
+        image=True,
+        field_um=field_um,
+        stride_um=stride_um,
+        copy=copy,
+        keys_added={"obsm": [key]},
     )
-    spots = spots_of(work.selection, counts=False)
-    with journal_of(work.store, key) as journal:
-        embedding = tile_embedding(
-            spots,
-            loaded,
-            compute,
-            held=None if recompute else held_result(work.table, key),
-            field_um=field_um,
-            tile_px=tile_px,
-            compiled=compiled,
-            channels_last=channels_last,
-            field=field,
-            journal=journal,
-            stored=True,
-        )
-        if embedding.reused:
-            logger.info("obsm[%r] already holds these embeddings; recompute=True computes them again", key)
-        else:
+    reused = 0
+    with study.journals(key) as journals:
+        for section, journal in zip(study, journals, strict=True):
+            with section.named():
+                selection = section.open()
+                spots = spots_of(selection, counts=False)
+                embedding = tile_embedding(
+                    spots,
+                    loaded,
+                    compute,
+                    held=None if recompute else held_result(selection.table, key),
+                    field_um=field_um,
+                    tile_px=tile_px,
+                    compiled=compiled,
+                    channels_last=channels_last,
+                    field=field,
+                    journal=journal,
+                    stored=True,
+                )
             # In memory: the rows may lie in the journal's file, which is about to go.
             values = np.array(embedding.values)
-            warn_nan(values, spots, name=key)
-            work.write(obsm={key: values}, uns={key: embedding.facts})
-    return work.owner if copy else None
+            if not embedding.reused:
+                warn_nan(values, spots, name=key, section=section.name)
+            reused += embedding.reused
+            study.keep(section, obsm={key: values}, uns={key: embedding.facts})
+        if reused == len(study):
+            logger.info("obsm[%r] already holds these embeddings; recompute=True computes them again", key)
+        else:
+            study.write()
+    return study.copies(data) if copy else None

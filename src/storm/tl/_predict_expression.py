@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -13,7 +13,8 @@ from storm._bridge.counts import gene_names
 from storm._bridge.keys import Keys
 from storm._bridge.read import spots_of
 from storm._bridge.select import is_spatialdata
-from storm._bridge.workspace import Workspace, open_workspace
+from storm._bridge.study import Study, open_study
+from storm._bridge.workspace import Workspace, write_all
 from storm._bridge.write import annotate_like
 from storm._checks import check_choice, check_genes, check_positive
 from storm._inference.device import Compute
@@ -27,10 +28,10 @@ from storm._keys import reliability as reliability_column
 from storm._loading import ExpressionHead, StormModel, load_model
 from storm._types import Field, Precision, Standardise
 from storm.data.genes import GeneMatch, Vocabulary, as_symbols, match_genes
-from storm.data.journal import journal_of
 from storm.pretraining.head import apply_head
 
 if TYPE_CHECKING:
+    from anndata import AnnData
     from spatialdata import SpatialData
 
 #: Largest layer that ``to="auto"`` makes, in bytes: a layer has a column for every gene of the table.
@@ -38,12 +39,13 @@ _LAYER_BYTES = 2 * 1024**3
 
 
 def predict_expression(
-    data: SpatialData,
+    data: SpatialData | Sequence[SpatialData],
     genes: str | Sequence[str] | None = None,
     *,
     model: str | StormModel = "storm-mini",
     head: ExpressionHead | None = None,
-    image_key: str | None = None,
+    library_key: str | None = None,
+    image_key: str | Mapping[str, str] | None = None,
     table_key: str | None = None,
     shapes_key: str | None = None,
     coordinate_system: str | None = None,
@@ -58,13 +60,13 @@ def predict_expression(
     batch_size: int | None = None,
     precision: Precision = "auto",
     copy: bool = False,
-) -> SpatialData | None:
+) -> SpatialData | list[SpatialData] | None:
     """Predict expression from H&E alone. Measured counts, where there are any, are not looked at.
 
     Parameters
     ----------
     data
-        A SpatialData with an H&E image. Without a table the tissue is covered with a grid of tiles.
+        A SpatialData with an H&E image. Without a table the tissue is covered with a grid of tiles. Or a list of them.
     genes
         Gene or genes to predict, by symbol or Ensembl id; all of the head's by default.
     model
@@ -72,7 +74,7 @@ def predict_expression(
     head
         A head from :func:`storm.tl.fit_expression`; by default the model's own, whose tissue and reliability its card
         states.
-    image_key, table_key, shapes_key, coordinate_system, um_per_px, stride_um
+    library_key, image_key, table_key, shapes_key, coordinate_system, um_per_px, stride_um
         See :func:`storm.tl.embed`.
     field_um
         Edge of the H&E field around each centre, in µm; by default the one that the head was trained with.
@@ -92,8 +94,8 @@ def predict_expression(
 
     Returns
     -------
-    SpatialData or None
-        The copy if ``copy``, else ``None``; ``data`` gets either
+    SpatialData or list of SpatialData or None
+        The copy if ``copy``, a list for a list, else ``None``; ``data`` gets either
 
         - ``layers[key_added]``, float32, shape (n_obs, n_vars): log1p of counts per 10,000, NaN in the columns of genes
           that were not predicted, or
@@ -117,11 +119,11 @@ def predict_expression(
     Xiang, Hou et al. (2026), arXiv:2604.03630, Methods: *predicting Visium ST from H&E*.
     """
     check_choice(to, ("auto", "layer", "table"), name="to")
-    if not is_spatialdata(data):
-        msg = f"genes are predicted from an H&E image, which {type(data).__name__} cannot hold; give a SpatialData"
-        raise TypeError(msg)
+    for one in data if isinstance(data, list | tuple) else [data]:
+        if not is_spatialdata(one):
+            msg = f"genes are predicted from an H&E image, which {type(one).__name__} cannot hold; give a SpatialData"
+            raise TypeError(msg)
     keys = Keys(
-        image_key=image_key,
         table_key=table_key,
         shapes_key=shapes_key,
         coordinate_system=coordinate_system,
@@ -144,62 +146,77 @@ def predict_expression(
     if field_um is None:
         field_um = head.field_um or loaded.tile_encoder.field_um
     check_positive(field_um, name="field_um", unit="µm")
-    work = open_workspace(
+    study = open_study(
         data,
         keys,
+        library_key=library_key,
+        image_key=image_key,
         image=True,
         field_um=field_um,
         stride_um=stride_um,
         copy=copy,
         keys_added={"layers": [key_added]},
     )
-    work.check_new_table(predicted_table(str(work.selection.table_key), key_added))
     genes_out = [head.genes[i] for i in columns]
-    match, into_layer = _place(work, head.genes, genes_out, known=loaded.vocabulary, to=to)
-    spots = spots_of(work.selection, counts=False)
-    windows = section_windows(spots)
-    with journal_of(work.store, key_added) as journal:
-        tiles = model_tiles(work.table, spots, loaded, compute, field_um=field_um, field=field, journal=journal)
-        features = he_features(
-            loaded.network,
-            he_tokens(tiles.values, loaded, by=by),
-            windows,
-            compute,
-            journal=journal,
-            facts={"model": loaded.sha256},
-        )
-        if features.shape[1] != head.module.linear.in_features:
-            msg = (
-                f"the head reads {head.module.linear.in_features} features, and this version of storm makes "
-                f"{features.shape[1]}; train it again with storm.tl.fit_expression"
+    places = []
+    for work in study.works:
+        work.check_new_table(predicted_table(str(work.selection.table_key), key_added))
+        places.append(_place(work, head.genes, genes_out, known=loaded.vocabulary, to=to))
+    with study.journals(key_added) as journals:
+        for section, journal in zip(study, journals, strict=True):
+            with section.named():
+                selection = section.open()
+                spots = spots_of(selection, counts=False)
+                windows = section_windows(spots)
+                tiles = model_tiles(
+                    selection.table, spots, loaded, compute, field_um=field_um, field=field, journal=journal
+                )
+                features = he_features(
+                    loaded.network,
+                    he_tokens(tiles.values, loaded, by=by),
+                    windows,
+                    compute,
+                    journal=journal,
+                    facts={"model": loaded.sha256},
+                )
+                if features.shape[1] != head.module.linear.in_features:
+                    msg = (
+                        f"the head reads {head.module.linear.in_features} features, and this version of storm makes "
+                        f"{features.shape[1]}; train it again with storm.tl.fit_expression"
+                    )
+                    raise ValueError(msg)
+            predicted = apply_head(head.module, features)
+            if wanted is not None:  # choosing copies what may be gigabytes
+                predicted = predicted[:, columns]
+            warn_nan(predicted, spots, name=key_added, section=section.name)
+            facts = provenance(
+                loaded,
+                spots,
+                compute,
+                tiles=tiles,
+                windows=windows.kind,
+                units=head.units,
+                n_genes=len(columns),
+                standardise=by,
+                head={
+                    "n_genes": len(head.genes),
+                    "reliability": str(head.notes.get("reliability", "not stated")),
+                    "standardise": trained_by,
+                    "library": str(head.notes.get("library", "all genes")),
+                },
             )
-            raise ValueError(msg)
-        predicted = apply_head(head.module, features)
-        if wanted is not None:  # choosing copies what may be gigabytes
-            predicted = predicted[:, columns]
-        warn_nan(predicted, spots, name=key_added)
-        facts = provenance(
-            loaded,
-            spots,
-            compute,
-            tiles=tiles,
-            windows=windows.kind,
-            units=head.units,
-            n_genes=len(columns),
-            standardise=by,
-            head={
-                "n_genes": len(head.genes),
-                "reliability": str(head.notes.get("reliability", "not stated")),
-                "standardise": trained_by,
-                "library": str(head.notes.get("library", "all genes")),
-            },
-        )
+            study.keep(section, predicted={key_added: predicted}, uns={key_added: facts})
         reliability = head.reliability[columns]
-        if into_layer:
-            _write_layer(work, match, predicted, reliability, facts, key_added=key_added)
-        else:
-            _write_table(work, genes_out, predicted, reliability, facts, key_added=key_added)
-    return work.owner if copy else None
+        layers, tables = [], []
+        for work, (match, into_layer) in zip(study.works, places, strict=True):
+            if into_layer:
+                layers.append((work, _layer(study, work, match, reliability, key_added=key_added)))
+            else:
+                tables.append((work, _table(study, work, genes_out, reliability, key_added=key_added)))
+        write_all(layers)
+        for work, table in tables:
+            work.add_table(predicted_table(str(work.selection.table_key), key_added), table)
+    return study.copies(data) if copy else None
 
 
 def _head(model: StormModel, head: ExpressionHead | None, genes: list[str] | None) -> tuple[ExpressionHead, np.ndarray]:
@@ -254,35 +271,33 @@ def _place(
     return match, to == "layer" or (to == "auto" and n_own == len(genes) and small)
 
 
-def _write_layer(
-    work: Workspace,
-    match: GeneMatch,
-    predicted: np.ndarray,
-    reliability: np.ndarray,
-    facts: dict[str, Any],
-    *,
-    key_added: str,
-) -> None:
+def _layer(
+    study: Study, work: Workspace, match: GeneMatch, reliability: np.ndarray, *, key_added: str
+) -> dict[str, Any]:
+    """What is written where the predicted genes are the table's own."""
     own = np.flatnonzero(match.index >= 0)
     layer = np.full(work.table.shape, np.nan, dtype=np.float32)
-    layer[:, own] = predicted[:, match.index[own]]
+    layer[:, own] = study.kept(work, "predicted", key_added)[:, match.index[own]]
     r = np.full(work.table.n_vars, np.nan, dtype=np.float32)
     r[own] = reliability[match.index[own]]
-    work.write(layers={key_added: layer}, var={reliability_column(key_added): r}, uns={key_added: facts})
+    return {
+        "rows": study.rows(work),
+        "layers": {key_added: layer},
+        "var": {reliability_column(key_added): r},
+        "uns": {key_added: study.facts(work, key_added)},
+    }
 
 
-def _write_table(
-    work: Workspace,
-    genes: list[str],
-    predicted: np.ndarray,
-    reliability: np.ndarray,
-    facts: dict[str, Any],
-    *,
-    key_added: str,
-) -> None:
+def _table(study: Study, work: Workspace, genes: list[str], reliability: np.ndarray, *, key_added: str) -> AnnData:
+    """The new table of predicted genes; rows of sections that were not computed keep what an earlier one holds."""
+    predicted, rows = study.kept(work, "predicted", key_added), study.rows(work)
     var = pd.DataFrame({reliability_column(key_added): reliability}, index=pd.Index(genes))
     new = annotate_like(work.table, predicted, var=var)
-    new.uns[UNS] = {key_added: facts}
-    table_key = work.selection.table_key
-    assert table_key is not None  # an AnnData is refused at the door
-    work.add_table(predicted_table(table_key, key_added), new)
+    old = work.owner.tables.get(predicted_table(str(work.selection.table_key), key_added))
+    if old is not None and rows is not None:
+        if old.obs_names.equals(new.obs_names) and old.var_names.equals(new.var_names):
+            new.X = np.where(rows[:, None], predicted, old.X)
+        else:
+            old = None
+    new.uns[UNS] = {key_added: study.facts(work, key_added, table=new if old is None else old)}
+    return new

@@ -1,0 +1,324 @@
+"""Survival of patients: curves, tests and models."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from storm.metrics._arrays import as_labels
+from storm.metrics._follow_up import follow_up, lifelines, need_events
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import ArrayLike
+
+    from storm.metrics._arrays import Labels
+
+__all__ = [
+    "CoxModel",
+    "EmpiricalP",
+    "KaplanMeier",
+    "LogRank",
+    "cox",
+    "empirical_p",
+    "kaplan_meier",
+    "log_rank",
+]
+
+#: Events per covariate below which estimates of a Cox model are unreliable (Peduzzi et al. 1995).
+_EVENTS_PER_COVARIATE = 10
+
+
+@dataclass(frozen=True)
+class KaplanMeier:
+    """A survival curve.
+
+    Attributes
+    ----------
+    time
+        0 and the different times of follow-up, ascending, shape (k,).
+    survival
+        Probability of no event until each of them, shape (k,).
+    lower, upper
+        Limits of the pointwise confidence interval (exponential Greenwood), shape (k,).
+    at_risk
+        Patients followed up to just before each of them, shape (k,).
+    """
+
+    time: np.ndarray
+    survival: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+    at_risk: np.ndarray
+
+    def at(self, times: ArrayLike) -> np.ndarray:
+        """Survival at some times, shape of the times; NaN beyond the last follow-up."""
+        wanted = np.asarray(times, dtype=np.float64)
+        place = np.searchsorted(self.time, wanted, side="right") - 1
+        return np.where((wanted < 0) | (wanted > self.time[-1]), np.nan, self.survival[place])
+
+
+@dataclass(frozen=True)
+class LogRank:
+    """A log-rank test.
+
+    Attributes
+    ----------
+    statistic
+        χ² statistic.
+    p
+        Its p-value.
+    df
+        Degrees of freedom, groups − 1.
+    """
+
+    statistic: float
+    p: float
+    df: int
+
+
+@dataclass(frozen=True)
+class CoxModel:
+    """A proportional-hazards model.
+
+    Attributes
+    ----------
+    table
+        A row per covariate: ``coef``, ``se``, ``hr``, ``hr_lower``, ``hr_upper`` (95 %), ``p``, and ``p_ph``, the test
+        of proportional hazards on scaled Schoenfeld residuals against ranked times.
+    log_likelihood
+        Partial log-likelihood (Efron's ties).
+    lr_statistic, lr_p
+        Likelihood-ratio test of all covariates together.
+    concordance
+        Harrell's C on the patients that the model was fitted to: optimistic.
+    n, n_events
+        Patients and events.
+    """
+
+    table: pd.DataFrame
+    log_likelihood: float
+    lr_statistic: float
+    lr_p: float
+    concordance: float
+    n: int
+    n_events: int
+
+
+@dataclass(frozen=True)
+class EmpiricalP:
+    """A statistic beside its distribution under a null that was drawn.
+
+    Attributes
+    ----------
+    statistic
+        Of what is tested.
+    null
+        Of the draws, shape (n,).
+    p
+        (1 + draws with a statistic at least as large) / (1 + draws).
+    """
+
+    statistic: float
+    null: np.ndarray
+    p: float
+
+
+def kaplan_meier(time: ArrayLike, event: ArrayLike, *, alpha: float = 0.05) -> KaplanMeier:
+    """Estimate a survival curve.
+
+    Parameters
+    ----------
+    time
+        Time to the event or to the end of follow-up, above 0, shape (n,).
+    event
+        1 where the event was seen, 0 where a patient was censored, shape (n,).
+    alpha
+        1 − the level of the confidence interval.
+
+    Returns
+    -------
+    KaplanMeier
+
+    Raises
+    ------
+    ValueError
+        If lengths differ, a time is missing, zero or negative, or an event is not 0 or 1.
+    ModuleNotFoundError
+        Without lifelines.
+
+    References
+    ----------
+    Kaplan & Meier, Journal of the American Statistical Association 53, 457 (1958).
+    """
+    times, events = follow_up(time, event)
+    fitter = lifelines().KaplanMeierFitter(alpha=alpha).fit(times, events)
+    limits = fitter.confidence_interval_survival_function_.to_numpy()
+    at = fitter.survival_function_.index.to_numpy(dtype=np.float64)
+    at_risk = (times[None, :] >= at[:, None]).sum(axis=1)
+    return KaplanMeier(at, fitter.survival_function_.to_numpy()[:, 0], limits[:, 0], limits[:, 1], at_risk)
+
+
+def log_rank(time: ArrayLike, event: ArrayLike, groups: Labels) -> LogRank:
+    """Test whether groups of patients survive alike.
+
+    Parameters
+    ----------
+    time, event
+        As in :func:`kaplan_meier`.
+    groups
+        Group of each patient, shape (n,); two or more groups.
+
+    Returns
+    -------
+    LogRank
+
+    Raises
+    ------
+    ValueError
+        If the follow-up is invalid, a group is missing, there is only one, or there is no event.
+    ModuleNotFoundError
+        Without lifelines.
+
+    References
+    ----------
+    Mantel, Cancer Chemotherapy Reports 50, 163 (1966).
+    """
+    times, events = follow_up(time, event)
+    labels = as_labels(groups, name="groups")
+    lost = sum(label is None for label in labels)
+    if len(labels) != len(times) or lost:
+        msg = f"groups has {len(labels)} labels, {lost} of them missing, for {len(times)} patients; give one for each"
+        raise ValueError(msg)
+    names = {str(label) for label in labels}
+    if len(names) < 2:
+        msg = f"all patients are in group {next(iter(names))!r}; a log-rank test compares two or more"
+        raise ValueError(msg)
+    need_events(events, what="a log-rank test")
+    lifelines()
+    from lifelines.statistics import multivariate_logrank_test
+
+    test = multivariate_logrank_test(times, labels.astype(str), events)
+    return LogRank(float(test.test_statistic), float(test.p_value), len(names) - 1)
+
+
+def cox(time: ArrayLike, event: ArrayLike, covariates: pd.DataFrame, *, alpha: float = 0.05) -> CoxModel:
+    """Fit a proportional-hazards model.
+
+    Parameters
+    ----------
+    time, event
+        As in :func:`kaplan_meier`.
+    covariates
+        Numbers, a column per covariate, n rows; categories as columns of 0 and 1.
+    alpha
+        1 − the level of the confidence intervals.
+
+    Returns
+    -------
+    CoxModel
+
+    Raises
+    ------
+    ValueError
+        If the follow-up is invalid, there is no event, or a covariate is no number, missing somewhere, or constant.
+    ModuleNotFoundError
+        Without lifelines.
+
+    Warns
+    -----
+    UserWarning
+        If there are fewer than ten events per covariate.
+
+    References
+    ----------
+    Cox, Journal of the Royal Statistical Society B 34, 187 (1972); Grambsch & Therneau, Biometrika 81, 515 (1994);
+    Peduzzi et al., Journal of Clinical Epidemiology 48, 1503 (1995).
+    """
+    times, events = follow_up(time, event, n=len(covariates))
+    need_events(events, what="a Cox model")
+    frame = _numbers(covariates)
+    per_covariate = events.sum() / frame.shape[1]
+    if per_covariate < _EVENTS_PER_COVARIATE:
+        msg = (
+            f"{events.sum()} events for {frame.shape[1]} covariates are {per_covariate:.1f} each; below "
+            f"{_EVENTS_PER_COVARIATE} the hazard ratios are unreliable"
+        )
+        warnings.warn(msg, UserWarning, stacklevel=2)
+    fitter = lifelines().CoxPHFitter(alpha=alpha)
+    from lifelines.statistics import proportional_hazard_test
+
+    fitter.fit(frame.assign(_time=times, _event=events), "_time", "_event")
+    summary, likelihood_ratio = fitter.summary, fitter.log_likelihood_ratio_test()
+    hazards = proportional_hazard_test(fitter, frame.assign(_time=times, _event=events), time_transform="rank")
+    limits = np.exp(fitter.confidence_intervals_.to_numpy())
+    table = summary[["coef", "se(coef)", "exp(coef)", "p"]].set_axis(["coef", "se", "hr", "p"], axis=1)
+    table = table.assign(hr_lower=limits[:, 0], hr_upper=limits[:, 1], p_ph=hazards.summary["p"].to_numpy())
+    table = table[["coef", "se", "hr", "hr_lower", "hr_upper", "p", "p_ph"]].rename_axis(columns=None)
+    return CoxModel(
+        table,
+        float(fitter.log_likelihood_),
+        float(likelihood_ratio.test_statistic),
+        float(likelihood_ratio.p_value),
+        float(fitter.concordance_index_),
+        len(times),
+        int(events.sum()),
+    )
+
+
+def _numbers(covariates: pd.DataFrame) -> pd.DataFrame:
+    if not covariates.shape[1]:
+        msg = "there are no covariates; give a column for each"
+        raise ValueError(msg)
+    text = [str(name) for name in covariates if np.asarray(covariates[name]).dtype.kind not in "biuf"]
+    if text:
+        msg = f"covariates {text} hold no numbers; code categories as columns of 0 and 1 (pandas.get_dummies)"
+        raise ValueError(msg)
+    frame = covariates.astype(np.float64).reset_index(drop=True)
+    lost = {str(name): int(n) for name, n in (~np.isfinite(frame)).sum().items() if n}
+    if lost:
+        msg = f"covariates are missing for some patients: {lost}; leave these patients out, or the covariates"
+        raise ValueError(msg)
+    constant = [str(name) for name in frame if frame[name].nunique() == 1]
+    if constant:
+        msg = f"covariates {constant} are the same for all patients; leave them out"
+        raise ValueError(msg)
+    return frame
+
+
+def empirical_p(statistic: float, null: ArrayLike) -> EmpiricalP:
+    """Where a statistic lies among those of random draws of the same kind.
+
+    A gene set "predicts" survival in many cohorts whatever it holds: 18 to 32 % of random sets of 40 genes do so with
+    p < 0.05 in clear-cell renal carcinoma. The p-value that counts is the one against random sets of the same size and
+    expression (Venet et al. 2011).
+
+    Parameters
+    ----------
+    statistic
+        Larger where the effect is stronger, such as a log-rank χ².
+    null
+        The same of the draws, shape (n,).
+
+    Returns
+    -------
+    EmpiricalP
+
+    Raises
+    ------
+    ValueError
+        If there is no draw, or a number is missing.
+
+    References
+    ----------
+    Venet, Dumont & Detours, PLoS Computational Biology 7, e1002240 (2011); Phipson & Smyth, Statistical Applications in
+    Genetics and Molecular Biology 9, 39 (2010).
+    """
+    draws = np.asarray(null, dtype=np.float64)
+    if draws.ndim != 1 or not len(draws) or not np.isfinite(draws).all() or not np.isfinite(statistic):
+        msg = f"null has shape {draws.shape}; give one finite number per draw, and a finite statistic"
+        raise ValueError(msg)
+    return EmpiricalP(float(statistic), draws, float((1 + (draws >= statistic).sum()) / (1 + len(draws))))

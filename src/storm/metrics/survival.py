@@ -32,7 +32,7 @@ __all__ = [
 _EVENTS_PER_COVARIATE = 10
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class KaplanMeier:
     """A survival curve.
 
@@ -80,7 +80,7 @@ class LogRank:
     df: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CoxModel:
     """A proportional-hazards model.
 
@@ -159,7 +159,13 @@ def kaplan_meier(time: ArrayLike, event: ArrayLike, *, alpha: float = 0.05) -> K
     limits = fitter.confidence_interval_survival_function_.to_numpy()
     at = fitter.survival_function_.index.to_numpy(dtype=np.float64)
     at_risk = (times[None, :] >= at[:, None]).sum(axis=1)
-    return KaplanMeier(at, fitter.survival_function_.to_numpy()[:, 0], limits[:, 0], limits[:, 1], at_risk)
+    return KaplanMeier(
+        time=at,
+        survival=fitter.survival_function_.to_numpy()[:, 0],
+        lower=limits[:, 0],
+        upper=limits[:, 1],
+        at_risk=at_risk,
+    )
 
 
 def log_rank(time: ArrayLike, event: ArrayLike, groups: Labels) -> LogRank:
@@ -259,13 +265,13 @@ def cox(time: ArrayLike, event: ArrayLike, covariates: pd.DataFrame, *, alpha: f
     table = table.assign(hr_lower=limits[:, 0], hr_upper=limits[:, 1], p_ph=hazards.summary["p"].to_numpy())
     table = table[["coef", "se", "hr", "hr_lower", "hr_upper", "p", "p_ph"]].rename_axis(columns=None)
     return CoxModel(
-        table,
-        float(fitter.log_likelihood_),
-        float(likelihood_ratio.test_statistic),
-        float(likelihood_ratio.p_value),
-        float(fitter.concordance_index_),
-        len(times),
-        int(events.sum()),
+        table=table,
+        log_likelihood=float(fitter.log_likelihood_),
+        lr_statistic=float(likelihood_ratio.test_statistic),
+        lr_p=float(likelihood_ratio.p_value),
+        concordance=float(fitter.concordance_index_),
+        n=len(times),
+        n_events=int(events.sum()),
     )
 
 

@@ -12,6 +12,7 @@ from matplotlib.colors import to_hex
 import storm
 from storm._bridge import read_view
 from storm._bridge.image import levels_of
+from storm._palette import OKABE_ITO, palette
 from storm.pl import _draw
 
 UM_PER_PX = 2.0
@@ -158,7 +159,7 @@ def test_domains(visium):
     drawn = spots_of(ax)
     codes = visium["table"].obs["storm_domain"].cat.codes.to_numpy()
     assert [len(c.get_offsets()) for c in drawn] == [*(int((codes == k).sum()) for k in range(4)), 3]
-    expected = [to_hex(c) for c in [*_draw.OKABE_ITO[:4], _draw.MISSING]]
+    expected = [to_hex(c) for c in [*OKABE_ITO[:4], _draw.MISSING]]
     assert [to_hex(c.get_facecolor()[0]) for c in drawn] == expected
     np.testing.assert_allclose(
         drawn[2].get_offsets(), (visium["table"].obsm["spatial"] * UM_PER_PX)[codes == 2], atol=1e-6
@@ -198,7 +199,7 @@ def test_bins_and_cells_are_drawn_as_they_are(drawn, platform):
 
 
 def test_palette_has_no_colour_twice():
-    colours = _draw.palette(24)
+    colours = palette(24)
     assert len(set(colours)) == 24
 
 
@@ -249,7 +250,7 @@ def test_without_any_label_all_spots_are_grey(visium):
 def test_stored_colours_that_are_none_are_not_used(visium):
     visium["table"].uns["storm_domain_colors"] = ["red", "no colour", "blue", "lime"]
     drawn = spots_of(storm.pl.domains(visium))
-    assert [to_hex(c.get_facecolor()[0]) for c in drawn[:4]] == [to_hex(c) for c in _draw.OKABE_ITO[:4]]
+    assert [to_hex(c.get_facecolor()[0]) for c in drawn[:4]] == [to_hex(c) for c in OKABE_ITO[:4]]
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pytest
 from sklearn.metrics import adjusted_rand_score
 
 import storm
+from storm._inference import clustering
 from storm.data.components import finite_rows, principal_components
-from storm.tl import _domains
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_embedding_is_asked_for(planted):
 def large(monkeypatch):
     """Sizes at which a section is large, brought down; and such a section with planted groups and rows of NaN."""
     for name, value in {"_LARGE": 1000, "_LARGE_DIM": 10, "_AUTO_ROWS": 400, "_GMM_ROWS": 600}.items():
-        monkeypatch.setattr(_domains, name, value)
+        monkeypatch.setattr(clustering, name, value)
     rng = np.random.default_rng(1)
     truth = rng.choice(4, 1500, p=[0.4, 0.3, 0.2, 0.1])
     centres = rng.normal(size=(4, 40)) * 3
@@ -120,7 +120,7 @@ def test_large_sections_are_clustered_in_components(large, method):
 @pytest.mark.timeout(900)
 def test_leiden_where_neighbours_are_searched(planted, monkeypatch):
     """scanpy's own call fails with pynndescent 0.7; it compiles for a minute or two."""
-    monkeypatch.setattr(_domains, "_LARGE", 100)
+    monkeypatch.setattr(clustering, "_LARGE", 100)
     storm.tl.domains(planted, 4, method="leiden")
     assert adjusted_rand_score(planted.uns["truth"], planted.obs["storm_domain"]) > 0.95
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from functools import partial
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
@@ -107,6 +107,7 @@ def write_results(
     layers: Mapping[str, Any] | None = None,
     var: Mapping[str, Any] | None = None,
     uns: Mapping[str, Mapping[str, Any]] | None = None,
+    colours: Mapping[str, Sequence[str]] | None = None,
 ) -> Callable[[], None]:
     """Write arrays into a table, all of them or none.
 
@@ -128,6 +129,9 @@ def write_results(
     uns
         Provenance by key: ``uns={"X_storm": {...}}`` is stored as ``table.uns["storm"]["X_storm"]``, beside what is
         already stored.
+    colours
+        Colours of the categories of a column of ``obs``, in their order; stored as ``uns["<column>_colors"]``, where
+        scanpy keeps them.
 
     Returns
     -------
@@ -166,6 +170,8 @@ def write_results(
         if provenance:
             # a new dictionary, so that the old one is still whole when it has to come back
             _assign(table.uns, UNS, {**records_of(table), **provenance}, undo)
+        for key, values in (colours or {}).items():
+            _assign(table.uns, f"{key}_colors", np.array(values, dtype=str), undo)
     except BaseException:
         take_back()
         raise

@@ -14,10 +14,10 @@ import numpy as np
 import storm
 from storm import _keys, metrics
 from storm._bridge import read_spots, select_table
+from storm._palette import palette
 from storm.cli._stores import check_parent, write_store
 from storm.data.normalise import log_normalise
 from storm.data.windows import make_windows
-from storm.pl._draw import palette
 
 if TYPE_CHECKING:
     from anndata import AnnData

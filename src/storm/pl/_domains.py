@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from storm import _keys
+from storm import _keys, _palette
 from storm._bridge import Keys, read_view, select_table
 from storm._checks import check_key
 from storm.pl import _draw
@@ -162,7 +162,7 @@ def _colours(given: Any, *, names: list[Any], key: str, uns: Mapping) -> list[An
             stored = list(stored)[: len(names)]
             if all(map(is_color_like, stored)):
                 return stored
-        return _draw.palette(len(names))
+        return _palette.palette(len(names))
     if isinstance(given, str):
         msg = f"palette={given!r} is text; give a list of {len(names)} colours, or a dictionary of colours by category"
         raise ValueError(msg)

@@ -1,0 +1,213 @@
+"""Rows of an embedding into clusters: the methods of :func:`storm.tl.domains`, and what large sections need."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
+from sklearn.metrics import silhouette_score
+from sklearn.mixture import GaussianMixture
+
+from storm.data.components import principal_components
+from storm.metrics import silhouette
+
+#: Numbers of domains that ``"auto"`` tries, the paper's stability range.
+_RANGE = range(3, 11)
+#: Rows above which the silhouette is taken on a sample.
+_SILHOUETTE_ROWS = 5000
+#: Principal components in which mixtures are fitted: a covariance per domain needs few dimensions.
+_GMM_DIM = 15
+#: A section of more rows than this is large: what is quadratic, or repeated over numbers of domains, works on a sample.
+_LARGE = 50_000
+#: Principal components in which the rows of a large section are clustered.
+_LARGE_DIM = 50
+#: Columns by which rows are sorted before they are clustered, so that their order in the table does not matter.
+_ORDER_COLUMNS = 8
+#: Rows of a large section on which ``"auto"`` tries its numbers, and on which a mixture is fitted.
+_AUTO_ROWS, _GMM_ROWS = 20_000, 100_000
+
+
+def cluster_rows(
+    embedding: Any, known: np.ndarray, n_domains: int | str, *, method: str, **options: Any
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Clusters by falling size, whatever the order of the rows.
+
+    Parameters
+    ----------
+    embedding
+        Shape (n, d).
+    known
+        Rows that are clustered, bool, shape (n,); they are finite.
+    n_domains
+        Number of clusters, or ``"auto"``.
+    method
+        ``"kmeans"``, ``"leiden"`` or ``"gmm"``.
+    **options
+        The others of :func:`cluster`.
+
+    Returns
+    -------
+    codes : ndarray
+        Cluster of each row, 0 … K - 1, shape (n,); -1 in rows that are not clustered.
+    facts : dict
+        What was chosen on the way.
+
+    Raises
+    ------
+    ValueError
+        If ``n_domains`` is not a number from 2 to that of the known rows, or there are too few of them for ``"auto"``.
+    """
+    _check_number(n_domains, int(known.sum()), len(known))
+    values, facts = _rows(embedding, known, dim=_GMM_DIM if method == "gmm" else _LARGE_DIM)
+    order = np.lexsort(values.T[:_ORDER_COLUMNS])
+    sorted_labels, choices = cluster(values[order], n_domains, method=method, **options)
+    labels = np.empty_like(sorted_labels)
+    labels[order] = sorted_labels
+    sizes = np.bincount(labels)
+    rank = np.empty(len(sizes), dtype=int)
+    rank[np.argsort(-sizes, kind="stable")] = np.arange(len(sizes))
+    codes = np.full(len(known), -1)
+    codes[known] = rank[labels]
+    return codes, facts | choices
+
+
+def _rows(embedding: Any, known: np.ndarray, *, dim: int) -> tuple[np.ndarray, dict[str, Any]]:
+    """What is clustered: the known rows in double precision, or, of a large section, their principal components."""
+    n, width = int(known.sum()), embedding.shape[1]
+    if n <= _LARGE:
+        return np.asarray(embedding, dtype=np.float64)[known], {}
+    if width <= dim:
+        return np.asarray(embedding, dtype=np.float32)[known], {}
+    values, share = principal_components(embedding, known, dim)
+    return values, {"n_components": dim, "variance_kept": share}
+
+
+def _check_number(n_domains: int | str, n: int, n_obs: int) -> None:
+    if n_domains == "auto":
+        if n <= max(_RANGE):
+            msg = (
+                f"n_domains='auto' tries {_RANGE[0]} to {_RANGE[-1]} and needs more rows than that; only {n} of "
+                f"{n_obs} are embedded; give a number"
+            )
+            raise ValueError(msg)
+        return
+    if isinstance(n_domains, bool) or not isinstance(n_domains, Real) or n_domains != n_domains // 1:
+        msg = f"n_domains={n_domains!r} is neither a whole number nor 'auto'"
+        raise ValueError(msg)
+    if not 2 <= n_domains <= n:
+        msg = f"n_domains={n_domains} must lie between 2 and {n}, the rows (of {n_obs}) that have an embedding"
+        raise ValueError(msg)
+
+
+def cluster(
+    values: np.ndarray,
+    n_domains: int | str,
+    *,
+    method: str,
+    resolution: float,
+    n_neighbors: int,
+    n_init: int,
+    seed: int,
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Labels 0 … K - 1 of rows, and what was chosen on the way."""
+    if method == "leiden":
+        return _leiden(values, n_domains, resolution=resolution, n_neighbors=n_neighbors, seed=seed)
+    if method == "gmm" and values.shape[1] > _GMM_DIM:
+        values = PCA(min(_GMM_DIM, len(values) - 1), random_state=seed).fit_transform(values)
+
+    n = len(values)
+    facts: dict[str, Any] = {"n_init": n_init}
+    rng = np.random.default_rng(seed)
+
+    def fit(k: int, rows: np.ndarray) -> np.ndarray:
+        if method == "kmeans":
+            return _dense(KMeans(k, n_init=n_init, random_state=seed).fit_predict(rows))
+        mixture = GaussianMixture(k, n_init=n_init, reg_covar=1e-4, random_state=seed)
+        if len(rows) <= _GMM_ROWS:
+            return _dense(mixture.fit_predict(rows))
+        sample = _sample(rows, _GMM_ROWS, rng)
+        facts["fit_rows"] = len(sample)
+        mixture.fit(sample)
+        steps = range(0, len(rows), _GMM_ROWS)
+        return _dense(np.concatenate([mixture.predict(rows[i : i + _GMM_ROWS]) for i in steps]))
+
+    if n_domains != "auto":
+        return fit(int(n_domains), values), facts
+    large = n > _LARGE
+    trial = _sample(values, _AUTO_ROWS, rng) if large else values
+    tried = {k: fit(k, trial) for k in _RANGE}
+    scores = {
+        k: _width(trial, labels, estimate=large, seed=seed) if labels.max() else -1.0 for k, labels in tried.items()
+    }
+    best = max(scores, key=lambda k: scores[k])
+    facts["silhouette"] = {str(k): float(score) for k, score in scores.items()}
+    if not large:
+        return tried[best], facts
+    facts["auto_rows"] = len(trial)
+    if method == "gmm":
+        return fit(best, values), facts
+    # From the domains whose silhouette was the best one: other starts may end elsewhere.
+    start = np.stack([trial[tried[best] == label].mean(axis=0) for label in range(tried[best].max() + 1)])
+    return _dense(KMeans(len(start), init=start, n_init=1, random_state=seed).fit_predict(values)), facts
+
+
+def _sample(rows: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    return rows if len(rows) <= size else rows[np.sort(rng.choice(len(rows), size, replace=False))]
+
+
+def _width(rows: np.ndarray, labels: np.ndarray, *, estimate: bool, seed: int) -> float:
+    """Mean silhouette width, above some size by a few rows."""
+    if estimate:
+        return silhouette(rows, labels, max_n=_SILHOUETTE_ROWS, seed=seed).value
+    sample = min(len(rows), _SILHOUETTE_ROWS)
+    return silhouette_score(rows, labels, sample_size=sample, random_state=seed)
+
+
+def _dense(labels: np.ndarray) -> np.ndarray:
+    return np.unique(labels, return_inverse=True)[1]
+
+
+def _nearest(n_neighbors: int, seed: int) -> Any:
+    """Approximate search for neighbours, as scanpy asks for one."""
+    from pynndescent import PyNNDescentTransformer
+    from scipy.sparse import csr_matrix
+
+    class Search(PyNNDescentTransformer):
+        def fit_transform(self, X, y=None, **kwargs):
+            return csr_matrix(super().fit_transform(X, y, **kwargs))
+
+    return Search(n_neighbors=n_neighbors, metric="euclidean", random_state=seed)
+
+
+def _leiden(
+    values: np.ndarray, n_domains: int | str, *, resolution: float, n_neighbors: int, seed: int
+) -> tuple[np.ndarray, dict[str, Any]]:
+    import anndata
+    import scanpy as sc
+
+    graph = anndata.AnnData(obsm={"X": values.astype(np.float32)}, shape=(len(values), 0))
+    n_neighbors = min(n_neighbors, len(values) - 1)
+    # Exact while that takes seconds. Left to itself scanpy 1.11 searches from 8,192 rows on, and cannot read what
+    # pynndescent 0.7 returns.
+    search = "sklearn" if len(values) <= _LARGE else _nearest(n_neighbors, seed)
+    sc.pp.neighbors(graph, n_neighbors=n_neighbors, use_rep="X", random_state=seed, transformer=search)
+
+    def at(value: float) -> np.ndarray:
+        sc.tl.leiden(graph, resolution=value, random_state=seed, flavor="igraph", n_iterations=2, directed=False)
+        return _dense(graph.obs["leiden"].to_numpy())
+
+    if n_domains == "auto":
+        return at(resolution), {"resolution": resolution, "n_neighbors": n_neighbors}
+    low, high = 1e-3, 16.0
+    for _ in range(30):
+        middle = float(np.sqrt(low * high))
+        labels = at(middle)
+        number = labels.max() + 1
+        if number == n_domains:
+            return labels, {"resolution": middle, "n_neighbors": n_neighbors}
+        low, high = (middle, high) if number < n_domains else (low, middle)
+    msg = f"no Leiden resolution gives {n_domains} domains (the nearest gave {number}); use method='kmeans'"
+    raise ValueError(msg)

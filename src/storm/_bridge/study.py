@@ -282,8 +282,8 @@ def open_study(
         ambiguous.
     """
     objects = given_once(data)
-    labels = _labels(objects) if isinstance(data, list | tuple) else [""]
-    names = _by_section(image_key)
+    labels = labels_of(objects) if isinstance(data, list | tuple) else [""]
+    names = image_by_section(image_key)
     if names is None and isinstance(image_key, str):
         keys = replace(keys, image_key=image_key)
     works: list[Workspace] = []
@@ -309,7 +309,7 @@ def open_study(
     return Study(works, sections, library_key)
 
 
-def _labels(objects: Sequence[Any]) -> list[str]:
+def labels_of(objects: Sequence[Any]) -> list[str]:
     """Names of the objects of a list: that of the store they lie in, and their place in the list."""
     labels = []
     for k, one in enumerate(objects):
@@ -333,7 +333,7 @@ def given_once(data: Any) -> list[Any]:
         msg = "an empty list was given; give a SpatialData, an AnnData, or a list of them"
         raise ValueError(msg)
     seen: dict[Any, str] = {}
-    for one, label in zip(objects, _labels(objects), strict=True):
+    for one, label in zip(objects, labels_of(objects), strict=True):
         check_container(one)
         store = Path(one.path).resolve() if is_spatialdata(one) and one.is_backed() else None
         for what in (id(one), store):
@@ -346,7 +346,7 @@ def given_once(data: Any) -> list[Any]:
     return objects
 
 
-def _by_section(image_key: Any) -> dict[str, str] | None:
+def image_by_section(image_key: Any) -> dict[str, str] | None:
     """The image of each section; ``None`` where one key, or none, is given for all."""
     if image_key is not None and not isinstance(image_key, str | Mapping):
         msg = f"image_key={image_key!r} is a {type(image_key).__name__}; give one name as text, or one for each section"

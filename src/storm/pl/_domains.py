@@ -1,42 +1,57 @@
-"""Spatial domains on the section."""
+"""Spatial domains on the section, or on each of several sections."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
-from storm import _keys, _palette
-from storm._bridge import Keys, read_view, select_table
-from storm._checks import check_key
+from storm import _keys
+from storm._bridge import Keys, SectionView, read_view, select_table
+from storm._bridge.standalone import Standalone, standalone
+from storm._bridge.study import given_once
+from storm._checks import check_key, check_whole
 from storm.pl import _draw
-from storm.pl._arguments import check_axes, check_colours, check_style
+from storm.pl._arguments import check_axes, check_style
+from storm.pl._categories import categories, colours_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import pandas as pd
     from anndata import AnnData
     from matplotlib.axes import Axes
     from spatialdata import SpatialData
 
 __all__ = ["domains"]
 
-#: A column with more distinct values than this holds measurements, not domains.
-_MOST = 100
+#: Longer edge of the H&E in pixels, of a single section and of each of several.
+_MAX_PX, _PANEL_PX = 1600, 800
+#: Width of a panel in inches, of a single section and of each of several.
+_WIDTH, _PANEL_WIDTH = 4.2, 3.2
+
+
+@dataclass(frozen=True, eq=False)
+class _Panel:
+    """A section as it is drawn: its name, its picture, and the category of each spot (-1 for none)."""
+
+    name: str
+    view: SectionView
+    codes: np.ndarray
 
 
 def domains(
-    data: SpatialData | AnnData,
+    data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
     key: str = _keys.DOMAIN,
     *,
     table_key: str | None = None,
-    image_key: str | None = None,
+    library_key: str | None = None,
+    image_key: str | Mapping[str, str] | None = None,
     shapes_key: str | None = None,
     coordinate_system: str | None = None,
     um_per_px: float | None = None,
     ax: Axes | None = None,
+    columns: int = 4,
     palette: Sequence[str] | Mapping[str, str] | None = None,
     size: float = 1.0,
     alpha: float = 1.0,
@@ -44,22 +59,29 @@ def domains(
     legend: bool = True,
     title: str | None = None,
     scale_bar: bool = True,
-) -> Axes:
-    """Draw the domains of a section (or any labels in ``obs``) over its H&E, in µm.
+) -> Axes | np.ndarray:
+    """Draw the domains of a section (or any labels in ``obs``) over its H&E, in µm; of several, one panel for each.
 
-    Spots are drawn at their true size; spots without a domain are grey. Nothing is computed: run
-    :func:`storm.tl.domains` first.
+    Spots are drawn at their true size; spots without a domain are grey. Panels have the same colours, and the same
+    scale where that of all sections is known. Nothing is computed: run :func:`storm.tl.domains` first.
 
     Parameters
     ----------
     data
-        The section.
+        A section, a table of several, or a list.
     key
         Column of ``obs`` with the labels.
-    table_key, image_key, shapes_key, coordinate_system, um_per_px
+    library_key
+        Column of ``obs`` that names the section of each row. A table that annotates several elements is divided into
+        these without it.
+    image_key
+        The H&E image, or that of each section by its name.
+    table_key, shapes_key, coordinate_system, um_per_px
         Elements to read and the scale, as in :func:`storm.tl.embed`; needed only if there are several.
     ax
-        Axes to draw into; ``None`` makes a figure.
+        Axes to draw a single section into; ``None`` makes a figure.
+    columns
+        Number of panels side by side.
     palette
         Colours, as a list in the order of the categories or as a dictionary by category. ``None`` uses
         ``uns["<key>_colors"]``, which scanpy writes, or otherwise a palette whose colours remain distinct in all common
@@ -71,111 +93,96 @@ def domains(
     legend
         Whether to draw a legend to the right of the axes.
     title
-        Title of the axes; ``None`` is ``key``.
+        Title of the axes, or of the figure; ``None`` is ``key``. Panels have the names of their sections.
     scale_bar
         Whether to draw a scale bar; it needs a known scale.
 
     Returns
     -------
-    Axes
-        The axes, in µm with y down.
+    Axes or ndarray
+        The axes, in µm with y down; of several sections an array of them, in the order of their names (of a list: in
+        its order).
 
     Raises
     ------
     KeyError
         If ``key`` or another key does not exist.
     ValueError
-        If the column holds measurements instead of labels, ``palette`` lacks colours, or a size or opacity is out of
-        range.
+        If the column holds measurements instead of labels, ``palette`` lacks colours, a size or opacity is out of
+        range, or one ``ax`` is given for several sections.
     TypeError
         If ``ax`` is not a matplotlib axes, or a size or opacity is not a number.
+
+    Examples
+    --------
+    >>> storm.tl.domains(adata, 7, library_key="sample")  # doctest: +SKIP
+    >>> storm.pl.domains(adata, library_key="sample")  # doctest: +SKIP
     """
     check_style(size=size, alpha=alpha, image_alpha=image_alpha)
     check_axes(ax)
-    _, table = select_table(data, table_key)
-    check_key(key, list(table.obs.columns), name="key", where="obs (storm.tl.domains writes it)")
-    labels = _categories(table.obs[key], key=key)
-    names = list(labels.cat.categories)
-    colours = _colours(palette, names=names, key=key, uns=table.uns)
-
-    view = read_view(
-        data,
-        Keys(
-            table_key=table_key,
-            image_key=image_key,
-            shapes_key=shapes_key,
-            coordinate_system=coordinate_system,
-            um_per_px=um_per_px,
-        ),
-    )
-    ax = _draw.new_axes(view)[0, 0] if ax is None else ax
-    _draw.histology(ax, view, alpha=image_alpha)
-    code = labels.cat.codes.to_numpy()
-    shown: list[str] = []
-    entries: list[Any] = []
-    placed = view.placed
-    for number, (name, colour) in enumerate(zip([*names, "none"], [*colours, _draw.MISSING], strict=True)):
-        rows = placed[code[placed] == (number if number < len(names) else -1)]
-        if rows.size:
-            _draw.spots(ax, view, rows, size=size, facecolors=colour, alpha=alpha)
-            shown.append(str(name))
-            entries.append(colour)
-    if legend:
-        _draw.legend(ax, shown, entries, title=key)
-    _draw.frame(ax, view, title=key if title is None else title, scale_bar=scale_bar)
-    return ax
-
-
-def _categories(column: Any, *, key: str) -> pd.Series:
-    """Return labels as a categorical column, whatever their type; missing ones of any spelling have no category."""
-    import pandas as pd
-
-    if isinstance(column, pd.DataFrame):
-        msg = f"obs has {column.shape[1]} columns called {key!r}; rename all but one of them"
+    check_whole(columns, name="columns")
+    tables = [select_table(one, table_key)[1] for one in given_once(data)]
+    names, colours = _names_and_colours(tables, key, palette)
+    keys = Keys(
+        table_key=table_key, shapes_key=shapes_key, coordinate_system=coordinate_system, um_per_px=um_per_px
+    )  # fmt: skip
+    sections = standalone(data, keys, library_key=library_key, image_key=image_key, counts=False)
+    if ax is not None and len(sections) > 1:
+        listed = [section.name for section in sections]
+        msg = f"one ax was given for {len(sections)} sections, {listed}; leave ax out, or draw one of them"
         raise ValueError(msg)
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        return column
-    if not all(isinstance(value, Hashable) for value in column):
-        msg = f"obs[{key!r}] holds lists or other containers, not labels; give one label per spot"
-        raise TypeError(msg)
-    if pd.api.types.is_float_dtype(column):
-        known = column.dropna().to_numpy(dtype=np.float64)
-        if np.array_equal(known, np.round(known)):
-            # Whole numbers with gaps: pandas stores them as floats.
-            column = column.astype("Int64")
-    if pd.api.types.is_float_dtype(column) or column.nunique() > _MOST:
-        msg = (
-            f"obs[{key!r}] holds {column.nunique()} different values of type {column.dtype}: measurements, not "
-            f"domains; draw labels, or make them a category with obs[{key!r}].astype('category')"
-        )
-        raise ValueError(msg)
-    return column.astype("category")
-
-
-def _colours(given: Any, *, names: list[Any], key: str, uns: Mapping) -> list[Any]:
-    """Return one colour per category."""
-    from matplotlib.colors import is_color_like
-
-    if given is None:
-        stored = uns.get(f"{key}_colors")
-        if isinstance(stored, list | tuple | np.ndarray) and len(stored) >= len(names):
-            stored = list(stored)[: len(names)]
-            if all(map(is_color_like, stored)):
-                return stored
-        return _palette.palette(len(names))
-    if isinstance(given, str):
-        msg = f"palette={given!r} is text; give a list of {len(names)} colours, or a dictionary of colours by category"
-        raise ValueError(msg)
-    if isinstance(given, Mapping):
-        if lacking := [name for name in names if name not in given]:
-            msg = f"palette has no colour for {lacking}; it has colours for {list(given)}"
-            raise ValueError(msg)
-        colours = [given[name] for name in names]
+    panels = [_panel(section, key, names, table_key, alone=len(sections) == 1) for section in sections]
+    views = [panel.view for panel in panels]
+    frames = [view.extent for view in views] if len(views) == 1 else _draw.same_scale(views)
+    if ax is None:
+        width = _WIDTH if len(panels) == 1 else _PANEL_WIDTH
+        axes = _draw.panel_axes(frames, columns=columns, width=width)
     else:
-        colours = [colour if isinstance(colour, str) else np.asarray(colour).tolist() for colour in given]
-        if len(colours) < len(names):
-            msg = f"palette has {len(colours)} colours for {len(names)} domains: {names}"
-            raise ValueError(msg)
-        colours = colours[: len(names)]
-    check_colours(colours, name="palette")
-    return colours
+        axes = np.array([ax], dtype=object)
+    drawn = set()
+    for panel, axis, frame in zip(panels, axes, frames, strict=True):
+        drawn |= _draw_panel(axis, panel, colours, size=size, alpha=alpha, image_alpha=image_alpha)
+        own_title = panel.name if len(panels) > 1 else key if title is None else title
+        _draw.frame(axis, panel.view, title=own_title, scale_bar=scale_bar and axis is axes[0], extent=frame)
+    if len(panels) > 1 and title != "":
+        axes[0].figure.suptitle(key if title is None else title, fontsize=10)
+    if legend:
+        shown = [number for number in range(len(names) + 1) if number in drawn]
+        last = axes[min(columns, len(axes)) - 1]  # at the end of the first row
+        _draw.legend(last, [[*map(str, names), "none"][k] for k in shown], [colours[k] for k in shown], title=key)
+    return axes if len(panels) > 1 else axes[0]
+
+
+def _names_and_colours(tables: Sequence[AnnData], key: str, palette: Any) -> tuple[list[Any], list[Any]]:
+    """The categories of all tables, and their colours, followed by that of spots without a label."""
+    names: dict[Any, None] = {}
+    stored = tables[0].uns
+    for table in tables:
+        check_key(key, list(table.obs.columns), name="key", where="obs (storm.tl.domains writes it)")
+        own = list(categories(table.obs[key], key=key).cat.categories)
+        # colours that are kept with one of the tables are those of all, if it has all categories in their order
+        stored = table.uns if len(own) > len(names) and own[: len(names)] == list(names) else stored
+        names |= dict.fromkeys(own)
+    colours = colours_of(palette, names=list(names), key=key, uns=stored)
+    return list(names), [*colours, _draw.MISSING]
+
+
+def _panel(section: Standalone, key: str, names: list[Any], table_key: str | None, *, alone: bool) -> _Panel:
+    one = section.make()
+    labels = categories(select_table(one, table_key)[1].obs[key], key=key)
+    view = read_view(one, section.keys, max_px=_MAX_PX if alone else _PANEL_PX)
+    return _Panel(section.name, view, pd.Index(names).get_indexer(labels.astype(object)))
+
+
+def _draw_panel(
+    ax: Axes, panel: _Panel, colours: list[Any], *, size: float, alpha: float, image_alpha: float
+) -> set[int]:
+    """Draw a section without its frame, and return which categories it shows; the last of ``colours`` is for none."""
+    _draw.histology(ax, panel.view, alpha=image_alpha)
+    placed = panel.view.placed
+    code = np.where(panel.codes < 0, len(colours) - 1, panel.codes)[placed]
+    shown = {int(number) for number in np.unique(code)}
+    for number in sorted(shown):
+        rows = placed[code == number]
+        _draw.spots(ax, panel.view, rows, size=size, facecolors=colours[number], alpha=alpha)
+    return shown

@@ -34,16 +34,51 @@ def new_axes(view: SectionView, *, rows: int = 1, columns: int = 1, width: float
     return axes
 
 
-def frame(ax: Axes, view: SectionView, *, title: str | None, scale_bar: bool) -> None:
-    """Set up ``ax`` in the section's µm: equal aspect, y down as in images, a scale bar instead of ticks."""
-    x0, x1, y1, y0 = view.extent
+def same_scale(views: Sequence[SectionView]) -> list[tuple[float, float, float, float]]:
+    """Frames (left, right, bottom, top) of one size around several sections; their own if a scale is unknown."""
+    frames = [view.extent for view in views]
+    if not all(view.um_known for view in views):
+        return frames
+    width, height = (max(abs(frame[k + 1] - frame[k]) for frame in frames) for k in (0, 2))
+    middles = [((x0 + x1) / 2, (y0 + y1) / 2) for x0, x1, y1, y0 in frames]
+    return [(x - width / 2, x + width / 2, y + height / 2, y - height / 2) for x, y in middles]
+
+
+def panel_axes(frames: Sequence[tuple[float, float, float, float]], *, columns: int, width: float) -> np.ndarray:
+    """Make a figure with one axes for each frame, in rows of ``columns``, and return them, shape (frames,)."""
+    import matplotlib.pyplot as plt
+
+    columns = min(columns, len(frames))
+    rows = -(-len(frames) // columns)
+    shape = max((y1 - y0) / (x1 - x0) for x0, x1, y1, y0 in frames)
+    size = (columns * (width + 0.7), rows * (width * float(np.clip(shape, 0.3, 2.5)) + 0.35))
+    _, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    for spare in axes.flat[len(frames) :]:
+        spare.set_axis_off()
+    return axes.ravel()[: len(frames)]
+
+
+def frame(
+    ax: Axes,
+    view: SectionView,
+    *,
+    title: str | None,
+    scale_bar: bool,
+    extent: tuple[float, float, float, float] | None = None,
+) -> None:
+    """Set up ``ax`` in the section's µm: equal aspect, y down as in images, a scale bar instead of ticks.
+
+    Around ``extent`` if it is given, else around that of ``view``.
+    """
+    x0, x1, y1, y0 = view.extent if extent is None else extent
     ax.set(xlim=(x0, x1), ylim=(y1, y0), aspect="equal", xticks=[], yticks=[])
     for spine in ax.spines.values():
         spine.set(linewidth=0.5, color="0.6")
     if title:
         ax.set_title(title, fontsize=10)
     if scale_bar and view.um_known:
-        _scale_bar(ax, length=_round_length((x1 - x0) / 4), corner=_emptiest_corner(view))
+        corner = _emptiest_corner(view, (x0, x1, y1, y0))
+        _scale_bar(ax, length=_round_length((x1 - x0) / 4), corner=corner)
 
 
 def _round_length(limit: float) -> float:
@@ -52,9 +87,9 @@ def _round_length(limit: float) -> float:
     return float(max(step * power for step in (1, 2, 5) if step * power <= limit))
 
 
-def _emptiest_corner(view: SectionView) -> str:
+def _emptiest_corner(view: SectionView, extent: tuple[float, float, float, float]) -> str:
     """Return the corner with the fewest spots, where a scale bar hides least; lower corners win a tie."""
-    left, right, bottom, top = view.extent
+    left, right, bottom, top = extent
     x, y = ((view.centres[view.placed] - (left, top)) / (right - left, bottom - top)).T
     corners = {
         "lower left": (x < 0.32) & (y > 0.86),
@@ -162,8 +197,8 @@ def spots(
     return drawn
 
 
-def legend(ax: Axes, labels: Sequence[str], colours: Sequence[str], *, title: str) -> None:
-    """Draw a legend outside the axes, to the right."""
+def legend(ax: Axes, labels: Sequence[str], colours: Sequence[str], *, title: str, offset: float = 0.01) -> None:
+    """Draw a legend outside the axes, to the right by ``offset`` of their width."""
     from matplotlib.lines import Line2D
 
     handles = [
@@ -174,7 +209,7 @@ def legend(ax: Axes, labels: Sequence[str], colours: Sequence[str], *, title: st
         handles=handles,
         title=title,
         loc="center left",
-        bbox_to_anchor=(1.01, 0.5),
+        bbox_to_anchor=(1 + offset, 0.5),
         frameon=False,
         ncols=1 + (len(handles) - 1) // 16,
         fontsize=8,

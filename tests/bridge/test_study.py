@@ -301,3 +301,48 @@ def test_a_column_divides_a_region(regions, tiny_model) -> None:
     alone.tables["table"] = cut
     storm.tl.embed(alone, model=tiny_model, readout="window")
     np.testing.assert_allclose(table.obsm["X_storm"][left], cut.obsm["X_storm"], atol=1e-5)
+
+
+def unnamed(parts) -> ad.AnnData:
+    table = joined({"A": parts["A"], "B": parts["B"]}, index_unique="-")
+    table.obsm["spatial"][of(table, "library", "B")] += 13.7
+    table.obs["kind"] = pd.Categorical(np.where(np.arange(table.n_obs) % 3, "x", "y"))
+    return table
+
+
+@pytest.fixture(scope="module")
+def large_parts() -> dict[str, ad.AnnData]:
+    return {name: part(seed, 400) for name, seed in (("A", 0), ("B", 3))}
+
+
+def test_sections_on_top_of_each_other_are_never_mixed(large_parts, tiny_model) -> None:
+    table = unnamed(large_parts)
+    with pytest.raises(
+        ValueError, match=r"several lattices on top of each other.*\['library'\].*library_key='library'"
+    ):
+        storm.tl.embed(table, model=tiny_model)
+    nameless = table.copy()
+    del nameless.obs["library"]
+    with pytest.raises(ValueError, match=r"several lattices.*No column"):
+        storm.tl.embed(nameless, model=tiny_model)
+    storm.tl.embed(table, model=tiny_model, library_key="library")
+    with pytest.raises(ValueError, match=r"section 'x': .*several lattices.*\['library'\]"):
+        storm.tl.embed(table, model=tiny_model, library_key="kind")
+
+
+def test_a_third_coordinate_that_varies_is_a_question(large_parts, tiny_model) -> None:
+    table = unnamed(large_parts)
+    table.obsm["spatial"] = np.column_stack([table.obsm["spatial"], np.where(of(table, "library", "A"), 10.0, 20.0)])
+    with pytest.raises(ValueError, match=r"third coordinate that takes 2 values.*\['library'\]"):
+        storm.tl.embed(table, model=tiny_model)
+    storm.tl.embed(table, model=tiny_model, library_key="library")
+    flat = large_parts["A"].copy()
+    flat.obsm["spatial"] = np.column_stack([flat.obsm["spatial"], np.full(flat.n_obs, 7.0)])
+    storm.tl.embed(flat, model=tiny_model)
+
+
+def test_the_conventional_column_names_sections(parts, tiny_model) -> None:
+    table = joined(parts, index_unique="-")
+    table.obs["library_id"] = table.obs.pop("library")
+    with pytest.raises(ValueError, match=r"obs\['library_id'\] names 3 sections.*library_key='library_id'"):
+        storm.tl.embed(table, model=tiny_model)

@@ -224,8 +224,8 @@ def check_centres(centres: np.ndarray, ids: np.ndarray, *, where: str) -> None:
     if on_lattice or twice.mean() > _COINCIDENT:
         reason = ", and the places form a lattice, where each belongs to one spot" if on_lattice else ""
         msg = (
-            f"{share}, e.g. {_some(ids[twice])}{reason}; keep one row per place (several sections in one table: one "
-            f"region for each)"
+            f"{share}, e.g. {_some(ids[twice])}{reason}; keep one row per place; if the table holds several "
+            f"sections, name the column of obs that tells them apart: library_key="
         )
         raise ValueError(msg)
     msg = f"{share}, e.g. {_some(ids[twice])}: they are taken for cells whose positions were rounded"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +9,7 @@ import pandas as pd
 
 from storm._bridge.geometry import centres_of, check_centres, has_outline
 from storm._bridge.image import levels_of
+from storm._bridge.one_section import check_one_section
 from storm._bridge.scale import ScaleSources
 from storm._bridge.select import annotated_regions, match_instances
 
@@ -84,8 +84,9 @@ def _numbers(table: AnnData, column: str) -> np.ndarray:
 def _by_obsm(selection: Selection) -> tuple[np.ndarray, np.ndarray, ScaleSources]:
     table = selection.table
     assert table is not None  # without a table there is a region
-    _check_one_library(table)
     centres = obsm_spatial(table)
+    if np.isfinite(centres).all():
+        check_one_section(table, centres)
     check_centres(centres, table.obs_names.to_numpy(), where="obsm['spatial']")
     annotated = annotated_regions(table)
     name = annotated[0][0] if annotated and len(annotated[0]) == 1 else None
@@ -98,45 +99,6 @@ def _by_obsm(selection: Selection) -> tuple[np.ndarray, np.ndarray, ScaleSources
         region=name,
     )
     return table.obs_names.to_numpy(dtype=str), centres, sources
-
-
-def _check_one_library(table: AnnData) -> None:
-    """Raise if a table without regions holds several sections: the neighbours of a spot could lie in another one."""
-    spatial = table.uns.get("spatial")
-    libraries = [str(name) for name in spatial] if isinstance(spatial, Mapping) else []
-    if len(libraries) < 2:
-        return
-    columns = library_columns(table, libraries)
-    if any(len(values) == 1 for values in columns.values()):
-        return  # the rows of one section, which kept the pictures of all
-    advice = "No column of obs holds their names; if all rows are of one section, remove the others from uns['spatial']"
-    if columns:
-        name = next(iter(columns))
-        advice = (
-            f"Columns of obs that tell them apart: {list(columns)}; for example "
-            f"adata[adata.obs[{name!r}] == {libraries[0]!r}].copy()"
-        )
-    msg = (
-        f"uns['spatial'] holds several libraries, {libraries}, and the neighbours of a spot must be of its own "
-        f"section: give one section at a time. {advice}"
-    )
-    raise ValueError(msg)
-
-
-def library_columns(table: AnnData, libraries: Iterable[str]) -> dict[str, set[str]]:
-    """Columns of ``obs`` that tell libraries apart, in which all values are names of libraries, and these values."""
-    columns = {}
-    for name in table.obs.columns:
-        column = pd.Series(np.asarray(table.obs[name]))
-        values = {str(value) for value in column.dropna().unique()} if _may_name(column) else set()
-        if values and values <= set(libraries):
-            columns[name] = values
-    return columns
-
-
-def _may_name(column: pd.Series) -> bool:
-    """Whether a column may hold names of sections: text or categories."""
-    return isinstance(column.dtype, pd.CategoricalDtype) or pd.api.types.is_string_dtype(column.dtype)
 
 
 def obsm_spatial(table: AnnData) -> np.ndarray:

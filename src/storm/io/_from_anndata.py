@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from storm._bridge.geometry import check_centres
-from storm._bridge.places import library_columns, obsm_spatial
+from storm._bridge.one_section import library_columns
+from storm._bridge.places import obsm_spatial
 from storm._checks import check_key
 from storm._keys import READ, storable
 from storm.io._library import Library

@@ -1,28 +1,33 @@
 """Baselines for spatial domains: what STORM's embeddings of a section are compared with in ``domains.py``.
 
 All of them see the counts and the places of the spots, never the labels nor the H&E image, and have one setting for all
-sections. The genes are the 2,000 most variable ones of the section (scanpy, on log-normalised counts) but for Novae.
+sections. The genes are the 2,000 most variable ones of the section (scanpy, on log-normalised counts) unless stated.
 
 - ``hvg_pca``: the genes scaled, 30 principal components;
 - ``smoothing``: the genes unscaled, averaged with Gaussian weights (σ = 0.7 pitch), 10 principal components;
+- ``smoothing_unit``: the same of the 300 genes of largest variance, scaled to unit length per spot;
+- ``neighbour_augmented_0.2`` and ``_0.8``: the genes beside the mean and the gradient of the neighbours, as BANKSY
+  (:func:`neighbour_augmented`);
+- ``aggregated`` and ``aggregated_mixture``: principal components beside their means over rings of neighbours, as
+  CellCharter (:func:`aggregated`), clustered by k-means and by a Gaussian mixture;
 - ``graph_attention``: a graph-attention auto-encoder fitted to the section, as STAGATE (:func:`graph_attention`);
-- ``novae``: a Novae trained from scratch on other sections (:func:`train_novae`, :func:`novae_latent`).
+- ``novae``: a Novae trained from scratch (``domain_novae.py``).
 """
 
 from __future__ import annotations
 
-import logging
 import math
-import os
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import scanpy as sc
 import torch
 from anndata import AnnData
-from scipy.spatial import cKDTree
+from domain_sections import Section
+from scipy.sparse import csr_matrix
+from scipy.spatial import Delaunay, cKDTree
 from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
@@ -36,12 +41,10 @@ SEED = 0
 REACH = 1.5
 #: Layers, epochs and step size of the graph-attention auto-encoder.
 HIDDEN, LATENT, EPOCHS, LR = 512, 30, 500, 1e-3
-#: Novae's genes of a section, and the share of spots in which they are at least.
-NOVAE_GENES, NOVAE_SEEN = 1000, 0.1
-#: Distance in µm that Novae expects between neighbours: it gives its network the lengths of edges in multiples of it.
-NOVAE_STEP = 20.0
-#: Novae's spots per step, its epochs, and where they are cut off.
-NOVAE_BATCH, NOVAE_EPOCHS, NOVAE_SECONDS = 64, 4, 480.0
+#: Neighbours of the neighbour-augmented genes: for their mean, and for their gradient.
+N_MEAN, N_GRADIENT = 15, 30
+#: Components and rings of neighbours that are aggregated.
+N_AGGREGATED, RINGS = 10, 4
 
 
 @dataclass(frozen=True)
@@ -54,30 +57,57 @@ class Expression:
         Log-normalised counts of the most variable genes, shape (n, genes).
     centres
         x and y of the spots, shape (n, 2).
+    strongest
+        The same of the 300 genes of largest variance, shape (n, ≤ 300).
     pitch
         Distance of neighbouring spots, in the unit of ``centres``.
+    lattice
+        Whether they lie on a lattice.
     """
 
     values: np.ndarray
+    strongest: np.ndarray
     centres: np.ndarray
     pitch: float
+    lattice: bool
 
 
-def log_normalised(sdata) -> AnnData:
-    """The section's table with counts normalised to 10,000 and logged, and its variable genes marked."""
-    adata = sdata.tables["table"].copy()
+def log_normalised(table: AnnData) -> AnnData:
+    """A table with counts normalised to 10,000 and logged, and its variable genes marked."""
+    adata = table.copy()
+    adata.X = adata.X.astype(np.float32)
     sc.pp.normalize_total(adata, target_sum=1e4)
     sc.pp.log1p(adata)
     sc.pp.highly_variable_genes(adata, n_top_genes=N_GENES)
     return adata
 
 
-def read_expression(sdata) -> Expression:
+def read_expression(section: Section) -> Expression:
     """What the baselines read of a section."""
-    adata = log_normalised(sdata)
-    centres = read_spots(sdata, image=False).centres
+    adata = log_normalised(section.table)
+    centres = read_spots(section.data, image=False).centres
     values = adata[:, adata.var["highly_variable"]].X.toarray()
-    return Expression(values.astype(np.float32), centres, make_windows(centres).pitch)
+    variance = adata.X.power(2).mean(axis=0).A1 - np.square(adata.X.mean(axis=0).A1)
+    strongest = adata.X[:, np.sort(np.argsort(-variance)[:300])].toarray()
+    windows = make_windows(centres)
+    return Expression(values.astype(np.float32), strongest, centres, windows.pitch, windows.kind != "knn")
+
+
+def neighbours(section: Expression) -> csr_matrix:
+    """Which spots are next to which, without themselves, bool, shape (n, n).
+
+    On a lattice those within 1.5 pitches; for cells those of a Delaunay triangulation but for its longest 1 % of edges.
+    """
+    n = len(section.centres)
+    if section.lattice:
+        pairs = cKDTree(section.centres).query_pairs(REACH * section.pitch, output_type="ndarray")
+    else:
+        corners = Delaunay(section.centres).simplices
+        pairs = np.unique(np.sort(np.vstack([corners[:, [0, 1]], corners[:, [1, 2]], corners[:, [0, 2]]])), axis=0)
+        length = np.linalg.norm(section.centres[pairs[:, 0]] - section.centres[pairs[:, 1]], axis=1)
+        pairs = pairs[length <= np.quantile(length, 0.99)]
+    rows, columns = np.vstack([pairs, pairs[:, ::-1]]).T
+    return csr_matrix((np.ones(len(rows), dtype=bool), (rows, columns)), shape=(n, n))
 
 
 def hvg_pca(section: Expression) -> np.ndarray:
@@ -88,12 +118,91 @@ def hvg_pca(section: Expression) -> np.ndarray:
 
 def smoothing(section: Expression) -> np.ndarray:
     """Genes averaged over the neighbours with Gaussian weights (σ = 0.7 pitch), 10 principal components."""
+    return PCA(10, random_state=0).fit_transform(_smoothed(section, section.values))
+
+
+def smoothing_unit(section: Expression) -> np.ndarray:
+    """The same of the 300 genes of largest variance, scaled to unit length per spot."""
+    scores = PCA(10, random_state=0).fit_transform(_smoothed(section, section.strongest))
+    return scores / np.maximum(np.linalg.norm(scores, axis=1, keepdims=True), 1e-8)
+
+
+def _smoothed(section: Expression, values: np.ndarray) -> np.ndarray:
     tree = cKDTree(section.centres)
     near = tree.sparse_distance_matrix(tree, 4 * section.pitch, output_type="coo_matrix").tocsr()
     near.data = np.exp(-((near.data / section.pitch) ** 2) / (2 * 0.7**2))
     near.setdiag(1.0)
-    smooth = (near @ section.values) / np.asarray(near.sum(axis=1))
-    return PCA(10, random_state=0).fit_transform(smooth)
+    return np.asarray((near @ values) / np.asarray(near.sum(axis=1)))
+
+
+def neighbour_augmented(section: Expression, *, weight: float) -> np.ndarray:
+    """Scaled genes beside the mean and the gradient of the neighbours, 20 principal components.
+
+    Written from the description of BANKSY: the mean of the 15 nearest and the size of an azimuthal Gabor filter over
+    the 30 nearest, both with Gaussian weights of the distance whose width is the median distance to the last neighbour;
+    each scaled to unit variance per gene; weights √(1 − λ), √(2λ/3) and √(λ/3). The paper clusters a graph of
+    neighbours (Leiden); here it is k-means, as for every other method.
+
+    Parameters
+    ----------
+    section
+        The section.
+    weight
+        λ: 0.2 for cell types, 0.8 for domains in the paper.
+
+    References
+    ----------
+    Singhal et al., BANKSY unifies cell typing and tissue domain segmentation for scalable spatial omics data analysis,
+    Nature Genetics 56, 431 (2024), Methods.
+    """
+    x = section.values
+    mean = _around(section, N_MEAN, 0) @ x
+    turned = _around(section, N_GRADIENT, 1)
+    gradient = np.abs(turned @ x - np.asarray(turned.sum(axis=1)) * mean)
+    parts = zip((x, mean, gradient), (1 - weight, weight * 2 / 3, weight / 3), strict=True)
+    stacked = np.hstack([np.sqrt(w) * (part - part.mean(0)) / (part.std(0) + 1e-6) for part, w in parts])
+    return PCA(20, random_state=0).fit_transform(stacked)
+
+
+def _around(section: Expression, k: int, turns: int) -> csr_matrix:
+    """Weights of the k nearest, whose sizes add up to 1, times a phase that turns so often around the spot."""
+    n = len(section.centres)
+    distance, near = (found[:, 1:] for found in cKDTree(section.centres).query(section.centres, k + 1))
+    size = np.exp(-np.square(distance / np.median(distance[:, -1])))
+    size /= size.sum(axis=1, keepdims=True)
+    offset = section.centres[near] - section.centres[:, None]
+    phase = np.exp(1j * turns * np.arctan2(offset[..., 1], offset[..., 0])) if turns else 1.0
+    return csr_matrix(((size * phase).ravel(), near.ravel(), np.arange(0, n * k + 1, k)), shape=(n, n))
+
+
+def aggregated(section: Expression) -> np.ndarray:
+    """Ten principal components of the genes beside their means over four rings of neighbours, shape (n, 50).
+
+    Written from the description of CellCharter, with principal components in place of its variational auto-encoder:
+    means over the spots that are one, two … steps away in the graph. The paper clusters them by a Gaussian mixture.
+    Components unscaled, ten and four rings were the best of five choices by the labels of four sections (three to five
+    rings, 10 or 20 components, scaled or not).
+
+    References
+    ----------
+    Varrone et al., CellCharter reveals spatial cell niches associated with tissue remodeling and cell plasticity,
+    Nature Genetics 56, 74 (2024), Methods.
+    """
+    x = section.values
+    scores = PCA(N_AGGREGATED, random_state=0).fit_transform(x)
+    graph = neighbours(section).astype(np.float32)
+    ring = seen = _identity(len(x))
+    parts = [scores]
+    for _ in range(RINGS):
+        wider = (seen + ring @ graph).astype(bool).astype(np.float32)
+        ring, seen = wider - seen, wider
+        ring.eliminate_zeros()
+        parts.append((ring @ scores) / np.maximum(np.asarray(ring.sum(axis=1)), 1))
+    return np.hstack(parts)
+
+
+def _identity(n: int) -> csr_matrix:
+    return csr_matrix((np.ones(n, dtype=np.float32), (np.arange(n), np.arange(n))), shape=(n, n))
 
 
 class GraphAttentionAutoencoder(nn.Module):
@@ -117,15 +226,15 @@ class GraphAttentionAutoencoder(nn.Module):
         for weight in self.parameters():
             nn.init.xavier_normal_(weight, gain=1.414)
 
-    def forward(self, x: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, edges: Tensor) -> tuple[Tensor, Tensor]:
         """Encode and rebuild.
 
         Parameters
         ----------
         x
             Expression, shape (n, genes).
-        near
-            Neighbours, a spot itself among them, bool, shape (n, n).
+        edges
+            Pairs of neighbours, each spot and itself among them, shape (2, pairs).
 
         Returns
         -------
@@ -136,10 +245,12 @@ class GraphAttentionAutoencoder(nn.Module):
         """
         seen = x @ self.inner
         # of spot i to its neighbour j: the sigmoid bounds the scores, so that no neighbour takes all the weight
-        scores = torch.sigmoid(seen @ self.towards + (seen @ self.away).T)
-        attention = scores.masked_fill(~near, -torch.inf).softmax(dim=1)
-        latent = nn.functional.elu(attention @ seen) @ self.outer
-        rebuilt = nn.functional.elu(attention @ (latent @ self.outer.T)) @ self.inner.T
+        rows, columns = edges
+        scores = torch.sigmoid((seen @ self.towards)[rows] + (seen @ self.away)[columns]).squeeze(1).exp()
+        share = scores / torch.zeros(len(x)).index_add(0, rows, scores)[rows]
+        attention = torch.sparse_coo_tensor(edges, share, (len(x), len(x)))
+        latent = nn.functional.elu(torch.sparse.mm(attention, seen)) @ self.outer
+        rebuilt = nn.functional.elu(torch.sparse.mm(attention, latent @ self.outer.T)) @ self.inner.T
         return latent, rebuilt
 
 
@@ -158,15 +269,15 @@ def graph_attention(section: Expression) -> np.ndarray:
     auto-encoder, Nature Communications 13, 1739 (2022).
     """
     x = torch.from_numpy(section.values)
-    distance = torch.cdist(*[torch.from_numpy(section.centres)] * 2)
-    near = distance <= REACH * section.pitch
+    near = (neighbours(section) + _identity(len(x)).astype(bool)).tocoo()
+    edges = torch.from_numpy(np.vstack([near.row, near.col]).astype(np.int64))
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
         network = GraphAttentionAutoencoder(x.shape[1], HIDDEN, LATENT)
     optimiser = torch.optim.Adam(network.parameters(), lr=LR, weight_decay=1e-4)
     for _ in range(EPOCHS):
         optimiser.zero_grad()
-        loss = nn.functional.mse_loss(network(x, near)[1], x)
+        loss = nn.functional.mse_loss(network(x, edges)[1], x)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 5.0)
         optimiser.step()
@@ -174,107 +285,16 @@ def graph_attention(section: Expression) -> np.ndarray:
         msg = f"the auto-encoder diverged: its loss is {loss.item()}"
         raise ValueError(msg)
     with torch.inference_mode():
-        return network(x, near)[0].numpy()
+        return network(x, edges)[0].numpy()
 
 
 #: Representations that are made of the section alone.
 BASELINES: dict[str, Callable[[Expression], np.ndarray]] = {
     "hvg_pca": hvg_pca,
     "smoothing": smoothing,
+    "smoothing_unit": smoothing_unit,
+    "neighbour_augmented_0.2": partial(neighbour_augmented, weight=0.2),
+    "neighbour_augmented_0.8": partial(neighbour_augmented, weight=0.8),
+    "aggregated": aggregated,
     "graph_attention": graph_attention,
 }
-
-
-def train_novae(sections: Iterable) -> tuple[object, dict[str, float]]:
-    """Train a Novae from scratch.
-
-    Novae's own defaults (10 layers, 64 outputs, two hops, 512 prototypes, Adam at 5e-4), but for these:
-
-    - batches of 64 spots instead of 256, which would be a whole section, and 4 epochs instead of at most 20, which is
-      what fits into ``NOVAE_SECONDS`` on one core (its schedule ends with the last epoch; training is cut off there
-      in any case);
-    - of each section the 1,000 most variable genes among those seen in a tenth of its spots. Novae scales each gene to
-      unit variance, and most of the genes that scanpy calls highly variable are seen in a few spots only;
-    - the graph of the other baselines (spots within 1.5 pitches), because a Delaunay triangulation of a square lattice
-      draws its diagonals at random, with a pitch shrunk to the 20 µm that Novae expects between neighbours.
-
-    Parameters
-    ----------
-    sections
-        Sections as SpatialData; genes of several species meet where their symbols differ in case only.
-
-    Returns
-    -------
-    model : novae.Novae
-        For :func:`novae_latent`.
-    facts : dict
-        ``"seconds"`` of all this, ``"epochs"``, ``"steps"``, ``"spots"``, ``"genes"`` of the vocabulary, and the last
-        epoch's ``"loss"``.
-    """
-    lightning, novae = _novae()
-    started = time.perf_counter()
-    adatas = [_for_novae(sdata) for sdata in sections]
-    lightning.seed_everything(SEED, verbose=False)
-    model = novae.Novae(adatas, batch_size=NOVAE_BATCH)
-    model.fit(
-        max_epochs=NOVAE_EPOCHS,
-        max_time={"seconds": NOVAE_SECONDS},
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    facts = {
-        "seconds": round(time.perf_counter() - started, 1),
-        "epochs": model.trainer.current_epoch,
-        "steps": model.trainer.global_step,
-        "spots": sum(adata.n_obs for adata in adatas),
-        "genes": model.cell_embedder.voc_size,
-        "loss": round(float(model.trainer.callback_metrics["train/loss_epoch"]), 3),
-    }
-    return model, facts
-
-
-def novae_latent(model, sdata) -> np.ndarray:
-    """Latent of a section by a trained Novae, of unit length as its prototypes are; shape (n, 64).
-
-    Of the section's variable genes it reads those that the training sections had among theirs. A spot without
-    neighbours of neighbours has no latent in Novae: its row is zero.
-    """
-    adata = _for_novae(sdata)
-    model.compute_representations(adata)
-    latent = adata.obsm["novae_latent"]
-    return latent / np.maximum(np.linalg.norm(latent, axis=1, keepdims=True), 1e-8)
-
-
-def _for_novae(sdata) -> AnnData:
-    """A copy of the section's table as Novae wants it: logged, with its genes chosen and its graph."""
-    _, novae = _novae()
-    table = sdata.tables["table"].copy()
-    sc.pp.normalize_total(table, target_sum=1e4)
-    sc.pp.log1p(table)
-    names = table.var_names.str.lower()
-    table = table[:, ~names.duplicated()]
-    centres = read_spots(sdata, image=False).centres
-    adata = AnnData(table.X.tocsr(), obs=table.obs[[]].copy())
-    adata.var_names = table.var_names.str.lower()
-    mean = np.asarray(adata.X.mean(axis=0)).ravel()
-    variance = np.asarray(adata.X.power(2).mean(axis=0)).ravel() - mean**2
-    variance[np.asarray((adata.X > 0).mean(axis=0)).ravel() < NOVAE_SEEN] = -1.0
-    chosen = np.argsort(-variance)[:NOVAE_GENES]
-    adata.var["highly_variable"] = np.isin(np.arange(adata.n_vars), chosen[variance[chosen] >= 0])
-    pitch = make_windows(centres).pitch
-    adata.obsm["spatial"] = centres * (NOVAE_STEP / pitch)
-    novae.spatial_neighbors(adata, delaunay=False, radius=REACH * NOVAE_STEP, verbose=False)
-    return adata
-
-
-def _novae():
-    """The modules lightning and novae, quiet, and told that counts come logged and genes chosen."""
-    # numba, which Novae's preprocessing starts, would set the threads of all OpenMP libraries, torch's too
-    os.environ.setdefault("NUMBA_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
-    import lightning
-    import novae
-
-    novae.settings.auto_preprocessing = False
-    for name in ("novae", "lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    return lightning, novae

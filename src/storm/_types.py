@@ -14,7 +14,7 @@ Field = Literal["exact", "dense"]
 WindowKind = Literal["auto", "lattice", "knn"]
 
 #: How the network's output tokens become one vector per spot.
-Readout = Literal["center", "window", "section", "reconstruction"]
+Readout = Literal["adaptive", "section", "window", "center", "reconstruction"]
 
 #: Precision of a network's arithmetic; ``"auto"`` is bf16 on a GPU that has it, else fp32.
 Precision = Literal["auto", "fp32", "bf16", "fp16"]

@@ -300,7 +300,7 @@ def test_our_warnings_are_a_line(store, model, capsys):
     assert main(["embed", str(path), "--model", model, "--quiet"]) == 0
     printed = capsys.readouterr()
     assert [line for line in printed.err.splitlines() if line] == [
-        f"storm: warning: 2 of {N} rows of 'X_storm' are NaN: 2 without counts",
         f"storm: warning: model {model!r} has random weights: its output for a section has no meaning",
+        f"storm: warning: 2 of {N} rows of 'X_storm' are NaN: 2 without counts",
     ]
     assert f"{N - 2} of {N} rows" in printed.out

@@ -392,5 +392,5 @@ def test_xenium_cells_whose_x_and_y_are_swapped(shared_data: Path) -> None:
     assert "x and y look swapped" in report["orientation"].explanation
     assert "With x and y exchanged all centres would lie on the image" in report["inside"].explanation
     right = storm.pp.check(xenium_he(folder, columns=["y_pixel", "x_pixel"]), estimate=False)
-    assert verdicts(right) == {"patch": "warn"}
+    assert verdicts(right) == {"patch": "warn", "genes": "warn"}  # 148 of 338 genes are the model's
     assert right["orientation"].facts["nuclei"] > 0.7

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from storm._types import Modality, Wanted
 
 
+#: Share of the model's genes, and of the table's, below which one is warned; share of the table's from which on a small
+#: table is a panel that the model knows.
+FEW_GENES, KNOWN_PANEL = 0.1, 0.5
+
+
 def wanted_image(modality: Modality) -> Wanted:
     """Whether an image is needed (``True``), left out (``False``), or read if there is one (``"auto"``)."""
     return "auto" if modality == "auto" else modality != "st"
@@ -72,6 +77,42 @@ def warn_nan(values: np.ndarray, spots: Spots, *, name: str, section: str = "") 
     where = f"section {section!r}: " if section else ""
     text = f"{where}{missing.sum()} of {len(missing)} rows of {name!r} are NaN: {counted}"
     warnings.warn(text, UserWarning, stacklevel=3)
+
+
+def few_genes(match: GeneMatch, model: StormModel) -> str:
+    """What to say of a table of which a model knows hardly anything; an empty text where it knows enough.
+
+    A small panel most of whose genes the model knows is no such table, although the model reads many more.
+
+    Parameters
+    ----------
+    match
+        How the table's genes match the model's.
+    model
+        The model.
+    """
+    vocabulary = getattr(model.expression, "vocabulary", None)
+    n_model = match.n_shared if vocabulary is None else len(vocabulary)
+    n_table = len(match.index)
+    known_panel = match.n_shared >= KNOWN_PANEL * n_table
+    wanted = FEW_GENES * (n_table if known_panel else max(n_model, n_table))
+    if match.n_shared >= max(wanted, getattr(model.expression, "min_genes", 0)):
+        return ""
+    return (
+        f"{model.name!r} knows {match.n_shared:,} of the table's {n_table:,} genes, which are "
+        f"{match.n_shared / max(n_model, 1):.0%} of the {n_model:,} that it reads"
+    )
+
+
+def warn_few_genes(match: GeneMatch, model: StormModel) -> None:
+    """Warn if a model knows hardly any of a table's genes, or the table has hardly any of the model's."""
+    text = few_genes(match, model)
+    if text:
+        advice = (
+            "so little says the network about this expression; readout='adaptive' stands on the section's own genes, "
+            "and storm.tl.adapt(sdata, model=None) fits a model to them"
+        )
+        warnings.warn(f"{text}: {advice}", UserWarning, stacklevel=4)
 
 
 def warn_species(names: Iterable[Sequence[str] | np.ndarray], *, what: str) -> None:

@@ -7,15 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from storm.data.components import with_signs
-from storm.data.normalise import log_normalise
+from storm.data.expression_axes import fit_axes
+from storm.data.normalise import TARGET_SUM
 from storm.data.windows import Windows
 from storm.model.readout import BANDWIDTH
 
 #: Components, and most variable genes that they are of.
 N_COMPONENTS, N_GENES = 10, 300
-#: Spots on which genes are chosen and axes are fitted, evenly spaced in the table; more of them change little.
-_FIT_SPOTS = 50_000
 _BLOCK = 8192
 
 
@@ -42,13 +40,9 @@ def own_components(
         Float32, shape (n, min(n_components, g)), with a mean square of 1 per row; NaN where no spot of a window has
         counts.
     """
-    # In spatial order, on which the sample does not depend; rows without a place are not of this section.
-    placed = windows.rows()
-    full = placed[np.asarray(counts.sum(axis=1)).ravel()[placed] > 0]  # zeros may be stored
-    axes, genes, mean = _axes(counts, full, n_components, n_genes)
-    scores = np.full((counts.shape[0], axes.shape[1]), np.nan, dtype=np.float32)
-    for rows in _blocks(full):
-        scores[rows] = log_normalise(counts[rows])[:, genes] @ axes - mean @ axes
+    sections = [(counts, windows.rows())]
+    axes = fit_axes(sections, target_sum=TARGET_SUM, n_genes=n_genes, n_components=n_components)
+    scores = axes.scores(counts)
     averaged = window_mean(scores, windows)
     size = np.sqrt(np.nanmean(np.square(averaged).sum(axis=1))) if np.isfinite(averaged).any() else 1.0
     return averaged / np.float32(max(size, 1e-8))
@@ -80,25 +74,6 @@ def window_mean(values: np.ndarray, windows: Windows) -> np.ndarray:
         weights /= np.where(total > 0, total, np.nan)
         out[rows] = np.einsum("nl,nld->nd", weights, values[members])
     return out
-
-
-def _axes(counts: csr_matrix, rows: np.ndarray, n_components: int, n_genes: int) -> tuple[np.ndarray, ...]:
-    """Loadings (chosen genes, k), the genes' columns, and their means."""
-    rows = rows[:: max(1, -(-len(rows) // _FIT_SPOTS))]
-    n, total, square = max(len(rows), 1), np.zeros(counts.shape[1]), np.zeros(counts.shape[1])
-    for part in _blocks(rows):
-        block = log_normalise(counts[part]).astype(np.float64)
-        total += np.asarray(block.sum(axis=0)).ravel()
-        square += np.asarray(block.multiply(block).sum(axis=0)).ravel()
-    variance = square / n - np.square(total / n)
-    genes = np.sort(np.argsort(-variance, kind="stable")[:n_genes])
-    mean = total[genes] / n
-    products = np.zeros((len(genes), len(genes)))
-    for part in _blocks(rows):
-        block = log_normalise(counts[part])[:, genes].toarray() - mean
-        products += block.T @ block
-    _, axes = np.linalg.eigh(products)
-    return with_signs(axes[:, ::-1][:, :n_components]), genes, mean
 
 
 def _blocks(rows: np.ndarray) -> Iterator[np.ndarray]:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from storm._bridge.read import spots_of
+from storm._inference.adaptive import choices, gate, own_expression
 from storm._inference.combine import combine
 from storm._inference.device import Compute
 from storm._inference.neighbourhoods import section_windows
 from storm._inference.reconstruction import reconstructions
-from storm._inference.record import provenance, wanted_counts, wants_counts, wants_tiles
+from storm._inference.record import provenance, wanted_counts, wants_counts, wants_tiles, warn_few_genes
 from storm._inference.section_components import own_components
 from storm._inference.tile_cache import model_tiles
 from storm._inference.tokens import he_tokens, st_tokens
@@ -85,18 +86,27 @@ def embed_section(selection: Selection, plan: EmbedPlan, journal: Journal) -> Se
     spots = spots_of(selection, counts=wanted_counts(modality), vocabulary=vocabulary)
     windows = section_windows(spots, kind=plan.window, radius_um=plan.radius_um)
     tokens: dict[str, np.ndarray] = {}
-    tiles, match = None, None
+    sources: dict[str, np.ndarray] = {}
+    own, tiles, match, chosen = None, None, None, {}
     if wants_tiles(spots, modality):
         tiles = model_tiles(
             selection.table, spots, loaded, compute, field_um=plan.field_um, field=plan.field, journal=journal
         )
         tokens["he"] = he_tokens(tiles.values, loaded)
-    if wants_counts(spots, modality):
+    if wants_counts(spots, modality) and plan.readout == "adaptive":
+        own = own_expression(spots, windows)
+        decision = gate(own.reach, spots, windows, loaded)
+        match, chosen = decision.match, choices(own, decision, windows, um_known=spots.um_known)
+        sources["st"] = own.scores
+        if decision.tokens is not None:
+            tokens["st"] = decision.tokens
+    elif wants_counts(spots, modality):
         tokens["st"], match = st_tokens(spots, loaded)
+    parts: dict[str, np.ndarray] = {}
     if plan.readout == "reconstruction":
         network = loaded.network.to(compute.device).eval()
         parts = reconstructions(network, tokens, windows, compute, seed=plan.seed)
-    else:
+    elif tokens:
         parts = run_windows(
             loaded.network,
             tokens,
@@ -108,16 +118,21 @@ def embed_section(selection: Selection, plan: EmbedPlan, journal: Journal) -> Se
         )
     if plan.readout == "section" and "st" in tokens:
         parts["st_own"] = own_components(spots.counts, windows)
-    vector, by_modality = combine(parts, tokens, loaded.settings["modality_weights"])
+    if own is not None:
+        parts["st_own"] = own.part
+    vector, by_modality = combine(parts, tokens | sources, loaded.settings["modality_weights"])
     facts = provenance(
         loaded,
         spots,
         compute,
         match=match,
         tiles=tiles,
-        modality="both" if len(tokens) == 2 else next(iter(tokens)),
+        modality="both" if len(by_modality) == 2 else next(iter(by_modality)),
         windows=windows.kind,
         seed=plan.seed,
         readout=plan.readout,
+        **chosen,
     )
+    if match is not None and not chosen.get("st_tokens", False):
+        warn_few_genes(match, loaded)
     return SectionEmbedding(vector=vector, by_modality=by_modality, spots=spots, facts=facts)

@@ -141,7 +141,7 @@ def run_windows(
     windows: Windows,
     compute: Compute,
     *,
-    readout: Literal["center", "window", "section"],
+    readout: Literal["adaptive", "center", "window", "section"],
     journal: Journal | None = None,
     facts: dict[str, Any] | None = None,
 ) -> dict[str, np.ndarray]:
@@ -165,13 +165,13 @@ def run_windows(
     -------
     dict of str to ndarray
         The read-out's parts: ``"he"`` and ``"st"``, and with ``"window"`` also ``"he_input"`` and ``"st_input"``, of
-        which ``"section"`` has the former.
+        which ``"adaptive"`` and ``"section"`` have the former.
         Float32, shape (n, d); NaN where a spot has no place or nothing was known of it.
     """
     network = network.to(compute.device).eval()
     names: list[str] = [name for name in ("he", "st") if name in tokens]
     width = network.config.width
-    with_input = names if readout == "window" else ["he"] if readout == "section" else []
+    with_input = names if readout == "window" else ["he"] if readout in ("adaptive", "section") else []
     sizes: dict[str, int] = {}
     for name in names:
         sizes |= {name: width} | ({f"{name}_input": tokens[name].shape[1]} if name in with_input else {})

@@ -20,7 +20,7 @@ from storm.model.build import SIZES, build_storm
 from storm.model.expression import FactorEncoder
 
 #: The read-out and its weights that did best on held-out sections (the model card of storm-mini has the numbers).
-_SETTINGS = {"standardise": "section", "readout": "section", "modality_weights": {"he": 0.5, "st": 1.0}}
+_SETTINGS = {"standardise": "section", "readout": "adaptive", "modality_weights": {"he": 0.5, "st": 1.0}}
 
 
 def build_model(

@@ -45,7 +45,9 @@ def finite_rows(values: Any) -> np.ndarray:
     return known
 
 
-def principal_components(values: Any, keep: np.ndarray, n_components: int) -> tuple[np.ndarray, float]:
+def principal_components(
+    values: Any, keep: np.ndarray, n_components: int, *, fit: np.ndarray | None = None
+) -> tuple[np.ndarray, float]:
     """Scores of the leading principal components, by the covariance.
 
     Two passes over the rows, in blocks: the working set is one block, the covariance and the result.
@@ -58,19 +60,22 @@ def principal_components(values: Any, keep: np.ndarray, n_components: int) -> tu
         Rows to use, bool, shape (n,).
     n_components
         At most d.
+    fit
+        Those of them that the components are of, bool, shape (n,); by default all.
 
     Returns
     -------
     scores : ndarray
-        Centred, float32, shape (kept rows, n_components). The sign of a component is such that its largest loading is
-        positive.
+        Around the mean of the rows of the fit, float32, shape (kept rows, n_components). The sign of a component is
+        such that its largest loading is positive.
     share : float
         Part of the variance that they hold.
     """
     width = values.shape[1]
     total, products, shift = np.zeros(width), np.zeros((width, width)), None
+    fit = keep if fit is None else keep & fit
     for part, block in blocks(values):
-        rows = _kept(block, keep[part])
+        rows = _kept(block, fit[part])
         if not len(rows):
             continue
         if shift is None:
@@ -79,12 +84,12 @@ def principal_components(values: Any, keep: np.ndarray, n_components: int) -> tu
         rows = rows - shift
         total += rows.sum(axis=0, dtype=np.float64)
         products += rows.T @ rows
-    n = int(keep.sum())
+    n = int(fit.sum())
     mean = total / n
     covariance = products / n - np.outer(mean, mean)
     variance, axes = np.linalg.eigh(covariance)
     axes = with_signs(axes[:, ::-1][:, :n_components])
-    scores = np.empty((n, n_components), dtype=np.float32)
+    scores = np.empty((int(keep.sum()), n_components), dtype=np.float32)
     at = 0
     for part, block in blocks(values):
         rows = _kept(block, keep[part])

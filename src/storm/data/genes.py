@@ -313,12 +313,16 @@ def species_of(names: Sequence[str] | np.ndarray) -> str | None:
     return next((species for species, n in votes.items() if total >= 10 and n >= 0.9 * total), None)
 
 
+class TooFewGenesError(ValueError):
+    """A table shares too few genes with an expression encoder."""
+
+
 def require_shared(match: GeneMatch, vocabulary: Vocabulary, minimum: int) -> None:
     """Raise if a table shares fewer genes than ``minimum`` with the vocabulary.
 
     Raises
     ------
-    ValueError
+    TooFewGenesError
         If too few genes are shared; the text gives the numbers and some of the unknown columns.
     """
     if match.n_shared >= minimum:
@@ -330,7 +334,7 @@ def require_shared(match: GeneMatch, vocabulary: Vocabulary, minimum: int) -> No
         "var_names are gene symbols or Ensembl ids; for another gene set, fit a model on your own sections, "
         "storm.tl.adapt(sdata, model=None), or leave expression out where there is H&E, modality='he'"
     )
-    raise ValueError(msg)
+    raise TooFewGenesError(msg)
 
 
 def _as_text(values: Sequence[Any] | np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from storm._checks import check_whole
-from storm.data.genes import Vocabulary, as_symbols
+from storm.data.genes import TooFewGenesError, Vocabulary, as_symbols
 from storm.data.libraries import LEAST_COMMON, Library
 from storm.expression.interface import by_blocks
 from storm.expression.known_genes import KnownGenes
@@ -96,7 +96,7 @@ class FactorExpression(KnownGenes):
                 f"normalises counts, and at least {LEAST_COMMON} are needed; fit a model on your own sections, "
                 "storm.tl.adapt(sdata, model=None)"
             )
-            raise ValueError(msg)
+            raise TooFewGenesError(msg)
         measured = torch.from_numpy(places)
         with torch.inference_mode():
             weights = self._encoder.weights(measured).numpy()

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from storm._checks import check_choice, check_positive, check_whole
-from storm.data.genes import Vocabulary
+from storm.data.genes import TooFewGenesError, Vocabulary
 from storm.data.normalise import log_normalise
 from storm.encoders.hub import UNREACHABLE, cache_dir, hub_answers
 from storm.expression._gat import check_encoder, encode_graphs, encode_single
@@ -197,7 +197,7 @@ class NovaeEncoder(KnownGenes):
 
         Raises
         ------
-        ValueError
+        TooFewGenesError
             If fewer than 20 genes are both variable and known to Novae.
         """
         counts = check_counts(counts, genes)
@@ -216,7 +216,7 @@ class NovaeEncoder(KnownGenes):
                 f"only {len(columns)} genes are both highly variable and known to {self.name!r} (at least {_MIN_GENES} "
                 "are needed); use variable=False to read all known genes"
             )
-            raise ValueError(msg)
+            raise TooFewGenesError(msg)
         x = expression[:, columns].astype(np.float64)
         mean = np.asarray(x.mean(axis=0)).ravel()
         variance = np.asarray(x.multiply(x).mean(axis=0)).ravel() - mean**2

@@ -19,6 +19,7 @@ from storm.pp._estimate import estimate_rows
 from storm.pp._image import chunks_row, kind_row, patch_row
 from storm.pp._orientation import orientation_rows
 from storm.pp._places import diameter_of, image_rows, place_rows
+from storm.pp._reach import reach_rows
 from storm.pp._reading import Reading, read_section, text_of
 from storm.pp._report import CheckReport, Row
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 #: Order of the rows: where things are first.
 _ORDER = (
     "places", "in_tissue", "scale", "pitch", "bins", "shapes", "image", "kind", "inside", "tissue", "orientation",
-    "shift", "patch", "chunks", "counts", "genes", "windows", "time", "memory",
+    "shift", "patch", "chunks", "counts", "genes", "windows", "reach", "time", "memory",
 )  # fmt: skip
 
 
@@ -59,7 +60,8 @@ def check(
     (which of several), ``image`` (cannot be read), ``kind`` (whether it looks like H&E), ``inside`` and ``tissue``
     (centres on the image, on tissue),
     ``orientation`` (whether the section lies the other way round), ``shift``, ``patch`` (its size and up-sampling),
-    ``chunks``, ``counts``, ``genes``, ``windows`` (missing neighbours), ``time`` and ``memory`` (of
+    ``chunks``, ``counts``, ``genes``, ``windows`` (missing neighbours), ``reach`` (how far spots are alike, and whether
+    the model's tokens are used: what the read-out ``"adaptive"`` chooses), ``time`` and ``memory`` (of
     :func:`storm.tl.embed` on this machine).
 
     Parameters
@@ -136,9 +138,11 @@ def _rows(reading: Reading, model: StormModel, *, field_um: float, compute: Comp
     if spots.counts is not None:
         rows += counts_rows(spots, model)
     if windows is not None:
-        rows += [*bins_row(spots, windows), windows_row(spots, windows)]
+        reach = reach_rows(spots, windows, model)
+        rows += [*bins_row(spots, windows), windows_row(spots, windows), *reach]
         if compute is not None:
-            rows += estimate_rows(spots, windows, model, compute, field_um=field_um)
+            used = all(row.facts.get("st_tokens", True) for row in reach)
+            rows += estimate_rows(spots, windows, model, compute, field_um=field_um, st_tokens=used)
     return rows
 
 

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from storm._inference.record import few_genes
+from storm.data.genes import TooFewGenesError
 from storm.data.windows import small_bins
 from storm.pp._reading import text_of
-from storm.pp._report import Row
+from storm.pp._report import Row, Verdict
 
 if TYPE_CHECKING:
     from storm._loading import StormModel
@@ -42,15 +44,22 @@ def _genes(spots: Spots, model: StormModel, total: np.ndarray) -> Row:
     if vocabulary is not None:
         facts["n_model"] = len(vocabulary)
         value += f"; the model reads {len(vocabulary):,}"
+    # The adaptive read-out stands on the section's own genes where the model knows too few.
+    few: Verdict = "warn" if model.settings["readout"] == "adaptive" else "fail"
     some = np.flatnonzero(total > 0)[:8]
     if len(some) and not model.expression.needs_centres:
         try:
             model.expression.encode(counts[some], genes, centres=spots.centres[some])
+        except TooFewGenesError as error:
+            return Row("genes", value, few, text_of(error), facts)
         except ValueError as error:
             return Row("genes", value, "fail", text_of(error), facts)
     if known == 0:
         text = f"unknown are {', '.join(map(repr, match.missing[:5]))}…: are var_names gene symbols or Ensembl ids?"
-        return Row("genes", value, "fail", text, facts)
+        return Row("genes", value, few, text, facts)
+    text = few_genes(match, model)
+    if text:
+        return Row("genes", value, "warn", f"{text}: so little says the network about this expression", facts)
     if vocabulary is not None and known < _SHARED * len(vocabulary):
         text = (
             f"the table measures {known / len(vocabulary):.0%} of the genes that the model reads; what it does not "

@@ -31,7 +31,15 @@ _TILES, _WINDOWS, _ROWS, _CHUNKS = 64, 256, 256, 3
 _MEMORY = 0.8
 
 
-def estimate_rows(spots: Spots, windows: Windows, model: StormModel, compute: Compute, *, field_um: float) -> list[Row]:
+def estimate_rows(
+    spots: Spots,
+    windows: Windows,
+    model: StormModel,
+    compute: Compute,
+    *,
+    field_um: float,
+    st_tokens: bool = True,
+) -> list[Row]:
     """Rows about time and memory.
 
     Parameters
@@ -46,6 +54,8 @@ def estimate_rows(spots: Spots, windows: Windows, model: StormModel, compute: Co
         How it would run.
     field_um
         Edge of the H&E field, in µm.
+    st_tokens
+        Whether the network reads tokens of expression; see :mod:`storm._inference.adaptive`.
 
     Returns
     -------
@@ -62,8 +72,9 @@ def estimate_rows(spots: Spots, windows: Windows, model: StormModel, compute: Co
             if spots.counts is not None and spots.counts.nnz:
                 tokens["st"] = model.expression.dim
                 seconds["expression"] = _expression(spots, windows, model)
-            if tokens:
-                seconds["windows"] = _network(windows, model, tokens, compute)
+            read = {name: dim for name, dim in tokens.items() if st_tokens or name != "st"}
+            if read:
+                seconds["windows"] = _network(windows, model, read, compute)
     except (ValueError, OSError, RuntimeError) as error:
         # Gated weights that are not here, too few genes, pixels that cannot be decoded: other rows, or embed, say so.
         return [Row("time", "cannot be measured", "info", text_of(error))]

@@ -89,11 +89,13 @@ def embed(
     radius_um
         Reach of a ``"knn"`` window in µm; a neighbour beyond it is missing. Default: five typical distances.
     readout
-        ``"center"`` (output token of the spot itself), ``"window"`` (output and input tokens of the window, weighted by
-        a Gaussian of their distance with σ = 0.7 pitch), ``"section"`` (the same, but instead of the input tokens of
-        expression the section's own ten leading principal components of all its genes: best for one section's domains,
-        but these ten axes mean something else in another section), ``"reconstruction"`` (what its neighbourhood says
-        of a masked spot), or ``None`` for the model's default.
+        ``"adaptive"`` (the section's own ten leading principal components of expression, averaged over the distance at
+        which spots predict each other best, and beside them the network's output tokens where its encoder tells more of
+        the section than these components do: best for one section's domains on every platform, but the ten axes mean
+        something else in another section), ``"section"`` (own components beside output tokens, both averaged over the
+        window with σ = 0.7 pitch; the default of version 0.1), ``"window"`` (output and input tokens of the window,
+        weighted by the same Gaussian), ``"center"`` (output token of the spot itself), ``"reconstruction"`` (what its
+        neighbourhood says of a masked spot), or ``None`` for the model's default.
     per_modality
         Also write the H&E and the expression part by themselves, as ``obsm["<key_added>_he"]`` and ``"…_st"``.
     key_added
@@ -117,8 +119,9 @@ def embed(
 
         - ``obsm[key_added]``: float32, shape (n_obs, d); a row of NaN where nothing could be computed (centre outside
           the image, no counts, no geometry), counted in a warning,
-        - ``uns["storm"][key_added]``: model, checksum, parameters, µm per pixel and its source, matched genes; of
-          several sections in one table what they share, and under ``"sections"`` what they do not,
+        - ``uns["storm"][key_added]``: model, checksum, parameters, µm per pixel and its source, matched genes, and what
+          the adaptive read-out chose (``reach``, ``gate``, ``st_tokens``); of several sections in one table what they
+          share, and under ``"sections"`` what they do not,
         - for an image without a table: shapes ``"storm_tiles"`` and a table ``"tiles"`` that holds them.
 
     Raises
@@ -127,7 +130,7 @@ def embed(
         If an element or layer does not exist.
     ValueError
         If something is missing, ambiguous or contradictory: no scale, no overlap of spots and image, counts that are no
-        counts, too few genes of the model. ``data`` is then as it was.
+        counts, too few genes of the model (a warning with the adaptive read-out). ``data`` is then as it was.
 
     References
     ----------

@@ -25,6 +25,8 @@ _DARK_SHARE = 0.25
 _GRAY = 8
 #: Range of brightness (from the fifth to the 95th percentile) up to which an image shows nothing.
 _EMPTY = 8
+#: Optical density, in the mean of red, green and blue, from which a pixel is tissue: glass has .02 to .08.
+_TISSUE = 0.12
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,15 @@ class ImageKind:
         Median of the mean of red, green and blue, 0 to 255.
     colour
         99th percentile of the difference between the largest and the smallest of red, green and blue, 0 to 255.
+    stain
+        Mean optical density (decadic) of red, green and blue where there is tissue; NaN where there is none.
     """
 
     kind: Kind
     dark: float
     brightness: float
     colour: float
+    stain: tuple[float, float, float]
 
 
 def image_kind(reader: PatchReader, centres: np.ndarray, *, field_um: float) -> ImageKind:
@@ -85,4 +90,12 @@ def kind_of(pixels: np.ndarray) -> ImageKind:
         kind = "empty"
     elif colour <= _GRAY:
         kind = "gray"
-    return ImageKind(kind, dark, float(np.median(brightness)), colour)
+    return ImageKind(kind, dark, float(np.median(brightness)), colour, _stain(values))
+
+
+def _stain(values: np.ndarray) -> tuple[float, float, float]:
+    """Mean optical density of the pixels of tissue, uint8 (n, 3)."""
+    density = -np.log10((values.astype(np.float32) + 1) / 256)
+    tissue = density[density.mean(axis=1) > _TISSUE]
+    red, green, blue = tissue.mean(axis=0, dtype=np.float64) if len(tissue) else np.full(3, np.nan)
+    return float(red), float(green), float(blue)

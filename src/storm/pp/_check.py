@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from storm import _keys
 from storm._bridge.keys import Keys
 from storm._bridge.scale import check_um_per_px
 from storm._bridge.select import select_table
+from storm._bridge.standalone import standalone
+from storm._bridge.study import given_once
 from storm._bridge.write import check_writable, write_results
 from storm._checks import check_positive
 from storm._inference.device import Compute
 from storm._loading import StormModel, load_model
+from storm.data.genes import as_symbols
 from storm.data.windows import Windows, make_windows
+from storm.pp._compare import Checked, comparison_rows, section_row
 from storm.pp._counts import bins_row, counts_rows, windows_row
 from storm.pp._estimate import estimate_rows
 from storm.pp._image import chunks_row, kind_row, patch_row
@@ -21,7 +28,7 @@ from storm.pp._orientation import orientation_rows
 from storm.pp._places import diameter_of, image_rows, place_rows
 from storm.pp._reach import reach_rows
 from storm.pp._reading import Reading, read_section, text_of
-from storm.pp._report import CheckReport, Row
+from storm.pp._report import CheckReport, Row, StudyReport
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -35,11 +42,12 @@ _ORDER = (
 
 
 def check(
-    data: SpatialData | AnnData,
+    data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
     *,
     model: str | StormModel = "storm-mini",
-    image_key: str | None = None,
+    image_key: str | Mapping[str, str] | None = None,
     table_key: str | None = None,
+    library_key: str | None = None,
     shapes_key: str | None = None,
     coordinate_system: str | None = None,
     um_per_px: float | None = None,
@@ -48,7 +56,7 @@ def check(
     device: str | Sequence[str] = "auto",
     estimate: bool = True,
     store: bool = False,
-) -> CheckReport:
+) -> CheckReport | StudyReport:
     """Check a section before anything long is computed: scale, orientation, image, genes, counts, time.
 
     What is wrong with the section is a row of the report, whose explanation tells what to do; only mistakes of the call
@@ -64,13 +72,18 @@ def check(
     the model's tokens are used: what the read-out ``"adaptive"`` chooses), ``time`` and ``memory`` (of
     :func:`storm.tl.embed` on this machine).
 
+    Of several sections there is one report: a row for each section, which names what is wrong with it, then rows about
+    what differs between them: ``platforms`` (lattices and pitches), ``scales`` (known for some), ``genes`` (in common,
+    and the share of the counts that they hold), ``images`` (missing for some, or of other resolutions), ``stains``
+    (colours of tissue), ``time`` and ``memory`` of all. ``report.sections`` holds the reports of the sections.
+
     Parameters
     ----------
     data
-        A SpatialData, or an AnnData with ``obsm["spatial"]``.
+        A SpatialData, an AnnData with ``obsm["spatial"]``, or a list of these.
     model
         The model that is to be run: it decides about genes, field, patches and time.
-    image_key, table_key, shapes_key, coordinate_system, um_per_px, layer
+    image_key, table_key, library_key, shapes_key, coordinate_system, um_per_px, layer
         What to read, and the scale, as in :func:`storm.tl.embed`.
     field_um
         Edge of the H&E field in µm; the model's own by default.
@@ -83,7 +96,7 @@ def check(
 
     Returns
     -------
-    CheckReport
+    CheckReport or StudyReport
         Shown as text or as a table; ``report.table`` is a data frame, ``report.ok`` whether nothing fails.
 
     Raises
@@ -96,9 +109,11 @@ def check(
     TypeError
         If ``data`` is something else.
     """
-    if store:
-        key, table = select_table(data, table_key)
+    tables = []
+    for one in given_once(data) if store else ():
+        key, table = select_table(one, table_key)
         check_writable(table, key)
+        tables.append(table)
     loaded = load_model(model)
     field_um = loaded.tile_encoder.field_um if field_um is None else field_um
     check_positive(field_um, name="field_um", unit="µm")
@@ -106,19 +121,38 @@ def check(
         check_um_per_px(um_per_px)
     compute = Compute.of(device)
     keys = Keys(
-        image_key=image_key, table_key=table_key, shapes_key=shapes_key, coordinate_system=coordinate_system,
-        um_per_px=um_per_px, layer=layer,
+        table_key=table_key, shapes_key=shapes_key, coordinate_system=coordinate_system, um_per_px=um_per_px,
+        layer=layer,
     )  # fmt: skip
+    sections = standalone(data, keys, library_key=library_key, image_key=image_key)
+    run = partial(_checked, model=loaded, field_um=float(field_um), compute=compute if estimate else None)
+    checked = [run(section.make(), section.keys, name=section.name) for section in sections]
+    report: CheckReport = checked[0].report
+    if len(checked) > 1:
+        rows = [*map(section_row, checked), *comparison_rows(checked)]
+        report = StudyReport(tuple(rows), {section.name: section.report for section in checked})
+    for table in tables:
+        write_results(table, uns={_keys.CHECK: report.summary()})
+    return report
+
+
+def _checked(
+    data: SpatialData | AnnData, keys: Keys, *, name: str, model: StormModel, field_um: float, compute: Compute | None
+) -> Checked:
+    """Check one section, and keep what is compared between sections."""
     reading = read_section(data, keys, field_um=field_um)
     rows = list(reading.problems)
     if reading.content is not None and reading.spots.placed.any():
-        rows += _rows(reading, loaded, field_um=float(field_um), compute=compute if estimate else None)
+        rows += _rows(reading, model, field_um=field_um, compute=compute)
     elif reading.content is not None:
         rows.append(Row("places", f"none of {len(reading.spots):,} rows has a place", "fail", "nothing can be checked"))
     report = CheckReport(tuple(sorted(rows, key=lambda row: _ORDER.index(row.name))))
-    if store:
-        write_results(table, uns={_keys.CHECK: report.summary()})
-    return report
+    if reading.content is None or reading.spots.counts is None:
+        return Checked(name, report, None, None)
+    counts, genes = reading.spots.expression
+    known = getattr(model.expression, "vocabulary", None)
+    symbols = [str(gene) for gene in (genes if known is None else as_symbols(genes, known))]
+    return Checked(name, report, symbols, np.asarray(counts.sum(axis=0), dtype=np.float64).ravel())
 
 
 def _rows(reading: Reading, model: StormModel, *, field_um: float, compute: Compute | None) -> list[Row]:

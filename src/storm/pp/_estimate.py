@@ -106,7 +106,8 @@ def _two(value: float) -> str:
     return f"{value:.0f}" if value >= 9.95 else f"{value:.1f}"
 
 
-def _size(n: float) -> str:
+def size_of(n: float) -> str:
+    """A number of bytes in words."""
     return f"{_two(n / 1e9)} GB" if n >= 1e9 else f"{_two(n / 1e6)} MB"
 
 
@@ -203,7 +204,7 @@ def _memory(spots: Spots, windows: Windows, model: StormModel, tokens: dict[str,
     # What can be had, the system's cache of files included.
     free = psutil.virtual_memory().available
     facts = {"bytes": size, "free": free}
-    value = f"about {_size(size)} beside the object; {_size(free)} are free"
+    value = f"about {size_of(size)} beside the object; {size_of(free)} are free"
     if size > _MEMORY * free:
         text = "more than this machine has left: embed in parts, or on a larger machine"
         return Row("memory", value, "warn", text, facts)

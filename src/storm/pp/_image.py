@@ -35,7 +35,10 @@ def kind_row(reader: PatchReader, centres: np.ndarray, *, field_um: float) -> Ro
         Edge of the fields that are judged, in µm.
     """
     seen = image_kind(reader, centres, field_um=field_um)
-    facts = {"kind": seen.kind, "dark": seen.dark, "brightness": seen.brightness, "colour": seen.colour}
+    facts = {
+        "kind": seen.kind, "dark": seen.dark, "brightness": seen.brightness, "colour": seen.colour,
+        "stain": list(seen.stain),
+    }  # fmt: skip
     numbers = f"brightness {seen.brightness:.0f} of 255 in the median, {100 * seen.dark:.0f} % dark pixels"
     if seen.kind == "dark":
         text = (

@@ -127,6 +127,34 @@ class CheckReport:
         return f"{len(self.rows)} checks: {listed}"
 
 
+@dataclass(frozen=True, repr=False)
+class StudyReport(CheckReport):
+    """Report of :func:`storm.pp.check` on several sections: a row for each of them, then rows about what differs.
+
+    Attributes
+    ----------
+    rows
+        One for each section, named after it, then those of the comparison.
+    sections
+        The reports of the sections by themselves, by name.
+    """
+
+    sections: dict[str, CheckReport] = field(default_factory=dict)
+
+    def summary(self) -> dict[str, dict[str, Any]]:
+        """The reports of the sections under ``"sections"``, by name, and the comparison under ``"compared"``."""
+        compared = CheckReport(self.rows[len(self.sections) :])
+        # a slash would divide a key of uns
+        sections = {name.replace("/", "_"): report.summary() for name, report in self.sections.items()}
+        return {"sections": sections, "compared": compared.summary()}
+
+    def _headline(self) -> str:
+        counts = {verdict: sum(one.verdict == verdict for one in self.sections.values()) for verdict in VERDICTS}
+        listed = ", ".join(f"{n} {verdict}" for verdict, n in counts.items() if n)
+        compared = len(self.rows) - len(self.sections)
+        return f"{len(self.sections)} sections: {listed}; {compared} comparisons"
+
+
 def _wrapped(text: str, *, first: str, rest: str) -> list[str]:
     return textwrap.wrap(
         text, _WIDTH, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False

@@ -1,6 +1,7 @@
 from . import datasets as datasets
 from . import encoders as encoders
 from . import expression as expression
+from . import get as get
 from . import io as io
 from . import metrics as metrics
 from . import model as model

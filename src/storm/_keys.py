@@ -17,6 +17,9 @@ EXPRESSION = "storm"
 #: Default keys: what is stored under them is STORM's own, also where its provenance was lost on the way.
 DEFAULTS = (X_STORM, DOMAIN, EXPRESSION)
 
+#: Key of the data frame in an entry of ``uns[UNS]`` whose result is one.
+TABLE = "table"
+
 #: ``uns[UNS][CHECK]`` holds the report of :func:`storm.pp.check`, if it was asked for.
 CHECK = "check"
 
@@ -44,6 +47,11 @@ def tiles_key(encoder: str) -> str:
 def reliability(key_added: str = EXPRESSION) -> str:
     """``var`` column with the held-out Pearson correlation of the genes that are predicted under a key."""
     return f"{key_added}_r"
+
+
+def adjacency(key: str = DOMAIN) -> str:
+    """``uns[UNS]`` key of the contacts between the domains of a column, see :func:`storm.tl.adjacent_domains`."""
+    return f"{key}_adjacency"
 
 
 def predicted_table(table_key: str, key_added: str = EXPRESSION) -> str:

@@ -258,6 +258,8 @@ def storable(value: Any, *, name: str) -> Any:
             msg = f"{name} has the keys {bad}; keys are strings without '/'"
             raise TypeError(msg)
         return {k: storable(v, name=f"{name}[{k!r}]") for k, v in value.items()}
+    if isinstance(value, pd.DataFrame):
+        return _storable_frame(value, name=name)
     if isinstance(value, PurePath):
         return str(value)
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -271,6 +273,15 @@ def storable(value: Any, *, name: str) -> Any:
         return value
     msg = f"{name} is {type(value).__name__} ({value!r:.60}), which AnnData cannot store; use text, numbers or arrays"
     raise TypeError(msg)
+
+
+def _storable_frame(frame: pd.DataFrame, *, name: str) -> pd.DataFrame:
+    """A data frame with its rows numbered as text, as AnnData reads them back."""
+    bad = [column for column in frame.columns if not isinstance(column, str) or "/" in column or not column]
+    if bad:
+        msg = f"{name} has the columns {bad}; columns are strings without '/'"
+        raise TypeError(msg)
+    return frame.set_axis(frame.index.astype(str), axis=0)
 
 
 def annotate_like(table: AnnData, X: Any, *, var: pd.DataFrame) -> AnnData:

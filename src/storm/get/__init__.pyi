@@ -1,0 +1,1 @@
+from ._adjacent_domains import adjacent_domains as adjacent_domains

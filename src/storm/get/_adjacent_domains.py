@@ -1,0 +1,49 @@
+"""``storm.get.adjacent_domains``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from storm import _keys
+from storm._bridge.placed import stored_result
+from storm._bridge.select import select_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+
+def adjacent_domains(
+    data: SpatialData | AnnData,
+    key: str = _keys.DOMAIN,
+    *,
+    table_key: str | None = None,
+    key_added: str | None = None,
+) -> pd.DataFrame:
+    """Contacts between domains, as :func:`storm.tl.adjacent_domains` stored them.
+
+    Parameters
+    ----------
+    data
+        The object.
+    key
+        The domains' column of ``obs``.
+    table_key
+        The table; needed only where there are several.
+    key_added
+        Key under which the result was stored, if one was given.
+
+    Returns
+    -------
+    DataFrame
+        A copy of the table, with a row for each ordered pair of domains.
+
+    Raises
+    ------
+    KeyError
+        If there is no such result.
+    """
+    _, table = select_table(data, table_key)
+    name = _keys.adjacency(key) if key_added is None else key_added
+    return stored_result(table, name, made_by="storm.tl.adjacent_domains")[_keys.TABLE].copy()

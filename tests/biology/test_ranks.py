@@ -1,0 +1,137 @@
+"""Rank tests against scipy, scanpy, values computed by hand, and simulated genes without a difference."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+from scipy.sparse import csr_matrix
+from scipy.stats import mannwhitneyu, norm, rankdata
+
+from storm.biology.distances import distance_bins, typical_pitch
+from storm.biology.ranks import benjamini_hochberg, rank_columns, rank_sum_test, spatial_rank_test
+
+VALUES = np.array([[3, 0, 1], [2, 0, 1], [4, 1, 0], [1, 0, 2], [0, 2, 2], [0, 3, 1], [1, 2, 0]], dtype=float)
+DOMAIN = np.array([True] * 3 + [False] * 4)
+
+
+def test_golden_values():
+    test = rank_sum_test(rank_columns(VALUES), DOMAIN)
+    np.testing.assert_allclose(test.z, [2.160247, -1.481917, -0.935414], atol=1e-6)
+    np.testing.assert_allclose(test.p, [0.0307535613, 0.1383623419, 0.3495748061], atol=1e-8)
+    np.testing.assert_allclose(benjamini_hochberg(test.p), [0.092261, 0.207544, 0.349575], atol=1e-6)
+    np.testing.assert_allclose(test.u, [12, 2, 3.5])
+    np.testing.assert_allclose(test.auc, [1, 1 / 6, 3.5 / 12])
+
+
+@pytest.mark.parametrize("shift", [0.0, -2.0])
+def test_agrees_with_scipy(shift):
+    """Negative values too, which rank below the zeros."""
+    rng = np.random.default_rng(1)
+    values = rng.poisson(1.5, (60, 40)) + (shift if shift else 0.0)
+    values[:, 0] = 0
+    domain = rng.random(60) < 0.3
+    test = rank_sum_test(rank_columns(csr_matrix(values)), domain)
+    for gene in range(1, 40):
+        expected = mannwhitneyu(
+            values[domain, gene], values[~domain, gene], method="asymptotic", use_continuity=False
+        )
+        assert test.u[gene] == pytest.approx(expected.statistic)
+        assert test.p[gene] == pytest.approx(expected.pvalue, abs=1e-12)
+    assert test.z[0] == 0
+    assert test.p[0] == 1
+    assert test.auc[0] == 0.5
+
+
+def test_agrees_with_scanpy():
+    anndata, sc = pytest.importorskip("anndata"), pytest.importorskip("scanpy")
+    rng = np.random.default_rng(2)
+    values = np.log1p(rng.poisson(1.0, (50, 30))).astype(np.float32)
+    domain = np.arange(50) < 20
+    adata = anndata.AnnData(csr_matrix(values), obs={"side": np.where(domain, "in", "out")})
+    adata.obs["side"] = adata.obs["side"].astype("category")
+    sc.tl.rank_genes_groups(adata, "side", groups=["in"], reference="out", method="wilcoxon", tie_correct=True)
+    frame = sc.get.rank_genes_groups_df(adata, "in").set_index("names").loc[adata.var_names]
+    test = rank_sum_test(rank_columns(values), domain)
+    np.testing.assert_allclose(test.z, frame["scores"], rtol=1e-5)
+    np.testing.assert_allclose(test.p, frame["pvals"], rtol=1e-9)
+    np.testing.assert_allclose(benjamini_hochberg(test.p), frame["pvals_adj"], rtol=1e-9)
+
+
+def definition(values, domain, centres, pitch):
+    """The spatial test of one gene, as the docstring of the kernel writes it."""
+    n = len(values)
+    r = rankdata(values)
+    a = np.where(domain, 1 / domain.sum(), -1 / (~domain).sum())
+    e = r - np.where(domain, r[domain].mean(), r[~domain].mean())
+    v = (e**2).sum() / (n - 2)
+    bins = np.maximum(np.rint(np.linalg.norm(centres[:, None] - centres[None], axis=2) / pitch), 1)
+    np.fill_diagonal(bins, 0)
+    rho, positive = np.eye(n), True
+    for b in range(1, int(bins.max()) + 1):
+        pairs = bins == b
+        mean = (np.outer(e, e)[pairs].mean() / v) if pairs.any() else 0.0
+        positive &= mean > 0
+        rho[pairs] = mean if positive else 0.0
+    return (r[domain].mean() - r[~domain].mean()) / np.sqrt(v * max(a @ rho @ a, (a**2).sum()))
+
+
+def test_spatial_test_is_its_definition():
+    rng = np.random.default_rng(3)
+    centres = np.array([(x, y) for y in range(8) for x in range(9)], dtype=float) * 150
+    domain = centres[:, 0] < 500
+    smooth = gaussian_filter(rng.normal(size=(12, 8, 9)), (0, 1.5, 1.5)).reshape(12, -1).T
+    values = np.maximum(np.round(4 * smooth / smooth.std() + domain[:, None] * np.linspace(0, 3, 12)), 0)
+    bins = distance_bins(centres, domain, pitch=typical_pitch(centres))
+    z, p = spatial_rank_test(rank_columns(csr_matrix(values)), domain, bins)
+    expected = [definition(values[:, gene], domain, centres, 150) for gene in range(12)]
+    np.testing.assert_allclose(z, expected, rtol=1e-9)
+    np.testing.assert_allclose(p, 2 * norm.sf(np.abs(expected)), rtol=1e-7)
+    assert (abs(z) <= abs(rank_sum_test(rank_columns(values), domain).z) * 1.2).all()
+
+
+def test_smooth_genes_without_a_difference_are_called_less_often():
+    rng = np.random.default_rng(4)
+    centres = np.array([(x, y) for y in range(20) for x in range(20)], dtype=float)
+    domain = centres[:, 0] < 10
+    field = gaussian_filter(rng.normal(size=(300, 20, 20)), (0, 2, 2), mode="wrap").reshape(300, -1)
+    values = rng.poisson(np.exp(field / field.std())).T
+    values[:, :20] += rng.poisson(3.0, (400, 20)) * domain[:, None]
+    ranks = rank_columns(values)
+    plain = benjamini_hochberg(rank_sum_test(ranks, domain).p) < 0.05
+    spatial = benjamini_hochberg(spatial_rank_test(ranks, domain, distance_bins(centres, domain, pitch=1.0))[1]) < 0.05
+    assert plain[20:].mean() > 0.3
+    assert spatial[20:].mean() < 0.1
+    assert spatial[:20].sum() >= 18
+
+
+def test_sections_are_independent_and_pairs_are_sampled(monkeypatch):
+    rng = np.random.default_rng(5)
+    centres = rng.uniform(0, 30, (500, 2))
+    sections = np.repeat([0, 1], 250)
+    domain = rng.random(500) < 0.5
+    bins = distance_bins(centres, domain, pitch=1.0, sections=sections)
+    assert all((sections[pairs[:, 0]] == sections[pairs[:, 1]]).all() for pairs in bins.pairs)
+    assert sum(len(pairs) for pairs in bins.pairs) == 2 * (250 * 249 // 2)
+    weight = np.where(domain, 1 / domain.sum(), -1 / (~domain).sum())
+    pairs = bins.pairs[2]
+    assert bins.contrast[2] == pytest.approx(2 * (weight[pairs[:, 0]] * weight[pairs[:, 1]]).sum())
+    monkeypatch.setattr("storm.biology.distances.ALL_PAIRS", 100)
+    monkeypatch.setattr("storm.biology.distances.SAMPLED", 50)
+    few = distance_bins(centres, domain, pitch=1.0, sections=sections)
+    assert len(few.pairs) == 10
+    np.testing.assert_allclose(few.contrast, bins.contrast[:10])
+    assert all(len(pairs) <= 50 for pairs in few.pairs)
+
+
+def test_pitch_is_that_of_places():
+    centres = np.array([[0, 0], [0, 0], [3, 0], [6, 0], [np.nan, 0], [100, 0]], dtype=float)
+    assert typical_pitch(centres) == 3
+    assert typical_pitch(centres, np.array([0, 0, 0, 0, 0, 1])) == 3
+    assert np.isnan(typical_pitch(np.zeros((3, 2))))
+
+
+def test_adjusted_p_values():
+    p = np.array([0.01, np.nan, 0.04, 0.03, 1.0])
+    np.testing.assert_allclose(benjamini_hochberg(p), [0.04, np.nan, 0.16 / 3, 0.16 / 3, 1.0])
+    assert benjamini_hochberg(np.array([])).shape == (0,)

@@ -17,6 +17,9 @@ EXPRESSION = "storm"
 #: Default keys: what is stored under them is STORM's own, also where its provenance was lost on the way.
 DEFAULTS = (X_STORM, DOMAIN, EXPRESSION)
 
+#: Default ``uns`` key of :func:`storm.tl.rank_domain_genes`: the one that scanpy's functions read.
+RANKED_GENES = "rank_genes_groups"
+
 #: Key of the data frame in an entry of ``uns[UNS]`` whose result is one.
 TABLE = "table"
 

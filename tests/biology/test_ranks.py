@@ -24,9 +24,10 @@ def test_golden_values():
     np.testing.assert_allclose(test.auc, [1, 1 / 6, 3.5 / 12])
 
 
-@pytest.mark.parametrize("shift", [0.0, -2.0])
-def test_agrees_with_scipy(shift):
-    """Negative values too, which rank below the zeros."""
+@pytest.mark.parametrize(("shift", "block"), [(0.0, 2**22), (-2.0, 2**22), (-2.0, 100)])
+def test_agrees_with_scipy(shift, block, monkeypatch):
+    """Negative values too, which rank below the zeros; and genes in blocks."""
+    monkeypatch.setattr("storm.biology.ranks._STORED", block)
     rng = np.random.default_rng(1)
     values = rng.poisson(1.5, (60, 40)) + (shift if shift else 0.0)
     values[:, 0] = 0

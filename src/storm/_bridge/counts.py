@@ -69,7 +69,7 @@ def read_counts(
     if 0 in table.shape:
         msg = f"the table is empty: it holds {table.n_obs} observations × {table.n_vars} genes"
         raise ValueError(msg)
-    stored, var, where = _stored(table, layer)
+    stored, var, where = stored_matrix(table, layer)
     gene = _genes(var)
     names = var.index[gene]
     if not names.is_unique:
@@ -121,7 +121,7 @@ def _names(var: pd.DataFrame, vocabulary: Vocabulary) -> np.ndarray:
     return best_names({"var_names": var.index.to_numpy(dtype=str), **columns}, vocabulary)[1]
 
 
-def _stored(table: AnnData, layer: str | None) -> tuple[Any, pd.DataFrame, str]:
+def stored_matrix(table: AnnData, layer: str | None) -> tuple[Any, pd.DataFrame, str]:
     """The matrix as it is stored, the frame that describes its columns, and its place in words."""
     if layer == RAW and layer not in table.layers and table.raw is not None:
         return table.raw.X, table.raw.var, ".raw"

@@ -5,3 +5,4 @@ from ._embed import embed as embed
 from ._encode_tiles import encode_tiles as encode_tiles
 from ._fit_expression import fit_expression as fit_expression
 from ._predict_expression import predict_expression as predict_expression
+from ._rank_domain_genes import rank_domain_genes as rank_domain_genes

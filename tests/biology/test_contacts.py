@@ -67,7 +67,7 @@ def test_score_is_the_limit_of_permutations():
 
 
 def test_no_edge_leaves_a_section_and_the_order_does_not_matter():
-    centres = np.concatenate([grid(5, 5), grid(5, 5) + [0.2, 5.0]]) * 100
+    centres = np.concatenate([grid(5, 5), grid(5, 5) + np.array([0.2, 5.0])]) * 100
     sections = np.repeat([0, 1], 25)
     edges = contact_edges(centres, sections)
     assert len(edges) == 80

@@ -84,9 +84,11 @@ def test_agrees_with_gseapy():
     ranking = pd.Series(rng.normal(size=400), index=names).sort_values(ascending=False)
     sets = {f"S{i}": list(rng.choice(names[: 100 + 30 * i], 20, replace=False)) for i in range(8)}
     ours = preranked_enrichment(ranking, sets, permutations=4000).set_index("set")
-    theirs = gseapy.prerank(
-        ranking, sets, min_size=1, permutation_num=4000, seed=1, no_plot=True, outdir=None, threads=1
-    ).res2d.set_index("Term").loc[ours.index]
+    theirs = (
+        gseapy.prerank(ranking, sets, min_size=1, permutation_num=4000, seed=1, no_plot=True, outdir=None, threads=1)
+        .res2d.set_index("Term")
+        .loc[ours.index]
+    )
     np.testing.assert_allclose(ours["es"], theirs["ES"].astype(float), atol=1e-9)
     np.testing.assert_allclose(ours["nes"], theirs["NES"].astype(float), rtol=0.06)
     np.testing.assert_allclose(ours["pvals"], theirs["NOM p-val"].astype(float), atol=0.03)

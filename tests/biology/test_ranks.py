@@ -34,9 +34,7 @@ def test_agrees_with_scipy(shift, block, monkeypatch):
     domain = rng.random(60) < 0.3
     test = rank_sum_test(rank_columns(csr_matrix(values)), domain)
     for gene in range(1, 40):
-        expected = mannwhitneyu(
-            values[domain, gene], values[~domain, gene], method="asymptotic", use_continuity=False
-        )
+        expected = mannwhitneyu(values[domain, gene], values[~domain, gene], method="asymptotic", use_continuity=False)
         assert test.u[gene] == pytest.approx(expected.statistic)
         assert test.p[gene] == pytest.approx(expected.pvalue, abs=1e-12)
     assert test.z[0] == 0

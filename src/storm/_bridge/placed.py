@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from storm._bridge.keys import Keys
+from storm._bridge.members import members_of
 from storm._bridge.places import read_places
-from storm._bridge.select import annotated_regions, is_spatialdata, select_table
+from storm._bridge.select import records_of, select_table
 from storm._bridge.selection import select
 from storm._checks import check_key
 
@@ -79,62 +80,27 @@ def read_sections(data: SpatialData | AnnData, keys: Keys, *, library_key: str |
     ValueError
         If a row has no value there, or something is ambiguous.
     """
-    table_key, table = select_table(data, keys.table_key)
-    keys = replace(keys, table_key=table_key)
-    libraries, names = _libraries(table, library_key)
-    annotated = annotated_regions(table) if is_spatialdata(data) else None
-    if annotated is None or len(annotated[0]) < 2 or keys.shapes_key is not None:
-        if names and not is_spatialdata(data):
-            return Places(_by_library(table, libraries, len(names)), libraries, names)
-        return Places(read_places(select(data, keys, image=False))[1], libraries, names)
-    centres = np.full((table.n_obs, 2), np.nan)
-    regions = np.full(table.n_obs, -1)
-    for number, region in enumerate(annotated[0]):
-        selection = select(data, replace(keys, shapes_key=region), image=False)
-        if selection.region is None:
-            msg = (
-                f"table {table_key!r} annotates {annotated[0]}, none of which is in the object, so that its sections "
-                f"have no places of their own; add these elements, or choose the sections with library_key="
-            )
-            raise ValueError(msg)
-        _, places, _ = read_places(selection)
-        rows = selection.region.rows
-        centres[rows], regions[rows] = places[rows], number
-    if library_key is None:
-        return Places(centres, regions, [str(region) for region in annotated[0]])
-    pairs, sections = np.unique(np.column_stack([regions, libraries]), axis=0, return_inverse=True)
-    both = [f"{annotated[0][region]}, {names[library]}" for region, library in pairs]
-    return Places(centres, sections.ravel(), both)
+    _, table = select_table(data, keys.table_key)
+    members = members_of(data, table, library_key=library_key, shapes_key=keys.shapes_key)
+    if members is None:
+        centres = read_places(select(data, keys, image=False))[1]
+        return Places(centres, np.zeros(table.n_obs, dtype=int), [])
+    centres, sections = np.full((table.n_obs, 2), np.nan), np.full(table.n_obs, -1)
+    for number, member in enumerate(members):
+        if member.region is None:
+            own = read_places(select(_bare(table, member.rows), image=False))[1]
+        else:
+            own = read_places(select(data, replace(keys, shapes_key=member.region), image=False))[1][member.rows]
+        centres[member.rows], sections[member.rows] = own, number
+    return Places(centres, sections, [member.name for member in members])
 
 
-def _by_library(table: AnnData, libraries: np.ndarray, number: int) -> np.ndarray:
-    """Places of an AnnData's rows, read section by section: those of two sections may coincide."""
+def _bare(table: AnnData, rows: np.ndarray) -> AnnData:
+    """Some rows with nothing but their places."""
     from anndata import AnnData
 
-    centres = np.full((table.n_obs, 2), np.nan)
-    for library in range(number):
-        rows = libraries == library
-        own = {"spatial": table.obsm["spatial"][rows]} if "spatial" in table.obsm else {}
-        part = AnnData(obs=table.obs.loc[rows, []], obsm=own)
-        centres[rows] = read_places(select(part, Keys(), image=False))[1]
-    return centres
-
-
-def _libraries(table: AnnData, library_key: str | None) -> tuple[np.ndarray, list[str]]:
-    if library_key is None:
-        return np.zeros(table.n_obs, dtype=int), []
-    check_key(library_key, list(table.obs.columns), name="library_key", where="obs")
-    column = pd.Series(np.asarray(table.obs[library_key], dtype=object))
-    missing = column.isna().to_numpy()
-    if missing.any():
-        rows = ", ".join(map(repr, table.obs_names[missing][:3]))
-        msg = (
-            f"library_key={library_key!r}: {int(missing.sum())} of {len(column)} rows have no value there, e.g. {rows}; "
-            f"give each row its section, or remove these rows"
-        )
-        raise ValueError(msg)
-    names, codes = np.unique(column.map(str).to_numpy(dtype=str), return_inverse=True)
-    return codes.ravel(), names.tolist()
+    own = {"spatial": table.obsm["spatial"][rows]} if "spatial" in table.obsm else {}
+    return AnnData(obs=table.obs.iloc[rows, :0], obsm=own)
 
 
 def read_labels(table: AnnData, key: str, *, least: int = 1) -> Labels:
@@ -186,8 +152,6 @@ def stored_result(table: AnnData, key: str, *, made_by: str) -> Mapping[str, Any
     KeyError
         If there is none, naming the function that writes it.
     """
-    from storm._bridge.select import records_of
-
     records = records_of(table)
     if key not in records:
         listed = ", ".join(map(repr, records)) or "nothing"

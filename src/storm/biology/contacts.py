@@ -114,7 +114,7 @@ def _permuted(edges: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _falling(x, count: int):
-    """x (x - 1) … of ``count`` factors."""
+    """Product of ``count`` factors x (x - 1) …."""
     product = x * 1.0
     for step in range(1, count):
         product = product * (x - step)

@@ -56,8 +56,8 @@ def read_gmt(path: str | Path) -> dict[str, list[str]]:
             continue
         if len(fields) < 3 or not fields[0]:
             msg = (
-                f"{path}, line {number}: {line[:60]!r} is not a gene set; a line of a GMT file is a name, a description "
-                f"and genes, between tabs"
+                f"{path}, line {number}: {line[:60]!r} is not a gene set; a line of a GMT file is a name, a "
+                f"description and genes, between tabs"
             )
             raise ValueError(msg)
         if fields[0] in sets:
@@ -107,7 +107,7 @@ def sets_with_genes(
 def over_representation(
     selected: Iterable[str], tested: Iterable[str], sets: Mapping[str, Iterable[str]]
 ) -> pd.DataFrame:
-    """Fisher's exact test, one-sided, of each set: are there more selected genes in it than by chance?
+    """Test by Fisher's exact test, one-sided, whether more selected genes are in a set than by chance.
 
     Sets without a selected gene are tests too: leaving them out before the correction, as some packages do, makes the
     others look better than they are.

@@ -96,7 +96,9 @@ def paired_test(counts: csr_matrix, domain: np.ndarray, sections: np.ndarray) ->
         warnings.simplefilter("ignore")  # about dispersions that do not follow a trend, which it handles
         dds = DeseqDataSet(counts=frame, metadata=metadata, design="~section + side", quiet=True, n_cpus=1)
         dds.deseq2()
-        stats = DeseqStats(dds, contrast=["side", "domain", "reference"], quiet=True, n_cpus=1, independent_filter=False)
+        stats = DeseqStats(
+            dds, contrast=["side", "domain", "reference"], quiet=True, n_cpus=1, independent_filter=False
+        )
         stats.summary()
     result = stats.results_df
 

@@ -125,9 +125,9 @@ def spatial_rank_test(ranks: Ranks, domain: np.ndarray, bins: DistanceBins) -> t
     """Rank-sum test whose variance counts that neighbouring spots resemble each other.
 
     With the ranks r, a_i = 1/n1 in the domain and -1/n0 in its reference, and the deviations e of the ranks from the
-    mean of their side, z = (mean r1 - mean r0) / sqrt(v · max(Σ_ij a_i a_j ρ(d_ij), Σ_i a_i²)), where v = Σ e² / (n - 2)
-    and ρ(d) is the mean of e_i e_j / v over the pairs at that distance, ρ(0) = 1, and zero from the first distance on
-    at which it is not positive.
+    mean of their side, z = (mean r1 - mean r0) / sqrt(v · max(Σ_ij a_i a_j ρ(d_ij), Σ_i a_i²)), v = Σ e² / (n - 2).
+    ρ(d) is the mean of e_i e_j / v over the pairs at that distance, ρ(0) = 1, and zero from the first distance on at
+    which it is not positive.
 
     Parameters
     ----------
@@ -205,6 +205,6 @@ def _products(rows: csr_matrix, side: np.ndarray, means: np.ndarray, pairs: np.n
 
 
 def _over_root(value: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """value / sqrt(variance), 0 where nothing varies."""
+    """Divide by the square root of the variance; 0 where nothing varies."""
     varies = variance > 0
     return np.divide(value, np.sqrt(variance, where=varies, out=np.ones_like(variance)), where=varies, out=0.0 * value)

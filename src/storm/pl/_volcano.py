@@ -11,6 +11,7 @@ from storm import _keys
 from storm._bridge.ranked import ranked_genes
 from storm._bridge.select import select_table
 from storm._checks import check_between, check_choice, check_genes, check_whole
+from storm._palette import OKABE_ITO
 from storm.pl import _draw
 from storm.pl._arguments import check_axes
 
@@ -25,7 +26,7 @@ __all__ = ["volcano"]
 
 #: p-values below this are drawn at it: smaller ones differ by rounding only.
 _SMALLEST = 1e-300
-_UP, _DOWN = _draw.OKABE_ITO[5], _draw.OKABE_ITO[0]
+_UP, _DOWN = OKABE_ITO[5], OKABE_ITO[0]
 _AXIS = {
     "p_spatial_adj": "spatial test, adjusted",
     "p_spatial": "spatial test",

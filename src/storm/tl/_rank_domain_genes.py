@@ -59,10 +59,10 @@ def rank_domain_genes(
     others work on it.
 
     **What the p-values mean.** ``pvals`` treats spots as independent, which they are not: of genes that have nothing to
-    do with a domain but vary smoothly over the tissue, it calls a quarter to more than a half significant. ``p_spatial``
-    widens the null distribution by the autocorrelation of the ranks. That holds its level for genes that vary over a
-    distance of one spot and is still too liberal for genes that vary over a third of the domain (:doc:`/biology` has
-    the table). Neither knows that the domains may have been clustered from the same counts: then some genes differ by
+    do with a domain but vary smoothly over the tissue, it calls a quarter to more than a half significant.
+    ``p_spatial`` widens the null distribution by the autocorrelation of the ranks. That is much closer to its level,
+    and still too liberal for genes that vary over more than two spots (the page *From domains to biology* has the
+    table). Neither knows that the domains may have been clustered from the same counts: then some genes differ by
     construction, and these tests describe the domains, but prove nothing. Domains from the H&E alone
     (``storm.tl.embed(modality="he")``) are free of that, and from three sections on ``test="pseudobulk"`` counts
     sections instead of spots.
@@ -120,8 +120,8 @@ def rank_domain_genes(
     KeyError
         If there is no such column, layer or element.
     ValueError
-        If there is nothing to compare, a name is not a domain, values are neither counts nor on a log scale, or sections
-        are too few for ``"pseudobulk"``.
+        If there is nothing to compare, a name is not a domain, values are neither counts nor on a log scale, or
+        sections are too few for ``"pseudobulk"``.
     ImportError
         If PyDESeq2 is not installed for ``test="pseudobulk"``.
     """
@@ -196,7 +196,7 @@ def _check_replaceable(uns: Mapping[str, Any], key_added: str) -> None:
     """Raise if the key holds something else than a ranking of genes, which a new one replaces as it does in scanpy."""
     old = uns.get(key_added)
     if old is not None and not (isinstance(old, Mapping) and {"params", "names"} <= set(old)):
-        msg = f"key_added={key_added!r}: uns[{key_added!r}] exists already and holds no ranking of genes; choose another"
+        msg = f"key_added={key_added!r}: uns[{key_added!r}] exists and holds no ranking of genes; choose another"
         raise ValueError(msg)
 
 
@@ -231,9 +231,7 @@ def _references(
     edges = contact_edges(places.centres, places.sections)
     contacts = count_contacts(edges, labels.codes, len(labels.names), sections=places.sections)
     touching = contacts.adjacent(min_share=min_share, min_edges=min_edges)
-    return {
-        group: [labels.names[j] for j in np.flatnonzero(touching[labels.names.index(group)])] for group in groups
-    }
+    return {group: [labels.names[j] for j in np.flatnonzero(touching[labels.names.index(group)])] for group in groups}
 
 
 def _sides(
@@ -272,9 +270,9 @@ def _paired(counts: csr_matrix, domain: np.ndarray, places: Places, rows: np.nda
         }
         listed = ", ".join(f"{section!r} {size}" for section, size in sizes.items())
         msg = (
-            f"test='pseudobulk' needs at least {LEAST_SECTIONS} sections with {LEAST_SPOTS} spots of domain {name!r} and "
-            f"of its reference; spots of either: {listed}. Name the column of the sections with library_key=, or use "
-            f"test='wilcoxon'"
+            f"test='pseudobulk' needs at least {LEAST_SECTIONS} sections with {LEAST_SPOTS} spots of domain {name!r} "
+            f"and of its reference; spots of either: {listed}. Name the column of the sections with library_key=, or "
+            f"use test='wilcoxon'"
         )
         raise ValueError(msg)
     return paired_test(counts, domain, sections)

@@ -1,0 +1,91 @@
+"""Plots of contacts and genes: what is drawn is what is stored."""
+
+from __future__ import annotations
+
+import anndata as ad
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+import storm
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def section() -> ad.AnnData:
+    """Three stripes, each with a gene of its own, and a gene that one of them lacks."""
+    rng = np.random.default_rng(0)
+    centres = np.array([(x, y) for y in range(8) for x in range(24)], dtype=float) * 100
+    stripe = (centres[:, 0] // 800).astype(int)
+    means = np.full((192, 12), 1.5)
+    for gene in range(3):
+        means[stripe == gene, gene] = 6
+    counts = rng.poisson(means)
+    counts[stripe != 1, 3] = 0
+    adata = ad.AnnData(counts.astype(np.float32), obsm={"spatial": centres})
+    adata.var_names = [f"gene{i}" for i in range(12)]
+    adata.obs["storm_domain"] = pd.Categorical(np.array(["left", "middle", "right"])[stripe])
+    return adata
+
+
+def test_contact_draws_the_table(section):
+    storm.tl.adjacent_domains(section)
+    frame = storm.get.adjacent_domains(section)
+    ax = storm.pl.contact(section)
+    drawn = ax.images[0].get_array()
+    np.testing.assert_allclose(drawn.filled(np.nan), frame["share"].to_numpy().reshape(3, 3))
+    framed = {(round(p.get_y() + 0.47), round(p.get_x() + 0.47)) for p in ax.patches}
+    assert framed == {(0, 1), (1, 0), (1, 2), (2, 1)}
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["left", "middle", "right"]
+    own = plt.subplots()[1]
+    assert storm.pl.contact(section, value="z", ax=own, numbers=False, title="z") is own
+    assert own.get_title() == "z"
+    assert own.images[0].norm.vmin == -own.images[0].norm.vmax
+    assert not own.texts
+
+
+def test_contact_needs_its_table(section):
+    with pytest.raises(KeyError, match=r"run storm\.tl\.adjacent_domains first"):
+        storm.pl.contact(section)
+    storm.tl.adjacent_domains(section)
+    with pytest.raises(ValueError, match="value='p'"):
+        storm.pl.contact(section, value="p")
+    with pytest.raises(ValueError, match="cmap='nope'"):
+        storm.pl.contact(section, cmap="nope")
+
+
+def test_volcano_draws_the_genes(section):
+    storm.tl.rank_domain_genes(section)
+    frame = storm.get.rank_domain_genes(section, "middle")
+    ax = storm.pl.volcano(section, "middle")
+    points = np.concatenate([c.get_offsets() for c in ax.collections])
+    assert len(points) == 12
+    height = -np.log10(frame.set_index("names")["p_spatial_adj"])
+    assert points[:, 1].max() == pytest.approx(height.max())
+    named = {text.get_text() for text in ax.texts}
+    assert {"gene1", "gene3"} <= named
+    inside = abs(points[:, 0]).max()
+    assert inside < 10  # gene3, absent on one side, stands at the edge
+    assert "left, right" in ax.get_title()
+    other = storm.pl.volcano(section, "middle", p="pvals", genes="gene5", title="t")
+    assert [text.get_text() for text in other.texts] == ["gene5"]
+    assert "unadjusted" in other.get_ylabel()
+
+
+def test_volcano_names_what_is_missing(section):
+    with pytest.raises(KeyError, match=r"run storm\.tl\.rank_domain_genes first"):
+        storm.pl.volcano(section, "middle")
+    storm.tl.rank_domain_genes(section, spatial=False, reference="rest")
+    with pytest.raises(KeyError, match="'top' is not among the domains"):
+        storm.pl.volcano(section, "top")
+    with pytest.raises(ValueError, match="p='p_spatial' was not computed"):
+        storm.pl.volcano(section, "middle", p="p_spatial")
+    with pytest.raises(KeyError, match=r"\['NOPE'\]"):
+        storm.pl.volcano(section, "middle", genes="NOPE")
+    assert "adjusted" in storm.pl.volcano(section, "middle").get_ylabel()

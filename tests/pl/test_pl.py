@@ -360,7 +360,7 @@ def test_expression_of_an_anndata_and_into_given_axes(visium):
     assert [ax.get_title() for ax in axes[0]] == ["measured", "predicted"]
     _, given = plt.subplots(1, 2)
     assert storm.pl.expression(adata, "EPCAM", axes=given)[0, 1] is given[1]
-    with pytest.raises(ValueError, match=r"1 genes of 2 panels: give shape \(1, 2\)"):
+    with pytest.raises(ValueError, match=r"1 rows of 2 panels: give shape \(1, 2\)"):
         storm.pl.expression(adata, "EPCAM", axes=plt.subplots(1, 3)[1])
 
 

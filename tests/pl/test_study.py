@@ -144,6 +144,55 @@ def test_bad_calls(toys) -> None:
         storm.pl.domains(list(toys.values()), "mine", columns=0)
 
 
+# --------------------------------------------------------------------------------------- H&E and expression
+
+
+def test_he_of_each_section(toys) -> None:
+    axes = storm.pl.he(list(toys.values()), outlines=True, columns=1)
+    assert [ax.get_title() for ax in axes] == ["data[0]", "data[1]"]
+    assert [len(ax.images) for ax in axes] == [1, 1]
+    assert [len(ax.collections[0].get_offsets()) for ax in axes] == [one["table"].n_obs for one in toys.values()]
+    np.testing.assert_allclose(np.ptp(axes[0].get_xlim()), np.ptp(axes[1].get_xlim()))
+    assert [ax.get_title() for ax in storm.pl.he(joined(toys))] == ["spots-A", "spots-B"]
+    with pytest.raises(ValueError, match="one ax was given for 2 sections"):
+        storm.pl.he(joined(toys), ax=plt.subplots()[1])
+
+
+@pytest.mark.parametrize("form", ["list", "regions", "table"])
+def test_expression_of_each_section(toys, form: str) -> None:
+    """One row per gene and section, with the values of that section, in the colours of all."""
+    genes = list(toys["A"]["table"].var_names[:2])
+    titles = ["data[0]", "data[1]"] if form == "list" else ["spots-A", "spots-B"] if form == "regions" else ["A", "B"]
+    if form == "list":
+        axes = storm.pl.expression(list(toys.values()), genes)
+    elif form == "regions":
+        axes = storm.pl.expression(joined(toys), genes)
+    else:
+        table = ad.concat({name: sdata["table"] for name, sdata in toys.items()}, label="sample", index_unique="-")
+        table = table[np.random.default_rng(0).permutation(table.n_obs)].copy()
+        axes = storm.pl.expression(table, genes, library_key="sample")
+    assert axes.shape == (4, 1 if form == "table" else 2)
+    assert [ax.get_ylabel() for ax in axes[:, 0]] == [f"{gene}, {title}" for gene in genes for title in titles]
+    expected = [storm.pl.expression(one, gene)[0, 1] for gene in genes for one in toys.values()]
+    for ax, alone in zip(axes[:, -1], expected, strict=True):
+        drawn, other = ax.collections[0], alone.collections[0]
+        np.testing.assert_allclose(np.sort(drawn.get_array()), np.sort(other.get_array()))
+    for first, second in (axes[:2, -1], axes[2:, -1]):
+        assert first.collections[0].norm is second.collections[0].norm
+
+
+def test_predicted_values_of_each_section(toys) -> None:
+    """Predictions in a table of their own are divided like the measured ones."""
+    both = joined(toys)
+    table = both["table"]
+    values = np.arange(table.n_obs, dtype=np.float32)[:, None]
+    table.layers["storm"] = np.repeat(values, table.n_vars, axis=1)
+    axes = storm.pl.expression(both, table.var_names[0])
+    n = toys["A"]["table"].n_obs
+    np.testing.assert_array_equal(np.sort(axes[0, 2].collections[0].get_array()), np.arange(n))
+    np.testing.assert_array_equal(np.sort(axes[1, 2].collections[0].get_array()), np.arange(n, table.n_obs))
+
+
 # ------------------------------------------------------------------------------------------------ proportions
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from storm._bridge.keys import Keys
 from storm._bridge.members import Member, images_of, members_of
 from storm._bridge.part import part_of
@@ -29,6 +31,10 @@ class Standalone:
         Names by which the user may call it, where each section has its own image.
     keys
         Which elements it consists of.
+    source
+        The user's object that it is in.
+    rows
+        Its rows of the table there; ``None`` for all.
     make
         Function that returns the object: the user's own, or one of the section's rows. The latter holds a copy of their
         counts, so that sections are best made one after the other.
@@ -37,6 +43,8 @@ class Standalone:
     name: str
     called: frozenset[str]
     keys: Keys
+    source: SpatialData | AnnData
+    rows: np.ndarray | None
     make: Callable[[], SpatialData | AnnData]
 
 
@@ -99,7 +107,7 @@ def _sections_of(
     counts: bool,
 ) -> list[Standalone]:
     if is_spatialdata(one) and not one.tables and keys.table_key is None and library_key is None:
-        return [Standalone(label, frozenset({label}), keys, lambda: one)]
+        return [Standalone(label, frozenset({label}), keys, one, None, lambda: one)]
     table_key, table = select_table(one, keys.table_key)
     members = members_of(one, table, library_key=library_key, shapes_key=keys.shapes_key)
     if members is None:
@@ -107,7 +115,7 @@ def _sections_of(
         called = [label, *(regions[0] if regions else ())]
         if by_section is not None:
             keys = replace(keys, image_key=next((by_section[name] for name in called if name in by_section), None))
-        return [Standalone(label, frozenset(called), keys, lambda: one)]
+        return [Standalone(label, frozenset(called), keys, one, None, lambda: one)]
     source = table if counts else _without_counts(table)
 
     def maker(member: Member, images: list[str]) -> Callable[[], Any]:
@@ -120,7 +128,7 @@ def _sections_of(
         own = replace(keys, image_key=images[0] if len(images) == 1 else None, shapes_key=member.region)
         name = f"{label}, {member.name}" if label else member.name
         names = frozenset({name, member.name, member.region or member.name})
-        sections.append(Standalone(name, names, own, maker(member, images)))
+        sections.append(Standalone(name, names, own, one, member.rows, maker(member, images)))
     return sections
 
 

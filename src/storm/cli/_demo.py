@@ -223,7 +223,8 @@ def _draw(
         files.append(out / name)
 
     if sdata.images:
-        save(storm.pl.he(sdata).figure, _FIGURES[0])
+        storm.pl.he(sdata)
+        save(plt.gcf(), _FIGURES[0])
     _, table = select_table(sdata)
     panels: dict[str, dict[str, str] | None] = {} if truth is None else {truth: None}
     panels[_keys.DOMAIN] = _matched_palette(table, truth)

@@ -50,6 +50,26 @@ def check_axes(ax: Any) -> None:
         raise TypeError(msg)
 
 
+def check_one_section(ax: Any, names: list[str]) -> None:
+    """Raise if one axes is given for several sections.
+
+    Parameters
+    ----------
+    ax
+        What the user gave.
+    names
+        The sections.
+
+    Raises
+    ------
+    ValueError
+        If it is not ``None``, and there are several.
+    """
+    if ax is not None and len(names) > 1:
+        msg = f"one ax was given for {len(names)} sections, {names}; leave ax out, or draw one of them"
+        raise ValueError(msg)
+
+
 def check_cmap(cmap: Any) -> None:
     """Raise unless ``cmap`` is a colour map of matplotlib, or the name of one.
 

@@ -15,7 +15,7 @@ from storm._bridge.standalone import Standalone, standalone
 from storm._bridge.study import given_once
 from storm._checks import check_key, check_whole
 from storm.pl import _draw
-from storm.pl._arguments import check_axes, check_style
+from storm.pl._arguments import check_axes, check_one_section, check_style
 from storm.pl._categories import categories, colours_of
 
 if TYPE_CHECKING:
@@ -24,11 +24,6 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 __all__ = ["domains"]
-
-#: Longer edge of the H&E in pixels, of a single section and of each of several.
-_MAX_PX, _PANEL_PX = 1600, 800
-#: Width of a panel in inches, of a single section and of each of several.
-_WIDTH, _PANEL_WIDTH = 4.2, 3.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,18 +122,10 @@ def domains(
         table_key=table_key, shapes_key=shapes_key, coordinate_system=coordinate_system, um_per_px=um_per_px
     )  # fmt: skip
     sections = standalone(data, keys, library_key=library_key, image_key=image_key, counts=False)
-    if ax is not None and len(sections) > 1:
-        listed = [section.name for section in sections]
-        msg = f"one ax was given for {len(sections)} sections, {listed}; leave ax out, or draw one of them"
-        raise ValueError(msg)
-    panels = [_panel(section, key, names, table_key, alone=len(sections) == 1) for section in sections]
-    views = [panel.view for panel in panels]
-    frames = [view.extent for view in views] if len(views) == 1 else _draw.same_scale(views)
-    if ax is None:
-        width = _WIDTH if len(panels) == 1 else _PANEL_WIDTH
-        axes = _draw.panel_axes(frames, columns=columns, width=width)
-    else:
-        axes = np.array([ax], dtype=object)
+    check_one_section(ax, [section.name for section in sections])
+    max_px = _draw.longest_px(len(sections))
+    panels = [_panel(section, key, names, table_key, max_px=max_px) for section in sections]
+    axes, frames = _draw.panels([panel.view for panel in panels], ax=ax, columns=columns)
     drawn = set()
     for panel, axis, frame in zip(panels, axes, frames, strict=True):
         drawn |= _draw_panel(axis, panel, colours, size=size, alpha=alpha, image_alpha=image_alpha)
@@ -167,10 +154,10 @@ def _names_and_colours(tables: Sequence[AnnData], key: str, palette: Any) -> tup
     return list(names), [*colours, _draw.MISSING]
 
 
-def _panel(section: Standalone, key: str, names: list[Any], table_key: str | None, *, alone: bool) -> _Panel:
+def _panel(section: Standalone, key: str, names: list[Any], table_key: str | None, *, max_px: int) -> _Panel:
     one = section.make()
     labels = categories(select_table(one, table_key)[1].obs[key], key=key)
-    view = read_view(one, section.keys, max_px=_MAX_PX if alone else _PANEL_PX)
+    view = read_view(one, section.keys, max_px=max_px)
     return _Panel(section.name, view, pd.Index(names).get_indexer(labels.astype(object)))
 
 

@@ -18,44 +18,72 @@ if TYPE_CHECKING:
 #: Colour of spots without a value.
 MISSING = "#BDBDBD"
 
+#: Width of a panel in inches, of a single section and of each of several.
+_WIDTH, _PANEL_WIDTH = 4.2, 3.2
+
 #: Above this number of spots, a vector file stores them as pixels, so that it opens quickly.
 _RASTERIZE = 5_000
 
 
-def new_axes(view: SectionView, *, rows: int = 1, columns: int = 1, width: float = 4.2) -> np.ndarray:
+#: Left, right, bottom, top of an axes: the ``extent`` of matplotlib's ``imshow``.
+Frame = tuple[float, float, float, float]
+
+
+def longest_px(n_sections: int) -> int:
+    """Longer edge of the H&E in pixels, for a single section and for each of several."""
+    return 1600 if n_sections == 1 else 800
+
+
+def new_axes(frames: Sequence[Frame], *, rows: int, columns: int, width: float) -> np.ndarray:
     """Make a figure and return its axes, shape (rows, columns), each about ``width`` inches wide, in proportion."""
     import matplotlib.pyplot as plt
 
-    x0, x1, y1, y0 = view.extent
-    height = width * float(np.clip((y1 - y0) / (x1 - x0), 0.3, 2.5))
+    shape = max((y1 - y0) / (x1 - x0) for x0, x1, y1, y0 in frames)
+    height = width * float(np.clip(shape, 0.3, 2.5))
     _, axes = plt.subplots(
         rows, columns, figsize=(columns * (width + 0.7), rows * (height + 0.35)), squeeze=False, layout="constrained"
     )
     return axes
 
 
-def same_scale(views: Sequence[SectionView]) -> list[tuple[float, float, float, float]]:
+def panels(views: Sequence[SectionView], *, ax: Axes | None, columns: int) -> tuple[np.ndarray, list[Frame]]:
+    """Axes for one section or several, and the frame of each.
+
+    Parameters
+    ----------
+    views
+        The sections.
+    ax
+        Axes of a single section; ``None`` makes a figure.
+    columns
+        Number of panels side by side.
+
+    Returns
+    -------
+    axes : ndarray
+        Shape (sections,).
+    frames : list of tuple
+        Left, right, bottom, top of each, of one size where all scales are known.
+    """
+    frames = same_scale(views)
+    if ax is not None:
+        return np.array([ax], dtype=object), frames
+    columns = min(columns, len(frames))
+    width = _WIDTH if len(frames) == 1 else _PANEL_WIDTH
+    axes = new_axes(frames, rows=-(-len(frames) // columns), columns=columns, width=width)
+    for spare in axes.flat[len(frames) :]:
+        spare.set_axis_off()
+    return axes.ravel()[: len(frames)], frames
+
+
+def same_scale(views: Sequence[SectionView]) -> list[Frame]:
     """Frames (left, right, bottom, top) of one size around several sections; their own if a scale is unknown."""
     frames = [view.extent for view in views]
-    if not all(view.um_known for view in views):
+    if len(views) == 1 or not all(view.um_known for view in views):
         return frames
     width, height = (max(abs(frame[k + 1] - frame[k]) for frame in frames) for k in (0, 2))
     middles = [((x0 + x1) / 2, (y0 + y1) / 2) for x0, x1, y1, y0 in frames]
     return [(x - width / 2, x + width / 2, y + height / 2, y - height / 2) for x, y in middles]
-
-
-def panel_axes(frames: Sequence[tuple[float, float, float, float]], *, columns: int, width: float) -> np.ndarray:
-    """Make a figure with one axes for each frame, in rows of ``columns``, and return them, shape (frames,)."""
-    import matplotlib.pyplot as plt
-
-    columns = min(columns, len(frames))
-    rows = -(-len(frames) // columns)
-    shape = max((y1 - y0) / (x1 - x0) for x0, x1, y1, y0 in frames)
-    size = (columns * (width + 0.7), rows * (width * float(np.clip(shape, 0.3, 2.5)) + 0.35))
-    _, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
-    for spare in axes.flat[len(frames) :]:
-        spare.set_axis_off()
-    return axes.ravel()[: len(frames)]
 
 
 def frame(
@@ -64,7 +92,7 @@ def frame(
     *,
     title: str | None,
     scale_bar: bool,
-    extent: tuple[float, float, float, float] | None = None,
+    extent: Frame | None = None,
 ) -> None:
     """Set up ``ax`` in the section's µm: equal aspect, y down as in images, a scale bar instead of ticks.
 
@@ -87,7 +115,7 @@ def _round_length(limit: float) -> float:
     return float(max(step * power for step in (1, 2, 5) if step * power <= limit))
 
 
-def _emptiest_corner(view: SectionView, extent: tuple[float, float, float, float]) -> str:
+def _emptiest_corner(view: SectionView, extent: Frame) -> str:
     """Return the corner with the fewest spots, where a scale bar hides least; lower corners win a tie."""
     left, right, bottom, top = extent
     x, y = ((view.centres[view.placed] - (left, top)) / (right - left, bottom - top)).T

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from storm import _keys
 from storm._bridge import Keys, read_view, select_table
+from storm._bridge.standalone import standalone
+from storm._bridge.study import given_once
 from storm._checks import check_choice
 from storm.pl import _draw
 from storm.pl._arguments import check_axes, check_cmap, check_style
 from storm.pl._genes import Gene, read_gene
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from anndata import AnnData
     from matplotlib.axes import Axes
     from matplotlib.colors import Normalize
     from spatialdata import SpatialData
 
     from storm._bridge import SectionView
+    from storm._bridge.standalone import Standalone
 
 __all__ = ["expression"]
 
@@ -31,14 +33,15 @@ _SPAN = (1, 99)
 
 
 def expression(
-    data: SpatialData | AnnData,
+    data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
     genes: str | Sequence[str],
     *,
     key: str = _keys.EXPRESSION,
     layer: str | None = None,
     log1p: bool | None = None,
     table_key: str | None = None,
-    image_key: str | None = None,
+    library_key: str | None = None,
+    image_key: str | Mapping[str, str] | None = None,
     shapes_key: str | None = None,
     coordinate_system: str | None = None,
     um_per_px: float | None = None,
@@ -54,10 +57,12 @@ def expression(
     A panel is left out if there is nothing to draw: the H&E without an image, "measured" if none of the genes was
     measured, "predicted" if none was predicted (run :func:`storm.tl.predict_expression` first).
 
+    Of several sections, each gene has one row per section, in the same colours and at the same scale.
+
     Parameters
     ----------
     data
-        The section.
+        A section, a table of several, or a list.
     genes
         Names of one or more genes.
     key
@@ -67,10 +72,14 @@ def expression(
     log1p
         Whether to draw measured values as log1p(counts per 10,000), the scale of the prediction. ``None`` does so if
         they are whole numbers.
-    table_key, image_key, shapes_key, coordinate_system, um_per_px
+    library_key
+        Column of ``obs`` that names the section of each row; see :func:`storm.pl.domains`.
+    image_key
+        The H&E image, or that of each section by its name.
+    table_key, shapes_key, coordinate_system, um_per_px
         Elements to read and the scale, as in :func:`storm.tl.embed`; needed only if there are several.
     axes
-        Axes to draw into, shape (genes, panels); ``None`` makes a figure.
+        Axes to draw into, shape (genes × sections, panels); ``None`` makes a figure.
     scale
         ``"own"`` gives each panel its own colour scale (a prediction is smoother than a measurement, so its range is
         smaller); ``"shared"`` gives both panels of a gene the same scale, from the values of both.
@@ -86,7 +95,8 @@ def expression(
     Returns
     -------
     ndarray
-        The axes, shape (genes, panels), in µm with y down; those of the colour bars are not among them.
+        The axes, shape (genes × sections, panels), in µm with y down: the sections of the first gene, of the second, …
+        Those of the colour bars are not among them.
 
     Raises
     ------
@@ -101,39 +111,57 @@ def expression(
     check_cmap(cmap)
     check_choice(scale, ("shared", "own"), name="scale")
     names = _names(genes)
-    table_name, table = select_table(data, table_key)
-    values = [read_gene(data, table, name, table_key=table_name, key=key, layer=layer, log1p=log1p) for name in names]
-    view = read_view(
-        data,
-        Keys(
-            table_key=table_key,
-            image_key=image_key,
-            shapes_key=shapes_key,
-            coordinate_system=coordinate_system,
-            um_per_px=um_per_px,
-        ),
-    )
+    keys = Keys(
+        table_key=table_key, shapes_key=shapes_key, coordinate_system=coordinate_system, um_per_px=um_per_px
+    )  # fmt: skip
+    # Read whole: predictions may lie in a table of their own, and colour scales are those of all sections.
+    whole: dict[int, list[Gene]] = {}
+    for one in given_once(data):
+        table_name, table = select_table(one, table_key)
+        whole[id(one)] = [
+            read_gene(one, table, name, table_key=table_name, key=key, layer=layer, log1p=log1p) for name in names
+        ]
+    sections = standalone(data, keys, library_key=library_key, image_key=image_key, counts=False)
+    max_px = _draw.longest_px(len(sections))
+    views = [read_view(section.make(), section.keys, max_px=max_px) for section in sections]
+    frames = _draw.same_scale(views)
+    values = [gene for own in whole.values() for gene in own]
     panels = [
         panel
         for panel, present in (
-            ("H&E", view.image is not None),
+            ("H&E", any(view.image is not None for view in views)),
             ("measured", any(gene.measured is not None for gene in values)),
             ("predicted", any(gene.predicted is not None for gene in values)),
         )
         if present
     ]
-    grid = _grid(axes, view, shape=(len(names), len(panels)))
-    for row, gene in zip(grid, values, strict=True):
-        norms = _norms(gene, scale=scale)
-        for ax, panel in zip(row, panels, strict=True):
-            if panel == "H&E":
-                _draw.histology(ax, view)
-            else:
-                _values(ax, view, gene, panel=panel, norm=norms.get(panel), cmap=cmap, size=size, alpha=image_alpha)
-            title = panel if ax in grid[0] else None
-            _draw.frame(ax, view, title=title, scale_bar=scale_bar and ax is row[0])
-        row[0].set_ylabel(gene.name, fontsize=11, fontstyle="italic")
+    grid = _grid(axes, frames, shape=(len(names) * len(sections), len(panels)))
+    rows = iter(grid)
+    for number, name in enumerate(names):
+        norms = _norms([own[number] for own in whole.values()], scale=scale)
+        for section, view, frame in zip(sections, views, frames, strict=True):
+            row, gene = next(rows), _of_section(whole[id(section.source)][number], section)
+            for ax, panel in zip(row, panels, strict=True):
+                if panel == "H&E":
+                    _draw.histology(ax, view)
+                else:
+                    _values(ax, view, gene, panel=panel, norm=norms.get(panel), cmap=cmap, size=size, alpha=image_alpha)
+                title = panel if ax in grid[0] else None
+                _draw.frame(ax, view, title=title, scale_bar=scale_bar and ax is row[0], extent=frame)
+            row[0].set_ylabel(name, fontsize=11, fontstyle="italic")
+            if len(sections) > 1:
+                row[0].set_ylabel(f"{name}, {section.name}", fontsize=9, fontstyle="italic")
     return grid
+
+
+def _of_section(gene: Gene, section: Standalone) -> Gene:
+    """The values of one section."""
+    if section.rows is None:
+        return gene
+    measured, predicted = (
+        None if values is None else values[section.rows] for values in (gene.measured, gene.predicted)
+    )
+    return replace(gene, measured=measured, predicted=predicted)
 
 
 def _names(genes: Any) -> list[str]:
@@ -148,27 +176,28 @@ def _names(genes: Any) -> list[str]:
     return names
 
 
-def _grid(axes: np.ndarray | None, view: SectionView, *, shape: tuple[int, int]) -> np.ndarray:
+def _grid(axes: np.ndarray | None, frames: list[_draw.Frame], *, shape: tuple[int, int]) -> np.ndarray:
     if axes is None:
-        return _draw.new_axes(view, rows=shape[0], columns=shape[1], width=3.2)
+        return _draw.new_axes(frames, rows=shape[0], columns=shape[1], width=3.2)
     grid = np.asarray(axes, dtype=object)
     for ax in grid.flat:
         check_axes(ax)
     if grid.size != shape[0] * shape[1]:
-        msg = f"axes have shape {grid.shape}, but there are {shape[0]} genes of {shape[1]} panels: give shape {shape}"
+        msg = f"axes have shape {grid.shape}, but there are {shape[0]} rows of {shape[1]} panels: give shape {shape}"
         raise ValueError(msg)
     return grid.reshape(shape)
 
 
-def _norms(gene: Gene, *, scale: str) -> dict[str, Normalize]:
-    """Return the colour scale of each panel."""
+def _norms(genes: list[Gene], *, scale: str) -> dict[str, Normalize]:
+    """Return the colour scale of each panel, of one gene in all objects."""
     from matplotlib.colors import Normalize
 
-    panels = {"measured": gene.measured, "predicted": gene.predicted}
-    finite = {panel: values[np.isfinite(values)] for panel, values in panels.items() if values is not None}
+    panels = {"measured": [gene.measured for gene in genes], "predicted": [gene.predicted for gene in genes]}
+    present = {panel: [own for own in parts if own is not None] for panel, parts in panels.items()}
+    together = {panel: np.concatenate(parts) for panel, parts in present.items() if parts}
+    finite = {panel: values[np.isfinite(values)] for panel, values in together.items()}
     if scale == "shared":
-        together = np.concatenate(list(finite.values()))
-        finite = dict.fromkeys(finite, together)
+        finite = dict.fromkeys(finite, np.concatenate(list(finite.values())))
     norms = {}
     for panel, values in finite.items():
         low, high = np.percentile(values, _SPAN) if values.size else (0.0, 1.0)

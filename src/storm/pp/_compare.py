@@ -16,8 +16,8 @@ from storm.pp._report import CheckReport, Row
 
 #: Pitches of one platform differ by less than this factor.
 _PITCH = 1.05
-#: Degrees between the mean colours of two stains: 0.3 to 3.6 between sections of one laboratory (three laboratories,
-#: ten sections), 2.4 to 25 between laboratories (seven).
+#: Degrees between the mean colours of two stains: 0.3 to 3.6 between sections of one source (ten sections of three
+#: sources), 1.9 to 25 between sources (seven).
 _STAIN_DEGREES = 4.0
 #: Factor between the densities of two stains, and between the resolutions of two images, from which one is warned.
 _DENSITY, _RESOLUTION = 1.5, 2.0

@@ -24,3 +24,6 @@ Wanted = Literal[True, False, "auto"]
 
 #: Statistics by which H&E features are standardised: those of the section itself, or of the training sections.
 Standardise = Literal["section", "training"]
+
+#: What is taken for a technical difference between the sections of a study, and removed.
+Batch = Literal["anchors", "center", "harmony", "none"]

@@ -137,11 +137,11 @@ def gate(own: Reach, spots: Spots, windows: Windows, model: StormModel) -> Gate:
     return Gate(tokens=None, match=match, reach=reach, ratio=ratio, reason=reason)
 
 
-def choices(own: OwnExpression, gate: Gate, windows: Windows, *, um_known: bool) -> dict[str, Any]:
+def choices(reach: Reach, gate: Gate, windows: Windows, *, um_known: bool) -> dict[str, Any]:
     """What was chosen, and from what, for the provenance."""
-    facts: dict[str, Any] = {"reach": own.reach.sigma, **_curve("reach", own.reach)}
+    facts: dict[str, Any] = {"reach": reach.sigma, **_curve("reach", reach)}
     if um_known:
-        facts["reach_um"] = own.reach.sigma * windows.pitch
+        facts["reach_um"] = reach.sigma * windows.pitch
     if gate.ratio is not None:
         facts["gate"] = gate.ratio
     if gate.reach is not None:

@@ -113,7 +113,12 @@ def _harmonised(parts: Sequence[np.ndarray], *, seed: int) -> list[np.ndarray]:
     section = np.repeat([str(k) for k in range(len(parts))], [int(own.sum()) for own in known])
     # On one thread: its k-means over few columns is slower on several.
     corrected = harmonize(
-        rows.astype(np.float64), pd.DataFrame({"section": section}), "section", random_state=seed, n_jobs=1, verbose=False
+        rows.astype(np.float64),
+        pd.DataFrame({"section": section}),
+        "section",
+        random_state=seed,
+        n_jobs=1,
+        verbose=False,
     )
     out, start = [], 0
     for part, own in zip(parts, known, strict=True):

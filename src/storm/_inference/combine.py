@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from storm.data.components import finite_rows
@@ -9,7 +11,11 @@ from storm.data.normalise import row_blocks
 
 
 def combine(
-    parts: dict[str, np.ndarray], tokens: dict[str, np.ndarray], weights: dict[str, float]
+    parts: dict[str, np.ndarray],
+    tokens: dict[str, np.ndarray],
+    weights: dict[str, float],
+    *,
+    means: Mapping[str, np.ndarray] | None = None,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """One vector per spot, its modalities side by side.
 
@@ -25,6 +31,8 @@ def combine(
         Spot tokens per modality, which tell where a spot has any.
     weights
         Factor of each modality.
+    means
+        Of some parts what they are centred by, shape (d,): the mean of a study. The others have the section's own.
 
     Returns
     -------
@@ -46,7 +54,8 @@ def combine(
     for name, key in ordered:
         begin, end = end, end + parts[key].shape[1]
         weight = np.float32(weights.get(name, 1.0))
-        _fill(whole[:, begin:end], parts[key], known[key], weight, unit=not key.endswith("_own"))
+        mean = None if means is None else means.get(key)
+        _fill(whole[:, begin:end], parts[key], known[key], weight, mean=mean, unit=not key.endswith("_own"))
         by_modality[name] = whole[:, begins.setdefault(name, begin) : end]
     whole[nothing] = np.nan
     return whole, by_modality
@@ -56,12 +65,21 @@ def _modality(key: str) -> str:
     return key.removesuffix("_input").removesuffix("_own")
 
 
-def _fill(out: np.ndarray, part: np.ndarray, known: np.ndarray, weight: np.float32, *, unit: bool) -> None:
-    """Rows around the section's mean, of unit length if asked for, times a weight; zeros where a row is not known."""
-    total = np.zeros(part.shape[1])
-    for rows in row_blocks(part.shape):
-        total += part[rows][known[rows]].sum(axis=0, dtype=np.float64)
-    mean = (total / max(known.sum(), 1)).astype(np.float32)
+def _fill(
+    out: np.ndarray,
+    part: np.ndarray,
+    known: np.ndarray,
+    weight: np.float32,
+    *,
+    mean: np.ndarray | None,
+    unit: bool,
+) -> None:
+    """Rows around a mean, of unit length if asked for, times a weight; zeros where a row is not known."""
+    if mean is None:
+        total = np.zeros(part.shape[1])
+        for rows in row_blocks(part.shape):
+            total += part[rows][known[rows]].sum(axis=0, dtype=np.float64)
+        mean = (total / max(known.sum(), 1)).astype(np.float32)
     for rows in row_blocks(part.shape):
         block = part[rows] - mean
         if unit:

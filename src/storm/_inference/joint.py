@@ -101,8 +101,9 @@ def embed_together(
     read, parts = [], []
     for k, (section, journal) in enumerate(zip(study, journals, strict=True)):
         with section.named():
-            *what, outputs = _outputs(section, plan, journal, looks[k], {m: own[k] for m, own in standards.items()})
-        read.append(what)
+            standard = {name: of_sections[k] for name, of_sections in standards.items()}
+            spots, windows, he, outputs = _outputs(section, plan, journal, looks[k], standard)
+        read.append((spots, windows, he))
         parts.append(outputs | {"st_own": own[k]})
     means = {} if alignment.by_mean else _means(parts)
     means["st_own"] = np.zeros(own[0].shape[1], dtype=np.float32)  # they are around their mean already
@@ -185,7 +186,9 @@ def _encoder_is_at_home(looks: Sequence[_Look]) -> bool:
     measured = [look for look in looks if look.gate.reach is not None]
     if not measured:
         return True  # an encoder that reads neighbours
-    gains = [(look.gate.reach.best - max(look.reach.best, 0.0)) * look.known.sum() for look in measured if look.gate.reach]
+    gains = [
+        (look.gate.reach.best - max(look.reach.best, 0.0)) * look.known.sum() for look in measured if look.gate.reach
+    ]
     return float(np.sum(gains)) > 0
 
 
@@ -249,7 +252,7 @@ def _outputs(
             tokens,
             windows,
             plan.compute,
-            readout=plan.readout,
+            readout="adaptive",
             journal=journal,
             facts={"model": plan.model.sha256},
         )

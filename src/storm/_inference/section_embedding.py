@@ -19,9 +19,10 @@ from storm._inference.tile_cache import model_tiles
 from storm._inference.tokens import he_tokens, st_tokens
 from storm._inference.windows import run_windows
 from storm._loading import StormModel
-from storm._types import Field, Modality, Readout, WindowKind
+from storm._types import Batch, Field, Modality, Readout, WindowKind
 from storm.data.journal import Journal
 from storm.data.spots import Spots
+from storm.data.windows import Windows
 
 if TYPE_CHECKING:
     from storm._bridge.selection import Selection
@@ -40,6 +41,8 @@ class EmbedPlan:
     radius_um: float | None
     readout: Readout
     seed: int
+    joint: bool = True
+    batch: Batch = "anchors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +67,13 @@ class SectionEmbedding:
     facts: dict[str, Any]
 
 
+def read_section(selection: Selection, plan: EmbedPlan) -> tuple[Spots, Windows]:
+    """The spots of a section, and their windows."""
+    vocabulary = getattr(plan.model.expression, "vocabulary", None)
+    spots = spots_of(selection, counts=wanted_counts(plan.modality), vocabulary=vocabulary)
+    return spots, section_windows(spots, kind=plan.window, radius_um=plan.radius_um)
+
+
 def embed_section(selection: Selection, plan: EmbedPlan, journal: Journal) -> SectionEmbedding:
     """Embed one section.
 
@@ -82,9 +92,7 @@ def embed_section(selection: Selection, plan: EmbedPlan, journal: Journal) -> Se
         As :func:`storm.tl.embed`.
     """
     loaded, compute, modality = plan.model, plan.compute, plan.modality
-    vocabulary = getattr(loaded.expression, "vocabulary", None)
-    spots = spots_of(selection, counts=wanted_counts(modality), vocabulary=vocabulary)
-    windows = section_windows(spots, kind=plan.window, radius_um=plan.radius_um)
+    spots, windows = read_section(selection, plan)
     tokens: dict[str, np.ndarray] = {}
     sources: dict[str, np.ndarray] = {}
     own, tiles, match, chosen = None, None, None, {}
@@ -96,7 +104,7 @@ def embed_section(selection: Selection, plan: EmbedPlan, journal: Journal) -> Se
     if wants_counts(spots, modality) and plan.readout == "adaptive":
         own = own_expression(spots, windows)
         decision = gate(own.reach, spots, windows, loaded)
-        match, chosen = decision.match, choices(own, decision, windows, um_known=spots.um_known)
+        match, chosen = decision.match, choices(own.reach, decision, windows, um_known=spots.um_known)
         sources["st"] = own.scores
         if decision.tokens is not None:
             tokens["st"] = decision.tokens

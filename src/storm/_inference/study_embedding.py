@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from storm._inference.joint import embed_together
 from storm._inference.section_embedding import EmbedPlan, SectionEmbedding, embed_section
 from storm.data.journal import Journal
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 def embed_sections(
     study: Study, plan: EmbedPlan, journals: Sequence[Journal]
 ) -> Iterator[tuple[Section, SectionEmbedding]]:
-    """Embed the sections of a study, each as if it were alone.
+    """Embed the sections of a study: on shared axes, or each as if it were alone.
 
     Parameters
     ----------
@@ -36,6 +37,9 @@ def embed_sections(
     KeyError, ValueError
         As :func:`storm.tl.embed`; the text names the section.
     """
+    if plan.joint and len(study) > 1 and plan.readout == "adaptive" and plan.modality != "he":
+        yield from embed_together(study, plan, journals)
+        return
     for section, journal in zip(study, journals, strict=True):
         with section.named():
             result = embed_section(section.open(), plan, journal)

@@ -31,8 +31,8 @@ def he_tokens(raw: np.ndarray, model: StormModel, *, by: str | None = None) -> n
     return standardise(raw, model.statistic("he_mean"), model.statistic("he_std"), within=within, clip=CLIP)
 
 
-def st_tokens(spots: Spots, model: StormModel) -> tuple[np.ndarray, GeneMatch]:
-    """Standardised expression embeddings, shape (n, st_dim), NaN for spots without counts; and how the genes matched.
+def st_embeddings(spots: Spots, model: StormModel) -> np.ndarray:
+    """Expression embeddings of single spots, shape (n, st_dim); NaN for spots without counts or place.
 
     Raises
     ------
@@ -49,7 +49,18 @@ def st_tokens(spots: Spots, model: StormModel) -> tuple[np.ndarray, GeneMatch]:
     counts, genes = spots.expression
     raw = encoder.encode(counts, genes.tolist(), centres=spots.centres)
     # Rows without a place, such as those of another region, are not of this section and take no part in its statistics.
-    raw = np.where(spots.placed[:, None], raw, np.nan)
+    return np.where(spots.placed[:, None], raw, np.nan)
+
+
+def st_tokens(spots: Spots, model: StormModel) -> tuple[np.ndarray, GeneMatch]:
+    """Standardised expression embeddings, shape (n, st_dim), NaN for spots without counts; and how the genes matched.
+
+    Raises
+    ------
+    ValueError
+        As :func:`st_embeddings`.
+    """
+    raw = st_embeddings(spots, model)
     within = model.settings["standardise"] == "section"
     scaled = standardise(raw, model.statistic("st_mean"), model.statistic("st_std"), within=within, isotropic=True)
-    return scaled, encoder.match(genes.tolist())
+    return scaled, model.expression.match(spots.expression[1].tolist())

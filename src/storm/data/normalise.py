@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -81,10 +82,7 @@ def standardise(
         float32, shape (n, d); in a scratch file where it is large.
     """
     if within:
-        n, own_mean, own_variance = _statistics(values)
-        own = n / (n + PRIOR_SPOTS)
-        centre = own * own_mean + (1 - own) * mean
-        mean, std = centre, np.sqrt(own * own_variance + (1 - own) * np.square(std))
+        mean, std = pooled([moments(values)], np.zeros((1, values.shape[1])), mean, std)
     if isotropic:
         std = np.sqrt(np.mean(np.square(std)))
     out, scale = large_empty(values.shape), np.maximum(std, 1e-6)
@@ -100,7 +98,24 @@ def row_blocks(shape: tuple[int, int]) -> Iterator[slice]:
     return (slice(start, start + step) for start in range(0, shape[0], step))
 
 
-def _statistics(values: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
+@dataclass(frozen=True)
+class Moments:
+    """Statistics of some rows of features.
+
+    Attributes
+    ----------
+    n
+        Number of rows without NaN.
+    mean, variance
+        Of these rows, float64, shape (d,).
+    """
+
+    n: int
+    mean: np.ndarray
+    variance: np.ndarray
+
+
+def moments(values: np.ndarray) -> Moments:
     """Number, mean and variance of the rows without NaN, in double precision and in two passes."""
     n, total, square = 0, np.zeros(values.shape[1]), np.zeros(values.shape[1])
     for rows in row_blocks(values.shape):
@@ -109,7 +124,35 @@ def _statistics(values: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
     mean = total / max(n, 1)
     for rows in row_blocks(values.shape):
         square += np.square(_known(values[rows]) - mean).sum(axis=0)
-    return n, mean, square / max(n, 1)
+    return Moments(n, mean, square / max(n, 1))
+
+
+def pooled(
+    sections: Sequence[Moments], shifts: np.ndarray, mean: np.ndarray, std: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and spread of the rows of several sections together, after what is technical about each was subtracted.
+
+    Parameters
+    ----------
+    sections
+        Moments of each section.
+    shifts
+        What is subtracted from each, shape (sections, d).
+    mean, std
+        Training statistics, shape (d,), which weigh as much as twenty rows, as in :func:`standardise`.
+
+    Returns
+    -------
+    mean, std : ndarray
+        Float64, shape (d,).
+    """
+    n = np.array([own.n for own in sections], dtype=np.float64)
+    share = n / max(n.sum(), 1)
+    means = np.stack([own.mean for own in sections]) - shifts
+    middle = share @ means
+    variance = share @ (np.stack([own.variance for own in sections]) + np.square(means - middle))
+    own = n.sum() / (n.sum() + PRIOR_SPOTS)
+    return own * middle + (1 - own) * mean, np.sqrt(own * variance + (1 - own) * np.square(std))
 
 
 def _known(block: np.ndarray) -> np.ndarray:

@@ -50,9 +50,8 @@ def overlaid(points: np.ndarray) -> bool:
     unit = float(np.median(distance[:, _NEAREST])) * np.sqrt(np.pi / _NEAREST)
     steps = (distinct[neighbour[:, 1:]] - some[:, None]) / unit
     ways = [(_at(steps, step), _at(steps, -step), step) for step in _common_steps(steps)]
-    ways = [((there | back).mean(), (there & back).mean(), float(np.hypot(*step))) for there, back, step in ways]
-    shared = [(either, both, length) for either, both, length in ways if either > _SHARED]
-    own = [length for either, both, length in shared if both >= _BOTH_WAYS * either]
+    shared = [(there, back, float(np.hypot(*step))) for there, back, step in ways if (there | back).mean() > _SHARED]
+    own = [length for there, back, length in shared if (there & back).mean() >= _BOTH_WAYS * (there | back).mean()]
     nearer = bool(own) and float((distance[:, 1] < _NEARER * unit * min(own)).mean()) > _NEAR
     return nearer or len(own) < len(shared)
 

@@ -30,7 +30,7 @@ def reach_rows(spots: Spots, windows: Windows, model: StormModel) -> list[Row]:
         decision = gate(own.reach, spots, windows, model)
     except ValueError as error:
         return [Row("reach", "cannot be measured", "info", text_of(error))]
-    facts = choices(own, decision, windows, um_known=spots.um_known)
+    facts = choices(own.reach, decision, windows, um_known=spots.um_known)
     width = f"{own.reach.sigma:.2g} pitches" + (f" ({facts['reach_um']:.0f} µm)" if spots.um_known else "")
     value = f"spots are alike over {width}: R² {own.reach.best:.2f}"
     if decision.reach is not None:

@@ -14,7 +14,7 @@ from storm._inference.section_embedding import EmbedPlan
 from storm._inference.study_embedding import embed_sections
 from storm._keys import X_STORM
 from storm._loading import READOUTS, StormModel, load_model
-from storm._types import Field, Modality, Precision, Readout, WindowKind
+from storm._types import Batch, Field, Modality, Precision, Readout, WindowKind
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -39,6 +39,8 @@ def embed(
     window: WindowKind = "auto",
     radius_um: float | None = None,
     readout: Readout | None = None,
+    joint: bool = True,
+    batch: Batch = "anchors",
     per_modality: bool = False,
     key_added: str = X_STORM,
     device: str | Sequence[str] = "auto",
@@ -138,6 +140,7 @@ def embed(
     """
     check_choice(modality, get_args(Modality), name="modality")
     check_choice(window, get_args(WindowKind), name="window")
+    check_choice(batch, get_args(Batch), name="batch")
     keys = Keys(
         table_key=table_key,
         shapes_key=shapes_key,
@@ -173,6 +176,8 @@ def embed(
         radius_um=radius_um,
         readout=readout,
         seed=seed,
+        joint=joint,
+        batch=batch,
     )
     with study.journals(key_added) as journals:
         for section, result in embed_sections(study, plan, journals):

@@ -189,7 +189,7 @@ class Study:
         return self._rows.get(id(work))
 
     def facts(self, work: Workspace, key: str, *, table: AnnData | None = None) -> dict[str, Any]:
-        """Provenance of a result: what all sections share, and under ``"sections"`` what they do not.
+        """Provenance of a result: what all sections share, and under ``"sections"`` what they do not, and all numbers.
 
         Parameters
         ----------
@@ -217,7 +217,7 @@ class Study:
         if self.library_key is not None:
             shared["library_key"] = self.library_key
         differing = {
-            name: {entry: value for entry, value in facts.items() if entry not in shared}
+            name: {entry: value for entry, value in facts.items() if entry not in shared or _measured(value)}
             for name, facts in sorted(every.items())
         }
         return shared | {SECTIONS: differing}
@@ -464,6 +464,11 @@ def _check_own_images(sections: Sequence[Section]) -> None:
                 f"or use modality='st', which reads none"
             )
             raise ValueError(msg)
+
+
+def _measured(value: Any) -> bool:
+    """Whether an entry of a provenance is a number or several: of each section it stands in the same place."""
+    return not isinstance(value, Mapping) and np.asarray(value).dtype.kind in "iuf"
 
 
 def _same(one: Any, other: Any) -> bool:

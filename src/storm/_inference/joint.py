@@ -17,7 +17,7 @@ import numpy as np
 from storm._inference.adaptive import N_OWN, Gate, choices, gate
 from storm._inference.alignment import Alignment, align
 from storm._inference.combine import combine
-from storm._inference.record import provenance, wants_tiles
+from storm._inference.record import provenance, wants_tiles, warn_few_genes
 from storm._inference.section_embedding import EmbedPlan, SectionEmbedding, read_section
 from storm._inference.study_counts import StudyCounts, read_study
 from storm._inference.tile_cache import TileEmbedding, model_tiles
@@ -97,6 +97,8 @@ def embed_together(
     alignment = align([look.smooth for look in looks], batch=plan.batch, seed=plan.seed)
     own = _leading(alignment.parts, [look.known for look in looks])
     use = _encoder_is_at_home(looks)
+    if not use:
+        warn_few_genes(min((look.gate.match for look in looks), key=lambda match: match.n_shared), plan.model)
     standards = _standards(study, plan, looks, alignment, use=use)
     read, parts = [], []
     for k, (section, journal) in enumerate(zip(study, journals, strict=True)):

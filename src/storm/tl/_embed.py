@@ -98,6 +98,17 @@ def embed(
         window with σ = 0.7 pitch; the default of version 0.1), ``"window"`` (output and input tokens of the window,
         weighted by the same Gaussian), ``"center"`` (output token of the spot itself), ``"reconstruction"`` (what its
         neighbourhood says of a masked spot), or ``None`` for the model's default.
+    joint
+        Give several sections, of a list or of one table, axes that mean the same in all of them: with the read-out
+        ``"adaptive"`` the principal components of expression are those of all sections together, over the genes that
+        all measure, and the network takes part in all of them or in none. Each section keeps its own neighbourhoods and
+        reach. With other read-outs, for H&E alone, and with ``joint=False``, each is embedded as if it were alone.
+    batch
+        What is taken for technical between sections that are embedded jointly, and removed. ``"anchors"``: one shift
+        for each section, by which spots that are mutual nearest neighbours between sections agree; right also where
+        sections hold different tissue. ``"center"``: the mean of each section, which is right where all hold the same.
+        ``"harmony"``: Harmony on the components, the mean for the network's part; it needs
+        ``pip install 'storm-spatial[harmony]'``. ``"none"``: nothing.
     per_modality
         Also write the H&E and the expression part by themselves, as ``obsm["<key_added>_he"]`` and ``"…_st"``.
     key_added
@@ -130,6 +141,8 @@ def embed(
     ------
     KeyError
         If an element or layer does not exist.
+    ImportError
+        If ``batch="harmony"`` and harmony-pytorch is not installed.
     ValueError
         If something is missing, ambiguous or contradictory: no scale, no overlap of spots and image, counts that are no
         counts, too few genes of the model (a warning with the adaptive read-out). ``data`` is then as it was.

@@ -25,8 +25,11 @@ def test_hierarchical_quantile_by_hand() -> None:
     assert [hierarchical_quantile(groups, alpha=a) for a in (0.3, 0.2, 0.1)] == [4, 5, np.inf]
     assert hierarchical_quantile([[i] for i in range(9)], alpha=0.1) == 8
     assert hierarchical_quantile([[i] for i in range(8)], alpha=0.1) == np.inf
-    with pytest.raises(ValueError, match="every group needs"):
-        hierarchical_quantile([[1.0], []])
+    for bad in ([[1.0], []], [], [[1.0], [np.nan]]):
+        with pytest.raises(ValueError, match="every one needs"):
+            hierarchical_quantile(bad)
+    columns = hierarchical_quantile([np.column_stack([g, np.negative(g)]) for g in groups], alpha=0.3)
+    np.testing.assert_allclose(columns, [4, hierarchical_quantile([np.negative(g) for g in groups], alpha=0.3)])
 
 
 def test_a_new_score_exceeds_the_bound_as_seldom_as_promised() -> None:

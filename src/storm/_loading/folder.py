@@ -11,6 +11,7 @@ from storm._files import remove
 from storm._loading.fields import Fields, is_plain
 from storm._loading.files import read_fields, read_genes, read_json, source_of, write_genes, write_json
 from storm._loading.head import ExpressionHead
+from storm._loading.head_calibration import CALIBRATION
 from storm._loading.parts import ModelParts, check_settings, empty_statistics
 from storm._loading.tiles import FILES as TILE_FILES
 from storm._loading.tiles import dump_tile_encoder, restore_tile_encoder
@@ -30,7 +31,7 @@ _NETWORK, _STATISTICS, _GENES = "network.safetensors", "statistics.safetensors",
 _EXPRESSION, _EXPRESSION_GENES = "expression.safetensors", "expression_genes.tsv"
 _HEAD = ("head.json", "head.safetensors")
 #: Files that not every model has: those of a model that was in the folder before have to go.
-_OPTIONAL = (_EXPRESSION, _EXPRESSION_GENES, *_HEAD, *TILE_FILES)
+_OPTIONAL = (_EXPRESSION, _EXPRESSION_GENES, *_HEAD, CALIBRATION, *TILE_FILES)
 
 
 def write_parts(parts: ModelParts, path: Path) -> None:
@@ -67,7 +68,7 @@ def write_parts(parts: ModelParts, path: Path) -> None:
     tile_facts, tile_files = dump_tile_encoder(parts.tile_encoder, path)
     if parts.head is not None:
         parts.head.save(path)
-        files |= {name: sha256(path / name) for name in _HEAD}
+        files |= {name: sha256(path / name) for name in (*_HEAD, CALIBRATION) if (path / name).is_file()}
     files |= tile_files
     values = {
         "format": FORMAT,

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from storm._loading.fields import Fields
 from storm._loading.files import read_fields, write_json
+from storm._loading.head_calibration import Intervals, Novelty, read_calibration, save_calibration
 from storm.model.heads import ExpressionMLP
 from storm.model.weights import build_from, save_weights
 
@@ -31,6 +33,14 @@ class ExpressionHead:
         The head, from H&E tokens to log1p-normalised expression.
     model_sha256
         Checksum of the model whose tokens the head reads.
+    reliability_min
+        The same in the section where it is lowest, shape (n_genes,); ``None`` for a head that did not record it.
+    n_sections, n_patients
+        Sections it was trained on, and patients that were held out in turn; 1 where sections were.
+    intervals
+        Prediction intervals; ``None`` where there were too few held-out spots, or they were not asked for.
+    novelty
+        Tiles of the training, to compare others with; ``None`` where there were no others to calibrate by.
     notes
         What the head was trained on and how its reliability was measured; among them ``"field_um"``, ``"standardise"``
         and ``"library"``, see :attr:`field_um`, :attr:`standardise` and :attr:`units`.
@@ -40,6 +50,11 @@ class ExpressionHead:
     reliability: np.ndarray
     module: ExpressionMLP
     model_sha256: str
+    reliability_min: np.ndarray | None = None
+    n_sections: int = 1
+    n_patients: int = 1
+    intervals: Intervals | None = None
+    novelty: Novelty | None = None
     notes: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -76,7 +91,11 @@ class ExpressionHead:
         values = {
             "format": FORMAT,
             "genes": list(self.genes),
-            "reliability": [None if np.isnan(r) else round(float(r), 4) for r in self.reliability],
+            "reliability": _listed(self.reliability),
+            "reliability_min": None if self.reliability_min is None else _listed(self.reliability_min),
+            "n_sections": self.n_sections,
+            "n_patients": self.n_patients,
+            "calibration": save_calibration(path, self.intervals, self.novelty),
             "in_dim": layer.in_features,
             "hidden": layer.out_features,
             "model_sha256": self.model_sha256,
@@ -115,8 +134,10 @@ class ExpressionHead:
         genes, reliability = fields.texts("genes"), fields.numbers("reliability")
         if not genes or len(set(genes)) != len(genes):
             fields.refuse("genes", "a list of different genes that is not empty")
-        if len(reliability) != len(genes) or any(abs(r) > 1 for r in reliability):
-            fields.refuse("reliability", f"a list of {len(genes)} correlations, as many as there are genes")
+        lowest = fields.numbers("reliability_min") if _given(fields, "reliability_min") else None
+        for name, values in (("reliability", reliability), ("reliability_min", lowest)):
+            if values is not None and (len(values) != len(genes) or any(abs(r) > 1 for r in values)):
+                fields.refuse(name, f"a list of {len(genes)} correlations, as many as there are genes")
         in_dim, hidden = fields.whole("in_dim"), fields.whole("hidden")
         model_sha256, notes = fields.sha256("model_sha256"), fields.mapping("notes")
         module = build_from(
@@ -125,10 +146,27 @@ class ExpressionHead:
             expected=fields.sha256("sha256"),
             sizes={"in_dim": in_dim, "hidden": hidden, "number of genes": len(genes)},
         )
+        intervals, novelty = None, None
+        if _given(fields, "calibration"):
+            intervals, novelty = read_calibration(path, fields.section("calibration"), n_genes=len(genes))
         return cls(
             genes=genes,
             reliability=np.array(reliability, dtype=np.float32),
+            reliability_min=None if lowest is None else np.array(lowest, dtype=np.float32),
+            # Heads of version 0.1.0 have none of these fields.
+            n_sections=fields.whole("n_sections") if "n_sections" in fields else int(notes.get("n_sections", 1)),
+            n_patients=fields.whole("n_patients") if "n_patients" in fields else 1,
+            intervals=intervals,
+            novelty=novelty,
             module=module,
             model_sha256=model_sha256,
             notes=notes,
         )
+
+
+def _listed(values: np.ndarray) -> list[float | None]:
+    return [None if np.isnan(value) else round(float(value), 4) for value in values]
+
+
+def _given(fields: Fields, name: str) -> bool:
+    return name in fields and fields.raw(name) is not None

@@ -57,7 +57,7 @@ def conformal_quantile(scores: ArrayLike, *, alpha: float = 0.1) -> np.ndarray:
     return np.where(rank <= n, bound, np.inf)
 
 
-def hierarchical_quantile(groups: Sequence[ArrayLike], *, alpha: float = 0.1) -> float:
+def hierarchical_quantile(groups: Sequence[ArrayLike], *, alpha: float = 0.1) -> np.ndarray:
     """Bound that a score of a new group exceeds with a probability of at most ``alpha``.
 
     Each of K groups has the weight 1 / (K + 1), shared evenly by its scores, and the group to come has the rest, at
@@ -66,19 +66,19 @@ def hierarchical_quantile(groups: Sequence[ArrayLike], *, alpha: float = 0.1) ->
     Parameters
     ----------
     groups
-        Calibration scores of each group, such as a patient, shape (n_i,).
+        Calibration scores of each group, such as a patient, shape (n_i,) or (n_i, g) for g genes, finite.
     alpha
         Probability of exceeding the bound, between 0 and 1.
 
     Returns
     -------
-    float
-        Infinite where there are too few groups for this ``alpha``.
+    ndarray
+        Shape () or (g,); infinite where there are too few groups for this ``alpha``.
 
     Raises
     ------
     ValueError
-        If ``alpha`` does not lie between 0 and 1, or a group has no score.
+        If ``alpha`` does not lie between 0 and 1, there is no group, or a group has no score.
 
     References
     ----------
@@ -86,16 +86,16 @@ def hierarchical_quantile(groups: Sequence[ArrayLike], *, alpha: float = 0.1) ->
     """
     _check_alpha(alpha)
     values = [np.asarray(group, dtype=np.float64) for group in groups]
-    if any(group.ndim != 1 or not len(group) or not np.isfinite(group).all() for group in values):
-        msg = "every group needs one finite score or more; leave groups without any out"
+    if not values or any(not np.size(group) or not np.isfinite(group).all() for group in values):
+        msg = f"there are {len(values)} groups, and every one needs a finite score or more; leave those without any out"
         raise ValueError(msg)
-    if not values:
-        return float("inf")
     scores = np.concatenate(values)
     weights = np.concatenate([np.full(len(group), 1 / len(group)) for group in values]) / (len(values) + 1)
-    order = np.argsort(scores, kind="stable")
-    reached = np.flatnonzero(np.cumsum(weights[order]) >= 1 - alpha - 1e-9)
-    return float(scores[order[reached[0]]]) if len(reached) else float("inf")
+    order = np.argsort(scores, axis=0, kind="stable")
+    reached = np.cumsum(weights[order], axis=0) >= 1 - alpha - 1e-9
+    bound = np.take_along_axis(scores, order, axis=0)
+    first = np.take_along_axis(bound, np.expand_dims(np.asarray(reached.argmax(axis=0)), 0), axis=0)[0]
+    return np.where(reached.any(axis=0), first, np.inf)
 
 
 def conformal_p(scores: ArrayLike, calibration: ArrayLike) -> np.ndarray:

@@ -162,13 +162,44 @@ def not_measured(sections: Sequence[HeadSection], symbols: Sequence[str]) -> lis
     return [i for i in range(len(symbols)) if not all(i in own for own in measured)]
 
 
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """What was chosen on spots that were held out in turn, and how a head did on them.
+
+    Attributes
+    ----------
+    config
+        Recipe with numbers for its penalty and epochs.
+    scores
+        Pearson correlation of each gene in each held-out section (or part of the only one), shape (k, g).
+    held_out
+        Description of the spots that were held out.
+    predictions
+        Of each section the expression of its spots by a head that was not trained on them, float32, shape (n, g); NaN
+        where a spot was not held out.
+    n_patients
+        Patients that were held out in turn; 1 where sections or parts of them were.
+    """
+
+    config: HeadConfig
+    scores: np.ndarray
+    held_out: str
+    predictions: list[np.ndarray]
+    n_patients: int
+
+    @property
+    def reliability(self) -> np.ndarray:
+        """Mean of the scores of each gene, shape (g,); NaN where nothing was held out."""
+        return mean_over_sections(self.scores)
+
+
 def choose_recipe(
     sections: Sequence[HeadSection],
     expression: Sequence[np.ndarray],
     config: HeadConfig,
     *,
     groups: Sequence[str] | None,
-) -> tuple[HeadConfig, np.ndarray, str]:
+) -> Recipe:
     """Choose what the recipe leaves open, and measure each gene's reliability, on spots that are held out in turn.
 
     Parameters
@@ -184,39 +215,47 @@ def choose_recipe(
 
     Returns
     -------
-    config : HeadConfig
-        With numbers for its penalty and epochs.
-    reliability : ndarray
-        Pearson correlation on held-out spots, averaged over sections or parts of one, shape (g,).
-    held_out : str
-        Description of the spots that were held out.
+    Recipe
     """
     rows = [section.rows for section in sections]
     owner = np.repeat(np.arange(len(sections)), [len(r) for r in rows])
     x = np.concatenate([section.features[r] for section, r in zip(sections, rows, strict=True)])
     y = np.concatenate([values[r] for values, r in zip(expression, rows, strict=True)])
+    n_patients = 1
     if len(sections) == 1:
         folds = _along_x(sections[0].centres[rows[0], 0], sections[0].reach)
         held_out = "each fifth along x left out in turn, mean"
     else:
         if groups is not None and len(set(groups)) > 1:
-            label, kind = np.array(groups)[owner], "group"
+            label, kind, n_patients = np.array(groups)[owner], "group", len(set(groups))
         else:
             label, kind = owner, "section"
         folds = [(np.flatnonzero(label != one), np.flatnonzero(label == one)) for one in dict.fromkeys(label.tolist())]
         held_out = f"each {kind} in turn left out of training, mean over sections"
     folds = [(train, test) for train, test in folds if min(len(train), len(test)) >= _LEAST_SPOTS]
-    if not folds:
+    whole = np.full(y.shape, np.nan, dtype=np.float32)
+    scores = np.full((1, y.shape[1]), np.nan)
+    if folds:
+        config, predictions = choose_head(x, y, folds, config)
+        for (_, test), values in zip(folds, predictions, strict=True):
+            whole[test] = values
+        scores = np.stack(
+            [
+                _correlation(y[test][owner[test] == i], values[owner[test] == i])
+                for (_, test), values in zip(folds, predictions, strict=True)
+                for i in np.unique(owner[test])
+            ]
+        )
+    else:
         strongest = max(PENALTIES) if config.penalty is None else config.penalty
         config = replace(config, penalty=strongest, epochs=config.epochs or 0)
-        return config, np.full(y.shape[1], np.nan), "not measured: there are too few spots to set some aside"
-    config, predictions = choose_head(x, y, folds, config)
-    scores = [
-        _correlation(y[test][owner[test] == i], values[owner[test] == i])
-        for (_, test), values in zip(folds, predictions, strict=True)
-        for i in np.unique(owner[test])
-    ]
-    return config, mean_over_sections(scores), held_out
+        held_out = "not measured: there are too few spots to set some aside"
+    by_section = []
+    for i, (section, own) in enumerate(zip(sections, rows, strict=True)):
+        values = np.full((len(section.features), y.shape[1]), np.nan, dtype=np.float32)
+        values[own] = whole[owner == i]
+        by_section.append(values)
+    return Recipe(config, scores, held_out, by_section, n_patients)
 
 
 def held_out_correlation(head: ExpressionMLP, section: HeadSection, expression: np.ndarray) -> np.ndarray:
@@ -225,9 +264,9 @@ def held_out_correlation(head: ExpressionMLP, section: HeadSection, expression: 
     return _correlation(expression[rows], apply_head(head, section.features[rows]))
 
 
-def mean_over_sections(scores: Sequence[np.ndarray]) -> np.ndarray:
+def mean_over_sections(scores: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
     """Mean of scores of shape (g,), each over the sections in which it is not NaN; shape (g,)."""
-    stacked = np.stack(scores)
+    stacked = np.stack(list(scores))
     known = np.isfinite(stacked)
     total = np.where(known, stacked, 0).sum(axis=0)
     return np.where(known.any(axis=0), total / np.maximum(known.sum(axis=0), 1), np.nan)

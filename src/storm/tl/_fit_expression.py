@@ -169,7 +169,8 @@ def fit_expression(
         msg = f"{len(missing)} of {len(chosen)} genes are not measured in every section: {sorted(missing)[:10]}"
         raise ValueError(msg)
     expression = [targets(part, symbols) for part in parts]
-    config, reliability, held_out = choose_recipe(parts, expression, config, groups=patients)
+    recipe = choose_recipe(parts, expression, config, groups=patients)
+    config, reliability, held_out = recipe.config, recipe.reliability, recipe.held_out
     head = fit_head(
         np.concatenate([part.features[part.rows] for part in parts]),
         np.concatenate([values[part.rows] for part, values in zip(parts, expression, strict=True)]),

@@ -47,6 +47,13 @@ def tiles_key(encoder: str) -> str:
     return f"X_{storable(encoder)}"
 
 
+#: Endings of what :func:`storm.tl.predict_expression` writes for a key beside the prediction: columns of ``var`` with a
+#: gene's held-out r, its lowest in a section, the sections and patients behind it and the offsets of its interval; the
+#: column of ``obs`` with how usual a tile is; and the layers with the limits of the interval.
+VAR_ENDINGS = ("_r", "_r_min", "_n_sections", "_n_patients", "_reliable", "_lo", "_hi")
+OOD_ENDING, LIMIT_ENDINGS = "_ood_p", ("_lower", "_upper")
+
+
 def reliability(key_added: str = EXPRESSION) -> str:
     """``var`` column with the held-out Pearson correlation of the genes that are predicted under a key."""
     return f"{key_added}_r"

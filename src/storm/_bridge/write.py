@@ -13,7 +13,7 @@ from scipy import sparse
 
 from storm._bridge.select import annotated_regions, is_spatialdata, records_of
 from storm._checks import check_new_key
-from storm._keys import CHECK, DEFAULTS, UNS, reliability
+from storm._keys import CHECK, DEFAULTS, LIMIT_ENDINGS, OOD_ENDING, UNS, VAR_ENDINGS
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -49,6 +49,10 @@ def check_writable(table: AnnData, table_key: str | None = None) -> None:
         raise ValueError(msg)
 
 
+#: What is written beside the result of a key, under a name of its own.
+_ENDINGS = ("_he", "_st", OOD_ENDING, *LIMIT_ENDINGS)
+
+
 def check_keys_added(
     table: AnnData,
     *,
@@ -67,7 +71,7 @@ def check_keys_added(
     table
         The table that gets the results.
     obs, obsm, layers
-        Keys of the results, by their place; beside a layer, the ``var`` column with its genes' reliability is written.
+        Keys of the results, by their place; beside a layer, columns of ``var`` tell how reliable its genes are.
     name
         The argument with which the user chose the keys, for the error.
 
@@ -86,9 +90,11 @@ def check_keys_added(
     for slot, keys in (("obs", obs), ("obsm", obsm), ("layers", layers)):
         for key in keys:
             check_new_key(key, name=name, reserved=reserved[slot])
-            base = key.removesuffix("_he").removesuffix("_st")
+            base = next((key.removesuffix(end) for end in _ENDINGS if key.endswith(end)), key)
             own = key in records or base in records or key in DEFAULTS or base in DEFAULTS
-            entries = [(slot, key), ("var", reliability(key))] if slot == "layers" else [(slot, key)]
+            entries = [(slot, key)]
+            if slot == "layers" and base == key:
+                entries += [("var", f"{key}{ending}") for ending in VAR_ENDINGS]
             for place, entry in entries:
                 if entry in getattr(table, place) and not own:
                     msg = (

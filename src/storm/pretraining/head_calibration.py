@@ -16,7 +16,7 @@ from scipy.sparse import csr_matrix
 from storm._loading.head_calibration import Intervals, Novelty
 from storm.data.novelty import left_out_distances, reference_rows
 from storm.metrics.intervals import conformal_quantile, hierarchical_quantile
-from storm.pretraining.head_sections import HeadSection, targets
+from storm.pretraining.head_sections import HeadSection, Recipe, targets
 
 #: Counts per spot to which measurements are thinned.
 DEPTHS = (300, 600, 1200, 2500, 5000, 10_000, 20_000)
@@ -24,6 +24,35 @@ DEPTHS = (300, 600, 1200, 2500, 5000, 10_000, 20_000)
 _ENOUGH = 0.8
 #: Parts along x of the only section, which stand for sections in the calibration of novelty.
 _PARTS = 5
+
+
+def calibrate(
+    sections: Sequence[HeadSection],
+    symbols: Sequence[str],
+    recipe: Recipe,
+    *,
+    patients: Sequence[str] | None = None,
+    alpha: float = 0.1,
+    seed: int = 0,
+) -> tuple[Intervals | None, Novelty | None]:
+    """Calibrate a head by the spots that were held out while its recipe was chosen.
+
+    Parameters
+    ----------
+    sections
+        Sections with their library and their tile embeddings.
+    symbols, patients, alpha, seed
+        See :func:`fit_intervals`.
+    recipe
+        What was held out, and the predictions there.
+    """
+    tiles = [section.tiles for section in sections if section.tiles is not None]
+    novelty = None
+    if len(tiles) == len(sections):
+        novelty = fit_novelty(tiles, [section.rows for section in sections], [section.centres for section in sections])
+    owners = patients if recipe.n_patients > 1 else None
+    intervals = fit_intervals(sections, symbols, recipe.predictions, patients=owners, alpha=alpha, seed=seed)
+    return intervals, novelty
 
 
 def thin(counts: csr_matrix, depth: float, rng: np.random.Generator) -> csr_matrix:
@@ -121,7 +150,7 @@ def fit_intervals(
     return Intervals(
         alpha=float(alpha),
         holds_for="patient" if new_patient else "section",
-        depths=np.array(kept),
+        depths=np.array(kept, dtype=np.float32),
         lower=np.array(lower, dtype=np.float32),
         upper=np.array(upper, dtype=np.float32),
         n_spots=np.array(counted),
@@ -129,7 +158,9 @@ def fit_intervals(
     )
 
 
-def fit_novelty(tiles: Sequence[np.ndarray], rows: Sequence[np.ndarray], centres: Sequence[np.ndarray]) -> Novelty:
+def fit_novelty(
+    tiles: Sequence[np.ndarray], rows: Sequence[np.ndarray], centres: Sequence[np.ndarray]
+) -> Novelty | None:
     """Reference tiles, and how far tiles of one section lie from those of the others.
 
     Parameters
@@ -143,7 +174,8 @@ def fit_novelty(tiles: Sequence[np.ndarray], rows: Sequence[np.ndarray], centres
 
     Returns
     -------
-    Novelty
+    Novelty or None
+        ``None`` where no tile has others to be compared with.
     """
     values = np.concatenate([part[own] for part, own in zip(tiles, rows, strict=True)]).astype(np.float32)
     groups = np.repeat(np.arange(len(tiles)), [len(own) for own in rows])
@@ -155,4 +187,6 @@ def fit_novelty(tiles: Sequence[np.ndarray], rows: Sequence[np.ndarray], centres
     values = (values - mean) / std
     kept = reference_rows(groups)
     apart = left_out_distances(values, groups, kept)
+    if not np.isfinite(apart).any():
+        return None
     return Novelty(mean=mean, std=std, reference=values[kept], distances=np.sort(apart[np.isfinite(apart)]))

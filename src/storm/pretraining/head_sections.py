@@ -47,6 +47,8 @@ class HeadSection:
         How far a window reaches, in the units of the centres.
     library
         Genes whose counts add up to the library size.
+    tiles
+        Tile embeddings as the encoder gives them, shape (n, he_dim), if they are needed.
     """
 
     features: np.ndarray
@@ -57,6 +59,7 @@ class HeadSection:
     centres: np.ndarray
     reach: float
     library: Library = field(default_factory=Library)
+    tiles: np.ndarray | None = None
 
     @property
     def usable(self) -> np.ndarray:
@@ -191,6 +194,12 @@ class Recipe:
     def reliability(self) -> np.ndarray:
         """Mean of the scores of each gene, shape (g,); NaN where nothing was held out."""
         return mean_over_sections(self.scores)
+
+    @property
+    def lowest(self) -> np.ndarray:
+        """Lowest score of each gene, shape (g,); NaN where nothing was held out."""
+        lowest = np.where(np.isfinite(self.scores), self.scores, np.inf).min(axis=0)
+        return np.where(np.isfinite(lowest), lowest, np.nan)
 
 
 def choose_recipe(

@@ -13,7 +13,7 @@ import pandas as pd
 from storm._bridge.keys import Keys
 from storm._bridge.read import spots_of
 from storm._bridge.selection import select
-from storm._checks import check_choice, check_genes, check_key, check_positive, check_whole
+from storm._checks import check_between, check_choice, check_genes, check_key, check_positive, check_whole
 from storm._inference.device import Compute
 from storm._inference.he_features import he_features
 from storm._inference.neighbourhoods import section_windows
@@ -25,6 +25,7 @@ from storm._types import Field, Precision, Standardise
 from storm.data.genes import Vocabulary, as_symbols
 from storm.data.windows import Windows
 from storm.pretraining.head import HeadConfig, fit_head
+from storm.pretraining.head_calibration import calibrate
 from storm.pretraining.head_sections import (
     HeadSection,
     choose_recipe,
@@ -59,6 +60,8 @@ def fit_expression(
     field_um: float | None = None,
     field: Field = "exact",
     standardise: Standardise | None = None,
+    conformal: bool = True,
+    alpha: float = 0.1,
     device: str | Sequence[str] = "auto",
     batch_size: int | None = None,
     precision: Precision = "auto",
@@ -95,6 +98,13 @@ def fit_expression(
         removes differences of stain and scanner, but makes the prediction of a spot depend on the other spots of its
         object. ``"training"``: those of the sections that the model was trained on, by which a spot's prediction
         depends on its own surroundings only. By default as the model was trained, ``"section"`` for storm-mini.
+    conformal
+        Whether to store prediction intervals, from the errors on spots that each fold holds out, by sequencing depth
+        (cross-conformal, signed quantiles for each gene), and what tells tiles that are unlike those of the training.
+    alpha
+        1 − the level of the intervals. It holds for another section of the training patients. For a section of a new
+        patient it is nominal with fewer than 1/``alpha`` − 1 patients in ``groups`` (nine for 90 %), from then on it
+        holds for those (hierarchical conformal).
     device, batch_size, precision
         See :func:`storm.tl.embed`; they apply to every section.
 
@@ -102,7 +112,8 @@ def fit_expression(
     -------
     ExpressionHead
         Pass it to :func:`storm.tl.predict_expression`, or keep it with its ``save``. ``reliability`` holds each gene's
-        Pearson correlation on spots that were not trained on, averaged over sections. ``notes`` records the field, the
+        Pearson correlation on spots that were not trained on, averaged over sections, ``reliability_min`` the lowest in
+        a section. ``intervals`` and ``novelty`` hold the calibration. ``notes`` records the field, the
         statistics, and the library: where sections measure materially different genes, a library size is the counts
         of the genes that all of them measure, which a warning tells, and ``units`` changes accordingly.
 
@@ -126,6 +137,9 @@ def fit_expression(
         raise ValueError(msg)
     patients = None if groups is None else _groups(groups, len(sections))
     n_genes = check_whole(n_genes, name="n_genes")
+    if not 0 < check_between(alpha, name="alpha", low=0, high=1) < 1:
+        msg = f"alpha={alpha!r} must lie between 0 and 1, such as 0.1 for intervals of 90 %"
+        raise ValueError(msg)
     if standardise is not None:
         check_choice(standardise, get_args(Standardise), name="standardise")
     wanted = None if genes is None else check_genes(genes)
@@ -170,7 +184,7 @@ def fit_expression(
         raise ValueError(msg)
     expression = [targets(part, symbols) for part in parts]
     recipe = choose_recipe(parts, expression, config, groups=patients)
-    config, reliability, held_out = recipe.config, recipe.reliability, recipe.held_out
+    config, reliability, lowest, held_out = recipe.config, recipe.reliability, recipe.lowest, recipe.held_out
     head = fit_head(
         np.concatenate([part.features[part.rows] for part in parts]),
         np.concatenate([values[part.rows] for part, values in zip(parts, expression, strict=True)]),
@@ -179,6 +193,11 @@ def fit_expression(
     if train is not None:
         scores = [held_out_correlation(head, part, values) for part, values in zip(parts, expression, strict=True)]
         reliability, held_out = mean_over_sections(scores), "spots outside the training mask"
+        lowest = np.nanmin(np.where(np.isnan(scores), np.inf, scores), axis=0)
+        lowest = np.where(np.isinf(lowest), np.nan, lowest)
+    intervals, novelty = None, None
+    if conformal:
+        intervals, novelty = calibrate(parts, symbols, recipe, patients=patients, alpha=alpha, seed=config.seed)
     notes = {
         "n_sections": len(parts),
         "n_spots": sum(len(part.rows) for part in parts),
@@ -193,6 +212,11 @@ def fit_expression(
     return ExpressionHead(
         genes=tuple(chosen),
         reliability=reliability.astype(np.float32),
+        reliability_min=lowest.astype(np.float32),
+        n_sections=len(parts),
+        n_patients=recipe.n_patients,
+        intervals=intervals,
+        novelty=novelty,
         module=head,
         model_sha256=loaded.sha256,
         notes=notes,
@@ -241,6 +265,7 @@ def _read(
         train=keep,
         centres=spots.centres,
         reach=_reach(windows),
+        tiles=tiles.values,
     )
 
 

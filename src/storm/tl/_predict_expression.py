@@ -19,13 +19,14 @@ from storm._bridge.write import annotate_like
 from storm._checks import check_choice, check_genes, check_positive
 from storm._inference.device import Compute
 from storm._inference.he_features import he_features
+from storm._inference.head_trust import gene_columns, limits, unusual_tiles, useful_genes
 from storm._inference.neighbourhoods import section_windows
 from storm._inference.record import provenance, warn_nan, warn_species
 from storm._inference.tile_cache import model_tiles
 from storm._inference.tokens import he_tokens
-from storm._keys import EXPRESSION, UNS, predicted_table
-from storm._keys import reliability as reliability_column
+from storm._keys import EXPRESSION, LIMIT_ENDINGS, OOD_ENDING, UNS, predicted_table
 from storm._loading import ExpressionHead, StormModel, load_model
+from storm._logging import logger
 from storm._types import Field, Precision, Standardise
 from storm.data.genes import GeneMatch, Vocabulary, as_symbols, match_genes
 from storm.pretraining.head import apply_head
@@ -54,6 +55,9 @@ def predict_expression(
     field: Field = "exact",
     standardise: Standardise | None = None,
     stride_um: float | None = None,
+    keep: Literal["useful", "all"] = "useful",
+    intervals: bool = False,
+    depth: float | None = None,
     to: Literal["auto", "layer", "table"] = "auto",
     key_added: str = EXPRESSION,
     device: str | Sequence[str] = "auto",
@@ -84,9 +88,19 @@ def predict_expression(
         Statistics by which the H&E features are standardised, see :func:`storm.tl.fit_expression`. By default those
         that the head was trained with; others give a warning. With ``"section"`` the prediction of a spot depends on
         which other spots are in the object, with ``"training"`` on its own surroundings only.
+    keep
+        ``"useful"``: genes whose predictions were no better than chance when the head was trained (held-out r of 0 or
+        below) are left out, and counted in the log; those that are named in ``genes`` are kept with a warning.
+        ``"all"``: all of them.
+    intervals
+        Also write the limits of each spot's interval, as layers ``"<key_added>_lower"`` and ``"…_upper"``.
+    depth
+        Counts per spot of the measurements that the intervals are for; by default the median of the head's training
+        spots. The noise of a measurement depends on its depth, and an H&E image has none.
     to
-        ``"layer"``, ``"table"``, or ``"auto"``: a layer if every predicted gene is one of the table's own and the layer
-        takes no more than 2 GiB, else a new table.
+        ``"layer"``, ``"table"``, or ``"auto"``: a layer if the predicted genes are all genes of the table and the layer
+        takes no more than 2 GiB, else a new table. A layer has a column for every gene of the table, and those that
+        were not predicted are NaN, which principal components, for one, do not take.
     key_added
         Name of the layer, of the provenance, and ending of the new table's name.
     device, batch_size, precision, copy
@@ -101,10 +115,19 @@ def predict_expression(
           that were not predicted, or
         - a table ``"<table>_<key_added>"`` that annotates the same shapes, with the predicted genes in ``X``,
 
-        and in it ``var["<key_added>_r"]`` (``"storm_r"`` by default): each gene's correlation on held-out spots when
-        the head was trained, and ``uns["storm"][key_added]``: the provenance, with the unit, the library that the
-        10,000 counts refer to, and the statistics used. Rows whose centre lies outside the image are NaN and counted
-        in a warning; genes of another species than the head's are a warning that names both.
+        and in it
+
+        - ``var["<key_added>_r"]`` (``"storm_r"`` by default): each gene's correlation on held-out spots when the head
+          was trained, and beside it ``"…_r_min"``, the lowest in a section, ``"…_n_sections"``, ``"…_n_patients"``, and
+          ``"…_reliable"``: 1 where it was above 0 in all sections of two patients or more, NaN for one patient,
+        - ``var["<key_added>_lo"]`` and ``"…_hi"``: limits of the prediction interval, to be added to the prediction,
+        - ``obs["<key_added>_ood_p"]``: how usual a spot's tile is among those of the head's training (0.05 and less for
+          a twentieth of the tiles of a section that is like them); many unusual ones are a warning,
+        - ``uns["storm"][key_added]``: the provenance, with the unit, the library that the 10,000 counts refer to, and
+          the statistics used.
+
+        Rows whose centre lies outside the image are NaN and counted in a warning; genes of another species than the
+        head's are a warning that names both.
 
     Raises
     ------
@@ -119,6 +142,9 @@ def predict_expression(
     Xiang, Hou et al. (2026), arXiv:2604.03630, Methods: *predicting Visium ST from H&E*.
     """
     check_choice(to, ("auto", "layer", "table"), name="to")
+    check_choice(keep, ("useful", "all"), name="keep")
+    if depth is not None:
+        check_positive(depth, name="depth", unit="counts")
     for one in data if isinstance(data, list | tuple) else [data]:
         if not is_spatialdata(one):
             msg = f"genes are predicted from an H&E image, which {type(one).__name__} cannot hold; give a SpatialData"
@@ -134,6 +160,14 @@ def predict_expression(
     wanted = None if genes is None else check_genes(genes)
     loaded = load_model(model)
     head, columns = _head(loaded, head, wanted)
+    if (intervals or depth is not None) and head.intervals is None:
+        msg = (
+            "the head has no prediction intervals (conformal=False, too few held-out spots, or made by version 0.1.0); "
+            "train one with storm.tl.fit_expression, or leave intervals= and depth= out"
+        )
+        raise ValueError(msg)
+    if keep == "useful":
+        columns = _useful(head, columns, asked=wanted is not None)
     trained_by = head.standardise or loaded.settings["standardise"]
     by = standardise or trained_by
     if by != trained_by:
@@ -155,7 +189,10 @@ def predict_expression(
         field_um=field_um,
         stride_um=stride_um,
         copy=copy,
-        keys_added={"layers": [key_added]},
+        keys_added={
+            "layers": [key_added, *(f"{key_added}{ending}" for ending in LIMIT_ENDINGS if intervals)],
+            "obs": [f"{key_added}{OOD_ENDING}"],
+        },
     )
     genes_out = [head.genes[i] for i in columns]
     places = []
@@ -186,9 +223,10 @@ def predict_expression(
                     )
                     raise ValueError(msg)
             predicted = apply_head(head.module, features)
-            if wanted is not None:  # choosing copies what may be gigabytes
+            if len(columns) < len(head.genes) or wanted is not None:  # choosing copies what may be gigabytes
                 predicted = predicted[:, columns]
             warn_nan(predicted, spots, name=key_added, section=section.name)
+            p, unusual = unusual_tiles(head, tiles.values, section=section.name)
             facts = provenance(
                 loaded,
                 spots,
@@ -198,6 +236,8 @@ def predict_expression(
                 units=head.units,
                 n_genes=len(columns),
                 standardise=by,
+                depth=depth,
+                unusual_tiles=unusual,
                 head={
                     "n_genes": len(head.genes),
                     "reliability": str(head.notes.get("reliability", "not stated")),
@@ -205,14 +245,14 @@ def predict_expression(
                     "library": str(head.notes.get("library", "all genes")),
                 },
             )
-            study.keep(section, predicted={key_added: predicted}, uns={key_added: facts})
-        reliability = head.reliability[columns]
+            study.keep(section, predicted={key_added: predicted}, ood={key_added: p[:, None]}, uns={key_added: facts})
+        trust = gene_columns(head, columns, key_added=key_added, depth=depth)
         layers, tables = [], []
         for work, (match, into_layer) in zip(study.works, places, strict=True):
             if into_layer:
-                layers.append((work, _layer(study, work, match, reliability, key_added=key_added)))
+                layers.append((work, _layer(study, work, match, trust, key_added=key_added, intervals=intervals)))
             else:
-                tables.append((work, _table(study, work, genes_out, reliability, key_added=key_added)))
+                tables.append((work, _table(study, work, genes_out, trust, key_added=key_added, intervals=intervals)))
         write_all(layers)
         for work, table in tables:
             work.add_table(predicted_table(str(work.selection.table_key), key_added), table)
@@ -249,6 +289,28 @@ def _head(model: StormModel, head: ExpressionHead | None, genes: list[str] | Non
     return head, match.index
 
 
+def _useful(head: ExpressionHead, columns: np.ndarray, *, asked: bool) -> np.ndarray:
+    """Leave out what is worse than nothing, unless the user asked for these genes by name."""
+    kept, useless = useful_genes(head, columns)
+    if not useless:
+        return columns
+    if asked:
+        msg = (
+            f"{len(useless)} of {len(columns)} genes were predicted no better than chance on held-out spots: "
+            f"{useless[:10]}; var holds their r"
+        )
+        warnings.warn(msg, UserWarning, stacklevel=3)
+        return columns
+    if not len(kept):
+        msg = (
+            f"none of the {len(columns)} genes was predicted better than chance on held-out spots; keep='all' predicts "
+            f"them all the same"
+        )
+        raise ValueError(msg)
+    logger.info("%d of %d genes, no better than chance on held-out spots, are left out", len(useless), len(columns))
+    return kept
+
+
 def _place(
     work: Workspace,
     head_genes: Sequence[str],
@@ -268,35 +330,68 @@ def _place(
         msg = f"to='layer' needs each gene in the table, which has {n_own} of {len(genes)}; use to='table'"
         raise ValueError(msg)
     small = table.n_obs * table.n_vars * 4 <= _LAYER_BYTES
-    return match, to == "layer" or (to == "auto" and n_own == len(genes) and small)
+    return match, to == "layer" or (to == "auto" and n_own == len(genes) == table.n_vars and small)
 
 
 def _layer(
-    study: Study, work: Workspace, match: GeneMatch, reliability: np.ndarray, *, key_added: str
+    study: Study, work: Workspace, match: GeneMatch, trust: dict[str, np.ndarray], *, key_added: str, intervals: bool
 ) -> dict[str, Any]:
     """What is written where the predicted genes are the table's own."""
     own = np.flatnonzero(match.index >= 0)
-    layer = np.full(work.table.shape, np.nan, dtype=np.float32)
-    layer[:, own] = study.kept(work, "predicted", key_added)[:, match.index[own]]
-    r = np.full(work.table.n_vars, np.nan, dtype=np.float32)
-    r[own] = reliability[match.index[own]]
+
+    def spread(values: np.ndarray) -> np.ndarray:
+        """Values of the predicted genes in the columns of the table."""
+        whole = np.full((*values.shape[:-1], work.table.n_vars), np.nan, dtype=np.float32)
+        whole[..., own] = values[..., match.index[own]]
+        return whole
+
     return {
         "rows": study.rows(work),
-        "layers": {key_added: layer},
-        "var": {reliability_column(key_added): r},
+        "layers": {
+            name: spread(values) for name, values in _matrices(study, work, trust, key_added, intervals).items()
+        },
+        "obs": {f"{key_added}{OOD_ENDING}": study.kept(work, "ood", key_added)[:, 0]},
+        "var": {name: spread(values) for name, values in trust.items()},
         "uns": {key_added: study.facts(work, key_added)},
     }
 
 
-def _table(study: Study, work: Workspace, genes: list[str], reliability: np.ndarray, *, key_added: str) -> AnnData:
+def _matrices(
+    study: Study, work: Workspace, trust: dict[str, np.ndarray], key_added: str, intervals: bool
+) -> dict[str, np.ndarray]:
+    """The prediction and, if asked for, the limits of its intervals, by name, each of shape (n_obs, genes)."""
+    predicted = study.kept(work, "predicted", key_added)
+    if not intervals:
+        return {key_added: predicted}
+    lower, upper = limits(predicted, trust[f"{key_added}_lo"], trust[f"{key_added}_hi"])
+    return {key_added: predicted, f"{key_added}_lower": lower, f"{key_added}_upper": upper}
+
+
+def _table(
+    study: Study,
+    work: Workspace,
+    genes: list[str],
+    trust: dict[str, np.ndarray],
+    *,
+    key_added: str,
+    intervals: bool,
+) -> AnnData:
     """The new table of predicted genes; rows of sections that were not computed keep what an earlier one holds."""
-    predicted, rows = study.kept(work, "predicted", key_added), study.rows(work)
-    var = pd.DataFrame({reliability_column(key_added): reliability}, index=pd.Index(genes))
-    new = annotate_like(work.table, predicted, var=var)
+    rows = study.rows(work)
+    predicted, *beside = _matrices(study, work, trust, key_added, intervals).items()
+    new = annotate_like(work.table, predicted[1], var=pd.DataFrame(trust, index=pd.Index(genes)))
+    new.layers.update(beside)
+    new.obs[f"{key_added}{OOD_ENDING}"] = study.kept(work, "ood", key_added)[:, 0]
     old = work.owner.tables.get(predicted_table(str(work.selection.table_key), key_added))
     if old is not None and rows is not None:
         if old.obs_names.equals(new.obs_names) and old.var_names.equals(new.var_names):
-            new.X = np.where(rows[:, None], predicted, old.X)
+            new.X = np.where(rows[:, None], new.X, old.X)
+            for name in new.layers:
+                if name in old.layers:
+                    new.layers[name] = np.where(rows[:, None], new.layers[name], old.layers[name])
+            column = f"{key_added}{OOD_ENDING}"
+            if column in old.obs:
+                new.obs[column] = np.where(rows, new.obs[column], old.obs[column])
         else:
             old = None
     new.uns[UNS] = {key_added: study.facts(work, key_added, table=new if old is None else old)}

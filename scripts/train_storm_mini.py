@@ -270,7 +270,10 @@ def main() -> None:
         losses, earlier = {k: round(v, 4) for k, v in history[-1].items() if k in ("he", "st")}, 0
     with_he = [name for name in names if name in WITH_HE and name not in MOB]
     head = storm.tl.fit_expression(
-        [load(name, args.data) for name in with_he], model=model, groups=[name[0] for name in with_he]
+        [load(name, args.data) for name in with_he],
+        model=model,
+        groups=[name[0] for name in with_he],
+        tissue="HER2+ breast cancer (legacy ST)",
     )
     card = {
         "trained_on": names,

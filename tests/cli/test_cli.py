@@ -76,17 +76,21 @@ def test_embed_domains_predict(store, model, capsys):
     assert f"{N} of {N} rows embedded" in capsys.readouterr().out
     assert main(["domains", str(store), "--n-domains", "4", "--quiet"]) == 0
     assert capsys.readouterr().out.startswith("4 domains (0: ")
-    assert main(["predict", str(store), "--model", model, "--quiet"]) == 0
-    assert "4 of 306 genes predicted" in capsys.readouterr().out
+    assert main(["predict", str(store), "--model", model, "--keep", "all", "--intervals", "--quiet"]) == 0
+    assert "4 genes predicted" in capsys.readouterr().out
 
-    table = spatialdata.read_zarr(store).tables["table"]
+    sdata = spatialdata.read_zarr(store)
+    table, predicted = sdata.tables["table"], sdata.tables["table_storm"]
     assert table.obsm["X_storm"].dtype == np.float32
     assert np.isfinite(table.obsm["X_storm"]).all()
     assert table.obs["storm_domain"].nunique() == 4
-    predicted = np.isfinite(table.layers["storm"]).all(axis=0)
-    assert sorted(table.var_names[predicted]) == ["CD3E", "COL1A1", "EPCAM", "MKI67"]
-    assert {"X_storm", "storm_domain", "storm"} <= set(table.uns["storm"])
-    assert any(name.startswith("storm") for name in table.var)  # the held-out correlations
+    assert sorted(predicted.var_names) == ["CD3E", "COL1A1", "EPCAM", "MKI67"]
+    assert np.isfinite(predicted.X).all()
+    assert set(predicted.layers) == {"storm_lower", "storm_upper"}
+    assert {"storm_r", "storm_lo", "storm_hi"} <= set(predicted.var)
+    assert predicted.obs["storm_ood_p"].between(0, 1).all()
+    assert {"X_storm", "storm_domain"} <= set(table.uns["storm"])
+    assert "storm" in predicted.uns["storm"]
     # Nothing else was rewritten: the pixels, the spots and the counts are the same bytes.
     after = files_of(store)
     untouched = [name for name in before if name.startswith(("images/", "shapes/", "tables/table/X/"))]
@@ -150,7 +154,10 @@ def test_an_image_without_spots(section, model, tmp_path, capsys):
     full = spatialdata.read_zarr(section)
     path = tmp_path / "image.zarr"
     spatialdata.SpatialData(images={"he": full["he"]}).write(path)
-    assert main(["predict", str(path), "--model", model, "--genes", "EPCAM,COL1A1", "CD3E", "--quiet"]) == 0
+    assert (
+        main(["predict", str(path), "--model", model, "--genes", "EPCAM,COL1A1", "CD3E", "--keep", "all", "--quiet"])
+        == 0
+    )
     assert "3 genes predicted" in capsys.readouterr().out
     sdata = spatialdata.read_zarr(path)
     assert set(sdata.shapes) == {_keys.TILES}
@@ -164,10 +171,25 @@ def test_an_image_without_spots(section, model, tmp_path, capsys):
 def test_a_fitted_head_from_a_folder(store, model, tmp_path, capsys):
     head = storm.tl.fit_expression(spatialdata.read_zarr(store), ["KRT8", "LUM"], model=model)
     head.save(tmp_path / "head")
-    assert main(["predict", str(store), "--model", model, "--head", str(tmp_path / "head"), "--quiet"]) == 0
+    argv = ["predict", str(store), "--model", model, "--head", str(tmp_path / "head"), "--keep", "all", "--quiet"]
+    assert main(argv) == 0
+    assert sorted(spatialdata.read_zarr(store).tables["table_storm"].var_names) == ["KRT8", "LUM"]
+    assert "2 genes predicted" in capsys.readouterr().out
+
+
+def test_a_layer_where_all_genes_are_predicted(store, model, tmp_path, capsys):
+    sdata = spatialdata.read_zarr(store)
+    head = storm.tl.fit_expression(sdata, list(sdata.tables["table"].var_names), model=model)
+    head.save(tmp_path / "head")
+    argv = ["predict", str(store), "--model", model, "--head", str(tmp_path / "head"), "--keep", "all", "--quiet"]
+    assert main([*argv, "--intervals", "--depth", "500"]) == 0
     table = spatialdata.read_zarr(store).tables["table"]
-    assert sorted(table.var_names[np.isfinite(table.layers["storm"]).all(axis=0)]) == ["KRT8", "LUM"]
-    assert "2 of" in capsys.readouterr().out
+    assert np.isfinite(table.layers["storm"]).all()
+    assert {"storm", "storm_lower", "storm_upper"} <= set(table.layers)
+    assert {"storm_r", "storm_lo", "storm_hi"} <= set(table.var)
+    assert table.obs["storm_ood_p"].between(0, 1).all()
+    assert table.uns["storm"]["storm"]["depth"] == 500
+    assert "306 of 306 genes predicted" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------------------------------------- demo

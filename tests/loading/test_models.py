@@ -86,7 +86,7 @@ def test_base_runs_from_image_and_counts(base, toy, caplog) -> None:
     assert table.obsm["X_st"].shape == before.shape
     # a head on it
     head = storm.tl.fit_expression(toy, model=base, config=storm.HeadConfig(epochs=1))
-    storm.tl.predict_expression(toy, model=base, head=head)
+    storm.tl.predict_expression(toy, model=base, head=head, keep="all")
     assert np.isfinite(table.layers["storm"][:, :5]).any()
 
 

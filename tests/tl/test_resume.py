@@ -61,8 +61,7 @@ def kill_after(folder: Path, verb: str, batches: int) -> None:
 def run(folder: Path, verb: str) -> np.ndarray:
     sdata = spatialdata.read_zarr(folder / "section.zarr")
     getattr(storm.tl, verb)(sdata, model=storm.load_model(folder / "model"), batch_size=20)
-    table = sdata.tables["table"]
-    return table.obsm["X_storm"] if verb == "embed" else table.layers["storm"]
+    return sdata.tables["table"].obsm["X_storm"] if verb == "embed" else sdata.tables["table_storm"].X
 
 
 @pytest.mark.parametrize("verb", ["embed", "predict_expression"])
@@ -120,7 +119,7 @@ def test_results_do_not_lie_in_the_journal(folder) -> None:
     storm.tl.embed(sdata, model=storm.load_model(folder / "model"))
     storm.tl.predict_expression(sdata, model=storm.load_model(folder / "model"))
     table = sdata.tables["table"]
-    for values in (table.obsm["X_stain-texture"], table.obsm["X_storm"], table.layers["storm"]):
+    for values in (table.obsm["X_stain-texture"], table.obsm["X_storm"], sdata.tables["table_storm"].X):
         owner = values
         while owner is not None:
             assert not isinstance(owner, np.memmap)

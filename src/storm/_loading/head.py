@@ -72,6 +72,14 @@ class ExpressionHead:
         return self.notes.get("standardise")
 
     @property
+    def measured_on(self) -> str:
+        """What its reliability was measured on, in words: tissue, sections, and patients where they are known."""
+        several = f"{self.n_sections} sections" if self.n_sections > 1 else "1 section"
+        patients = f" of {self.n_patients} patients" if self.n_patients > 1 else ""
+        tissue = self.notes.get("tissue")
+        return f"{tissue}, {several}{patients}" if tissue else f"{several}{patients}"
+
+    @property
     def units(self) -> str:
         """Unit of its predictions: which counts add up to the 10,000."""
         return str(self.notes.get("units", "log1p of counts per 10,000"))

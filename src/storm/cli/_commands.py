@@ -177,6 +177,9 @@ def predict(
     coordinate_system: str | None,
     um_per_px: float | None,
     field: Field,
+    keep: Literal["useful", "all"],
+    intervals: bool,
+    depth: float | None,
     batch_size: int | None,
     device: str,
     key_added: str,
@@ -194,6 +197,9 @@ def predict(
         coordinate_system=coordinate_system,
         um_per_px=um_per_px,
         field=field,
+        keep=keep,
+        intervals=intervals,
+        depth=depth,
         batch_size=batch_size,
         device=device,
         key_added=key_added,
@@ -204,7 +210,9 @@ def predict(
         return Done(table.n_obs, f"{table.n_vars} genes predicted: {written}, table {made[-1]!r}")
     # Among them is the held-out correlation of each gene.
     columns = section.new_var(table_key)
-    written = store(section, table_key=table_key, layers=[key_added], var=columns, uns=[key_added])
+    layers = [key_added, *(f"{key_added}{ending}" for ending in _keys.LIMIT_ENDINGS if intervals)]
+    tiles = [f"{key_added}{_keys.OOD_ENDING}"]
+    written = store(section, table_key=table_key, obs=tiles, layers=layers, var=columns, uns=[key_added])
     key, table = select_table(section.sdata, table_key)
     known = int(np.isfinite(table.layers[key_added]).any(axis=0).sum())
     message = f"{known} of {table.n_vars} genes predicted: {written}, {key}.layers[{key_added!r}]"

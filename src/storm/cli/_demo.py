@@ -153,7 +153,7 @@ def _virtual_genes(sdata: SpatialData, table: AnnData, report: Report, *, model:
     with report.stage("fit the expression head on one half"):
         head = storm.tl.fit_expression(sdata, model=model, train=train, device=device)
     with report.stage("predict expression"):
-        storm.tl.predict_expression(sdata, model=model, head=head, to="layer", device=device)
+        storm.tl.predict_expression(sdata, model=model, head=head, keep="all", to="layer", device=device)
     measured = log_normalise(table.X)
     predicted = np.asarray(table.layers[_keys.EXPRESSION])
     scores = metrics.score_expression(measured[test], predicted[test])

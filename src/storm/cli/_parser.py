@@ -125,6 +125,19 @@ def _domains(domains: argparse.ArgumentParser) -> None:
 def _predict(predict: argparse.ArgumentParser) -> None:
     predict.add_argument("--genes", nargs="+", metavar="GENE", help="genes (default: all that the head predicts)")
     predict.add_argument("--head", type=Path, help="folder of a fitted expression head (default: the model's own)")
+    predict.add_argument(
+        "--keep",
+        choices=("useful", "all"),
+        default="useful",
+        help="useful: without genes no better than chance on held-out spots (default); all: with them",
+    )
+    predict.add_argument("--intervals", action="store_true", help="also write the limits of prediction intervals")
+    predict.add_argument(
+        "--depth",
+        type=_values.positive,
+        metavar="COUNTS",
+        help="counts per spot of the measurements that the intervals are for (default: as in training)",
+    )
     _field(predict)
     _batch_size(predict)
     predict.add_argument(

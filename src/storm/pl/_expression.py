@@ -30,6 +30,8 @@ __all__ = ["expression"]
 
 #: Percentiles of the values that span a colour scale.
 _SPAN = (1, 99)
+#: Share of tiles unlike those of the head's training above which a figure says so: five times what is expected.
+_UNUSUAL = 0.25
 
 
 def expression(
@@ -232,6 +234,10 @@ def _values(
     if panel == "predicted" and np.isfinite(gene.reliability):
         # Beside the title, because tissue may fill the panel.
         ax.set_title(f"held-out r = {gene.reliability:.2f}", loc="right", fontsize=8)
+        notes = [f"r measured on {gene.measured_on}"] if gene.measured_on else []
+        if gene.unusual > _UNUSUAL:
+            notes.append(f"{gene.unusual:.0%} of the tiles here are unlike those")
+        ax.text(0.5, -0.02, "; ".join(notes), transform=ax.transAxes, ha="center", va="top", color="0.4", fontsize=7)
 
 
 def _extend(values: np.ndarray, norm: Normalize) -> Literal["neither", "both", "min", "max"]:

@@ -35,6 +35,10 @@ class Gene:
         Labels of the values, for a colour bar.
     reliability
         Held-out Pearson correlation of the prediction; NaN if unknown.
+    measured_on
+        What it was measured on; empty if unknown.
+    unusual
+        Share of tiles that are unlike those of the training; NaN if unknown.
     """
 
     name: str
@@ -43,6 +47,8 @@ class Gene:
     unit: str
     predicted_unit: str
     reliability: float
+    measured_on: str = ""
+    unusual: float = float("nan")
 
 
 def read_gene(
@@ -71,14 +77,27 @@ def read_gene(
     measured, unit = None, layer or "X"
     if name in table.var_names:
         measured, unit = _measured(table, name, layer=layer, log1p=log1p)
-    predicted, reliability, predicted_unit = _predicted(data, table, name, table_key=table_key, key=key)
+    predicted, holder = _predicted(data, table, name, table_key=table_key, key=key)
     if measured is None and predicted is None:
         msg = (
             f"gene {name!r} is neither among the {table.n_vars} genes of the table nor predicted under {key!r}; "
             f"predict it with storm.tl.predict_expression(data, [{name!r}])"
         )
         raise KeyError(msg)
-    return Gene(name, measured, predicted, unit, predicted_unit, reliability)
+    if holder is None:
+        return Gene(name, measured, None, unit, "", float("nan"))
+    record = _record(holder, key)
+    head, unusual = record.get("head"), record.get("unusual_tiles")
+    return Gene(
+        name,
+        measured,
+        predicted,
+        unit,
+        str(record.get("units", _LOG1P)),
+        _reliability(holder, name, key=key),
+        str(head.get("measured_on", "")) if isinstance(head, Mapping) else "",
+        float(unusual) if isinstance(unusual, Real) else float("nan"),
+    )
 
 
 def _measured(table: AnnData, name: str, *, layer: str | None, log1p: bool | None) -> tuple[np.ndarray | None, str]:
@@ -96,12 +115,12 @@ def _measured(table: AnnData, name: str, *, layer: str | None, log1p: bool | Non
 
 def _predicted(
     data: SpatialData | AnnData, table: AnnData, name: str, *, table_key: str | None, key: str
-) -> tuple[np.ndarray | None, float, str]:
-    """Return values, held-out r and unit: from the table's layer, otherwise from the table beside it."""
+) -> tuple[np.ndarray | None, AnnData | None]:
+    """Return values and the table that they are of: the table's layer, otherwise the table beside it."""
     if key in table.layers and name in table.var_names:
         values = _column(table.layers[key], _place(table, name), name=name)
         if np.isfinite(values).any():
-            return values, _reliability(table, name, key=key), _unit(table, key)
+            return values, table
     beside_key = None if table_key is None else _keys.predicted_table(table_key, key)
     beside = getattr(data, "tables", {}).get(beside_key)
     if beside is not None and name in beside.var_names:
@@ -111,9 +130,8 @@ def _predicted(
                 f"{table.n_obs}); predict again with storm.tl.predict_expression"
             )
             raise ValueError(msg)
-        values = _column(beside.X, _place(beside, name), name=name)
-        return values, _reliability(beside, name, key=key), _unit(beside, key)
-    return None, float("nan"), ""
+        return _column(beside.X, _place(beside, name), name=name), beside
+    return None, None
 
 
 def _place(table: AnnData, name: str) -> int:
@@ -149,8 +167,8 @@ def _reliability(table: AnnData, name: str, *, key: str) -> float:
     return float(value) if isinstance(value, Real) else float("nan")
 
 
-def _unit(table: AnnData, key: str) -> str:
-    """Return the unit in the provenance of a prediction."""
+def _record(table: AnnData, key: str) -> Mapping[str, Any]:
+    """Return the provenance of a prediction; empty without one."""
     records = table.uns.get(_keys.UNS)
     record = records.get(key) if isinstance(records, Mapping) else None
-    return str(record.get("units", _LOG1P)) if isinstance(record, Mapping) else _LOG1P
+    return record if isinstance(record, Mapping) else {}

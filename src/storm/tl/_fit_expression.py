@@ -60,6 +60,7 @@ def fit_expression(
     field_um: float | None = None,
     field: Field = "exact",
     standardise: Standardise | None = None,
+    tissue: str | None = None,
     conformal: bool = True,
     alpha: float = 0.1,
     device: str | Sequence[str] = "auto",
@@ -98,6 +99,9 @@ def fit_expression(
         removes differences of stain and scanner, but makes the prediction of a spot depend on the other spots of its
         object. ``"training"``: those of the sections that the model was trained on, by which a spot's prediction
         depends on its own surroundings only. By default as the model was trained, ``"section"`` for storm-mini.
+    tissue
+        What the sections are of, such as ``"HER2+ breast cancer"``: predictions and figures say on what their
+        reliability was measured.
     conformal
         Whether to store prediction intervals, from the errors on spots that each fold holds out, by sequencing depth
         (cross-conformal, signed quantiles for each gene), and what tells tiles that are unlike those of the training.
@@ -199,6 +203,7 @@ def fit_expression(
     if conformal:
         intervals, novelty = calibrate(parts, symbols, recipe, patients=patients, alpha=alpha, seed=config.seed)
     notes = {
+        "tissue": None if tissue is None else str(tissue),
         "n_sections": len(parts),
         "n_spots": sum(len(part.rows) for part in parts),
         "reliability": held_out,

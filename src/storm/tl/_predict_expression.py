@@ -241,6 +241,7 @@ def predict_expression(
                 head={
                     "n_genes": len(head.genes),
                     "reliability": str(head.notes.get("reliability", "not stated")),
+                    "measured_on": head.measured_on,
                     "standardise": trained_by,
                     "library": str(head.notes.get("library", "all genes")),
                 },

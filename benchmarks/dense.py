@@ -119,7 +119,7 @@ def downstream(sdata: Any) -> dict[str, Any]:
         x = table.obs["array_col"].to_numpy()
         left = x < np.median(x)
         head = storm.tl.fit_expression(copy, train=left, n_genes=100, field=field, device="cpu")
-        storm.tl.predict_expression(copy, head=head, field=field, device="cpu", to="layer")
+        storm.tl.predict_expression(copy, head=head, field=field, device="cpu", keep="all", to="layer")
         predicted = table.layers["storm"]
         genes = np.isfinite(predicted).all(axis=0)
         counts = table.X[~left][:, genes].toarray()

@@ -51,7 +51,7 @@ def tiles_key(encoder: str) -> str:
 #: gene's held-out r, its lowest in a section, the sections and patients behind it and the offsets of its interval; the
 #: column of ``obs`` with how usual a tile is; and the layers with the limits of the interval.
 VAR_ENDINGS = ("_r", "_r_min", "_n_sections", "_n_patients", "_reliable", "_lo", "_hi")
-OOD_ENDING, LIMIT_ENDINGS = "_ood_p", ("_lower", "_upper")
+OBS_ENDINGS, LIMIT_ENDINGS = ("_ood_p",), ("_lower", "_upper")
 
 
 def reliability(key_added: str = EXPRESSION) -> str:
@@ -62,6 +62,11 @@ def reliability(key_added: str = EXPRESSION) -> str:
 def adjacency(key: str = DOMAIN) -> str:
     """``uns[UNS]`` key of the contacts between the domains of a column, see :func:`storm.tl.adjacent_domains`."""
     return f"{key}_adjacency"
+
+
+def unusual(key_added: str = EXPRESSION) -> str:
+    """``obs`` column that tells how usual a spot's tile is among those of the training of a prediction's head."""
+    return f"{key_added}{OBS_ENDINGS[0]}"
 
 
 def predicted_table(table_key: str, key_added: str = EXPRESSION) -> str:

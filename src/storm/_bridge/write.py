@@ -13,7 +13,7 @@ from scipy import sparse
 
 from storm._bridge.select import annotated_regions, is_spatialdata, records_of
 from storm._checks import check_new_key
-from storm._keys import CHECK, DEFAULTS, LIMIT_ENDINGS, OOD_ENDING, UNS, VAR_ENDINGS
+from storm._keys import CHECK, DEFAULTS, LIMIT_ENDINGS, OBS_ENDINGS, UNS, VAR_ENDINGS
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -50,7 +50,7 @@ def check_writable(table: AnnData, table_key: str | None = None) -> None:
 
 
 #: What is written beside the result of a key, under a name of its own.
-_ENDINGS = ("_he", "_st", OOD_ENDING, *LIMIT_ENDINGS)
+_ENDINGS = ("_he", "_st", *OBS_ENDINGS, *LIMIT_ENDINGS)
 
 
 def check_keys_added(

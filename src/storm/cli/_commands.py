@@ -211,7 +211,7 @@ def predict(
     # Among them is the held-out correlation of each gene.
     columns = section.new_var(table_key)
     layers = [key_added, *(f"{key_added}{ending}" for ending in _keys.LIMIT_ENDINGS if intervals)]
-    tiles = [f"{key_added}{_keys.OOD_ENDING}"]
+    tiles = [_keys.unusual(key_added)]
     written = store(section, table_key=table_key, obs=tiles, layers=layers, var=columns, uns=[key_added])
     key, table = select_table(section.sdata, table_key)
     known = int(np.isfinite(table.layers[key_added]).any(axis=0).sum())

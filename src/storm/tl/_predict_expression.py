@@ -24,7 +24,7 @@ from storm._inference.neighbourhoods import section_windows
 from storm._inference.record import provenance, warn_nan, warn_species
 from storm._inference.tile_cache import model_tiles
 from storm._inference.tokens import he_tokens
-from storm._keys import EXPRESSION, LIMIT_ENDINGS, OOD_ENDING, UNS, predicted_table
+from storm._keys import EXPRESSION, LIMIT_ENDINGS, UNS, predicted_table, unusual
 from storm._loading import ExpressionHead, StormModel, load_model
 from storm._logging import logger
 from storm._types import Field, Precision, Standardise
@@ -191,7 +191,7 @@ def predict_expression(
         copy=copy,
         keys_added={
             "layers": [key_added, *(f"{key_added}{ending}" for ending in LIMIT_ENDINGS if intervals)],
-            "obs": [f"{key_added}{OOD_ENDING}"],
+            "obs": [unusual(key_added)],
         },
     )
     genes_out = [head.genes[i] for i in columns]
@@ -226,7 +226,7 @@ def predict_expression(
             if len(columns) < len(head.genes) or wanted is not None:  # choosing copies what may be gigabytes
                 predicted = predicted[:, columns]
             warn_nan(predicted, spots, name=key_added, section=section.name)
-            p, unusual = unusual_tiles(head, tiles.values, section=section.name)
+            p, share = unusual_tiles(head, tiles.values, section=section.name)
             facts = provenance(
                 loaded,
                 spots,
@@ -237,7 +237,7 @@ def predict_expression(
                 n_genes=len(columns),
                 standardise=by,
                 depth=depth,
-                unusual_tiles=unusual,
+                unusual_tiles=share,
                 head={
                     "n_genes": len(head.genes),
                     "reliability": str(head.notes.get("reliability", "not stated")),
@@ -351,7 +351,7 @@ def _layer(
         "layers": {
             name: spread(values) for name, values in _matrices(study, work, trust, key_added, intervals).items()
         },
-        "obs": {f"{key_added}{OOD_ENDING}": study.kept(work, "ood", key_added)[:, 0]},
+        "obs": {unusual(key_added): study.kept(work, "ood", key_added)[:, 0]},
         "var": {name: spread(values) for name, values in trust.items()},
         "uns": {key_added: study.facts(work, key_added)},
     }
@@ -382,7 +382,7 @@ def _table(
     predicted, *beside = _matrices(study, work, trust, key_added, intervals).items()
     new = annotate_like(work.table, predicted[1], var=pd.DataFrame(trust, index=pd.Index(genes)))
     new.layers.update(beside)
-    new.obs[f"{key_added}{OOD_ENDING}"] = study.kept(work, "ood", key_added)[:, 0]
+    new.obs[unusual(key_added)] = study.kept(work, "ood", key_added)[:, 0]
     old = work.owner.tables.get(predicted_table(str(work.selection.table_key), key_added))
     if old is not None and rows is not None:
         if old.obs_names.equals(new.obs_names) and old.var_names.equals(new.var_names):
@@ -390,7 +390,7 @@ def _table(
             for name in new.layers:
                 if name in old.layers:
                     new.layers[name] = np.where(rows[:, None], new.layers[name], old.layers[name])
-            column = f"{key_added}{OOD_ENDING}"
+            column = unusual(key_added)
             if column in old.obs:
                 new.obs[column] = np.where(rows, new.obs[column], old.obs[column])
         else:

@@ -1,0 +1,128 @@
+"""Prediction intervals and unusual tiles of virtual genes, on sections that the head was not trained on.
+
+    python benchmarks/intervals.py --data DIR [--genes 500] [--json OUT]
+
+``DIR`` holds ``her2st/`` and ``mob/`` (see ``storm.datasets``). Patient C has five sections with H&E, patient B one:
+
+- each section of C by a head that was trained on the other four: another section of a known patient;
+- B4 by a head of all five, and the five by a head of B4: another patient, which is not promised;
+- tiles of each of these, and of a mouse's olfactory bulb, against the tiles of C.
+
+Coverage is of spots × genes at a nominal 90 %, for the depth of each spot (rounded to the depths of the table), beside
+that of one interval for all depths. The genes are the most variable ones of the training sections.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+import storm
+from storm._bridge import read_spots
+from storm.data.normalise import log_normalise
+from storm.metrics import conformal_quantile, coverage_by_depth, expression_report
+
+PATIENT_C, OTHER = ("C2", "C3", "C4", "C5", "C6"), ("B4",)
+
+
+def load(name: str, data: Path):
+    """A section with the embeddings of its tiles."""
+    kind = "mob" if name.startswith("rep") else "her2st"
+    sdata = getattr(storm.datasets, kind)(name, path=data / kind)
+    storm.tl.encode_tiles(sdata, storm.load_model("storm-mini").tile_encoder)
+    return sdata
+
+
+def judge(head, sdata) -> dict:
+    """Coverage, width and correlation on a section."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        storm.tl.predict_expression(sdata, head=head, keep="all", to="table", device="cpu")
+    table = sdata.tables["table_storm"]
+    spots = read_spots(sdata, image=False)
+    columns = {name: i for i, name in enumerate(spots.genes)}
+    known = [g for g in table.var_names if g in columns]
+    truth = log_normalise(spots.counts)[:, [columns[g] for g in known]].toarray()
+    pred = table[:, known].to_df().to_numpy()
+    depth = np.asarray(spots.counts.sum(axis=1)).ravel()
+    at = [head.genes.index(g) for g in known]
+    limits = [np.stack([head.intervals.at(d)[side][at] for d in depth]) for side in (0, 1)]
+    lower, upper = np.maximum(pred + limits[0], 0), np.maximum(pred + limits[1], 0)
+    flat = [np.maximum(pred + side[at], 0) for side in head.flat]
+    genes = expression_report(truth, pred, genes=known, lower=lower, upper=upper)
+    one = expression_report(truth, pred, genes=known, lower=flat[0], upper=flat[1])
+    by_depth = coverage_by_depth(truth, lower, upper, depth=depth)
+    return {
+        "spots": len(truth),
+        "umi": int(np.median(depth)),
+        "r": float(genes["pearson"].median()),
+        "coverage": float(genes["coverage"].mean()),
+        "genes_above_80": float((genes["coverage"] > 0.8).mean()),
+        "by_depth": by_depth["coverage"].round(3).tolist(),
+        "width_sd": float((genes["width"] / truth.std(axis=0)).median()),
+        "coverage_flat": float(one["coverage"].mean()),
+        "flat_by_depth": coverage_by_depth(truth, *flat, depth=depth)["coverage"].round(3).tolist(),
+        "unusual": float(table.uns["storm"]["storm"]["unusual_tiles"]),
+    }
+
+
+def fit(sections: list, n_genes: int):
+    """A head, and for comparison one interval of each gene for all depths."""
+    head = storm.tl.fit_expression(sections, n_genes=n_genes, device="cpu")
+    return with_flat(head, sections)
+
+
+def with_flat(head, sections: list):
+    """Signed quantiles of the errors as they are: what a table by depth replaces."""
+    errors = []
+    for i, held in enumerate(sections):
+        others = [s for j, s in enumerate(sections) if j != i]
+        if not others:
+            break
+        part = storm.tl.fit_expression(others, list(head.genes), device="cpu", conformal=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            storm.tl.predict_expression(held, head=part, keep="all", to="table", device="cpu")
+        spots = read_spots(held, image=False)
+        columns = {name: j for j, name in enumerate(spots.genes)}
+        truth = log_normalise(spots.counts)[:, [columns[g] for g in head.genes]].toarray()
+        errors.append(truth - held.tables["table_storm"].to_df().to_numpy())
+    error = np.concatenate(errors) if errors else np.full((1, len(head.genes)), np.nan)
+    flat = (-conformal_quantile(-error, alpha=0.05), conformal_quantile(error, alpha=0.05))
+    object.__setattr__(head, "flat", flat)
+    return head
+
+
+def main() -> None:
+    """Run it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--genes", type=int, default=500)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    storm.settings.verbosity = 0
+    sections = {name: load(name, args.data) for name in (*PATIENT_C, *OTHER, "rep11")}
+    rows = {}
+    for name in PATIENT_C:
+        head = fit([sections[n] for n in PATIENT_C if n != name], args.genes)
+        rows[f"{name} (rest of C)"] = judge(head, sections[name])
+    whole = fit([sections[n] for n in PATIENT_C], args.genes)
+    rows["B4 (C)"] = judge(whole, sections["B4"])
+    other = fit([sections["B4"]], args.genes)
+    for name in PATIENT_C:
+        rows[f"{name} (B4)"] = judge(other, sections[name])
+    bulb = sections["rep11"]
+    raw = np.asarray(bulb.tables["table"].obsm["X_stain-texture"])
+    rows["bulb rep11, tiles only (C)"] = {"unusual": float((whole.novelty.p(raw) <= 0.05).mean())}
+    for name, row in rows.items():
+        print(name.ljust(28), json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}))
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -7,7 +7,7 @@ import logging
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
-from spatialdata import SpatialData, read_zarr
+from spatialdata import SpatialData, concatenate, read_zarr
 from spatialdata.models import Image2DModel, ShapesModel
 from spatialdata.transformations import Identity, Scale, get_transformation, set_transformation
 
@@ -100,6 +100,22 @@ def test_every_verb_that_reads_an_image_needs_no_key(tiny_model) -> None:
     report = storm.pp.check(sdata, estimate=False)
     assert report["scale"].facts["um_per_px"] == pytest.approx(1.0)
     storm.pl.he(sdata)
+    plt.close("all")
+
+
+def test_each_section_of_a_study_has_its_own_finest(tiny_model) -> None:
+    import matplotlib.pyplot as plt
+
+    parts = {name: as_spatialdata_io_reads() for name in "PQ"}
+    study = concatenate(parts, concatenate_tables=True)
+    assert len(study.images) == 4
+    with pytest.warns(UserWarning, match="a 'hires' image of Space Ranger is a small copy"):
+        storm.tl.embed(study, model=tiny_model, modality="he", field_um=20, um_per_px=1.0)  # concatenate drops uns
+    facts = study["table"].uns["storm"]["X_storm"]
+    assert facts["um_per_px"] == pytest.approx(1.0)
+    assert set(facts["sections"]) == {"A-P", "A-Q"}
+    axes = storm.pl.he(study, um_per_px=1.0)
+    assert [ax.get_title() for ax in axes] == ["A-P", "A-Q"]
     plt.close("all")
 
 

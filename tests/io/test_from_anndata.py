@@ -374,6 +374,46 @@ def test_from_there_to_an_embedding(tiny_model, toy: SpatialData) -> None:
     assert list(sdata["table"].obs_names) == ["twice"] * 48
 
 
+def test_a_study_is_embedded_as_its_sections_are(tiny_model, toy: SpatialData) -> None:
+    """Regions, images and systems of a study fit together: each section gets what it gets alone."""
+    names = toy["table"].var_names[:40]
+    parts = {}
+    for seed, name in enumerate("AB"):
+        one = section(name=name, seed=seed)
+        counts = np.random.default_rng(seed).poisson(2, (48, 40)).astype(np.float32)
+        parts[name] = ad.AnnData(
+            counts, obs=one.obs, obsm=dict(one.obsm), uns=one.uns, var=pd.DataFrame(index=names)
+        )  # fmt: skip
+    joined = ad.concat(parts, label="sample", uns_merge="unique", index_unique="-")
+    images = {"A": picture(), "B": picture()[:, ::-1].copy()}
+    study = from_anndata(joined, images, library_key="sample")
+    storm.tl.embed(study, model=tiny_model, modality="both", field_um=60, joint=False)
+    for name, part in parts.items():
+        alone = from_anndata(part, images[name])
+        storm.tl.embed(alone, model=tiny_model, modality="both", field_um=60)
+        rows = (joined.obs["sample"] == name).to_numpy()
+        np.testing.assert_allclose(
+            study["table"].obsm["X_storm"][rows], alone["table"].obsm["X_storm"], atol=1e-5
+        )  # fmt: skip
+
+
+def test_bins_and_a_table_on_disk(tmp_path: Path) -> None:
+    """Visium HD: the size of a bin is in the scale factors."""
+    row, col = (a.ravel() for a in np.meshgrid(np.arange(5), np.arange(6), indexing="ij"))
+    obs = pd.DataFrame({"array_row": row, "array_col": col}, index=[f"bin {k}" for k in range(30)])
+    adata = ad.AnnData(np.ones((30, 2), np.float32), obs=obs)
+    adata.obsm["spatial"] = np.column_stack([100 + 16 / UM * col, 100 + 16 / UM * row])
+    factors = {"microns_per_pixel": UM, "bin_size_um": 16.0, "spot_diameter_fullres": 16 / UM}
+    adata.uns["spatial"] = {"A": {"scalefactors": factors | {"fiducial_diameter_fullres": 900.0}}}
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    backed = ad.read_h5ad(tmp_path / "a.h5ad", backed="r")
+    sdata = from_anndata(backed, picture())
+    backed.file.close()
+    assert sdata.attrs["storm_io"]["um_per_px"] == UM
+    assert sdata["A"]["radius"].to_numpy() == pytest.approx(8 / UM)
+    np.testing.assert_allclose(read_spots(sdata).centres, adata.obsm["spatial"] * UM)
+
+
 @pytest.mark.parametrize("name", ["151673", "151674"])
 def test_real_sections(shared_data: Path, name: str) -> None:
     """Visium of the human cortex, whose diameters are of an early version: spots lie on tissue."""

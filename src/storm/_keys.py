@@ -20,6 +20,9 @@ DEFAULTS = (X_STORM, DOMAIN, EXPRESSION)
 #: Default ``uns`` key of :func:`storm.tl.rank_domain_genes`: the one that scanpy's functions read.
 RANKED_GENES = "rank_genes_groups"
 
+#: Default ``uns[UNS]`` key of :func:`storm.tl.enrich`.
+ENRICHMENT = "enrichment"
+
 #: Key of the data frame in an entry of ``uns[UNS]`` whose result is one.
 TABLE = "table"
 

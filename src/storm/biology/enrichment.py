@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Iterable, Mapping
+from itertools import combinations
 from math import comb
 from pathlib import Path
 
@@ -15,11 +16,11 @@ from storm.biology.ranks import benjamini_hochberg
 
 #: A set's running sum is compared with that of this many random sets, or of all sets of its size where they are fewer.
 PERMUTATIONS = 2000
-#: Random sets whose running sums are computed at a time.
+#: Random numbers that are drawn at a time.
 _BLOCK = 2**22
 
 
-def read_gmt(path: str | Path) -> dict[str, list[str]]:
+def read_gmt(path: str | Path, *, described: bool = False) -> dict[str, list[str]]:
     """Read gene sets in the GMT format: a set a line, its name, a description, then its genes, between tabs.
 
     Windows line ends, a byte order mark, empty fields and gzip are read as they are meant. A gene that is in a set
@@ -29,6 +30,8 @@ def read_gmt(path: str | Path) -> dict[str, list[str]]:
     ----------
     path
         The file, ``.gmt`` or ``.gmt.gz``.
+    described
+        Name the sets by their description and, in brackets, their name, where the name is a number.
 
     Returns
     -------
@@ -60,10 +63,11 @@ def read_gmt(path: str | Path) -> dict[str, list[str]]:
                 f"description and genes, between tabs"
             )
             raise ValueError(msg)
-        if fields[0] in sets:
-            msg = f"{path}, line {number}: the set {fields[0]!r} is there already; give each set a name of its own"
+        name = f"{fields[1]} ({fields[0]})" if described and fields[1] else fields[0]
+        if name in sets:
+            msg = f"{path}, line {number}: the set {name!r} is there already; give each set a name of its own"
             raise ValueError(msg)
-        sets[fields[0]] = list(dict.fromkeys(gene for gene in fields[2:] if gene))
+        sets[name] = list(dict.fromkeys(gene for gene in fields[2:] if gene))
     if not sets:
         msg = f"{path} holds no gene set"
         raise ValueError(msg)
@@ -170,7 +174,7 @@ def preranked_enrichment(
     weight
         Exponent; 0 is the Kolmogorov-Smirnov statistic.
     permutations
-        Number of random sets of each size.
+        Number of random sets of each size; those of a smaller size are parts of those of a larger one.
     seed
         Random seed of these.
 
@@ -187,14 +191,17 @@ def preranked_enrichment(
     ranking = pd.Series(scores, dtype=np.float64).sort_values(ascending=False, kind="stable")
     place = {gene: at for at, gene in enumerate(ranking.index)}
     strength = np.abs(ranking.to_numpy()) ** weight
-    rng = np.random.default_rng(seed)
+    places = {
+        name: np.sort([place[gene] for gene in dict.fromkeys(genes) if gene in place]) for name, genes in sets.items()
+    }
+    largest = max(map(len, places.values()), default=0)
+    draws = _draw(len(ranking), largest, permutations, np.random.default_rng(seed))
     nulls: dict[int, tuple[np.ndarray, bool]] = {}
     rows = []
-    for name, genes in sets.items():
-        hits = np.sort([place[gene] for gene in dict.fromkeys(genes) if gene in place])
+    for name, hits in places.items():
         es, edge = _score(hits[None], strength)
         if len(hits) not in nulls:
-            nulls[len(hits)] = _null(len(hits), strength, permutations, rng)
+            nulls[len(hits)] = _null(len(hits), strength, draws)
         null, exact = nulls[len(hits)]
         value = float(es[0])
         same = null[null > 0] if value >= 0 else null[null < 0]
@@ -247,17 +254,19 @@ def _extreme(hits: np.ndarray, strength: np.ndarray) -> np.ndarray:
     return np.where(high >= -low, high, low)
 
 
-def _null(k: int, strength: np.ndarray, permutations: int, rng: np.random.Generator) -> tuple[np.ndarray, bool]:
-    """Scores of random sets of k genes, and whether they are all sets of that size."""
-    n = len(strength)
-    if comb(n, k) <= permutations:
-        from itertools import combinations
-
-        return _score(np.array(list(combinations(range(n), k))), strength)[0], True
-    parts = []
+def _draw(n: int, k: int, permutations: int, rng: np.random.Generator) -> np.ndarray:
+    """Random places in a ranking of n genes, shape (permutations, k), of which the first few are a random set too."""
+    parts = [np.empty((0, k), dtype=np.int64)]
     step = max(1, _BLOCK // n)
     for start in range(0, permutations, step):
         keys = rng.random((min(step, permutations - start), n), dtype=np.float32)
-        hits = np.sort(np.argpartition(keys, k - 1, axis=1)[:, :k], axis=1)
-        parts.append(_extreme(hits, strength))
-    return np.concatenate(parts), False
+        parts.append(rng.permuted(np.argpartition(keys, min(k, n - 1), axis=1)[:, :k], axis=1))
+    return np.concatenate(parts)
+
+
+def _null(k: int, strength: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Scores of random sets of k genes, and whether they are all sets of that size."""
+    n = len(strength)
+    if comb(n, k) <= len(draws):
+        return _score(np.array(list(combinations(range(n), k))), strength)[0], True
+    return _extreme(np.sort(draws[:, :k], axis=1), strength), False

@@ -1,0 +1,53 @@
+"""``storm.get.enrich``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from storm import _keys
+from storm._bridge.placed import stored_result
+from storm._bridge.select import select_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+
+def enrich(
+    data: SpatialData | AnnData,
+    group: str | None = None,
+    *,
+    table_key: str | None = None,
+    key_added: str = _keys.ENRICHMENT,
+) -> pd.DataFrame:
+    """Gene sets of domains, as :func:`storm.tl.enrich` stored them.
+
+    Parameters
+    ----------
+    data
+        The object.
+    group
+        A domain; ``None`` for all of them.
+    table_key
+        The table; needed only where there are several.
+    key_added
+        Key of the result.
+
+    Returns
+    -------
+    DataFrame
+        A copy of the table, with a row per domain and set.
+
+    Raises
+    ------
+    KeyError
+        If there is no such result or domain.
+    """
+    _, table = select_table(data, table_key)
+    frame = stored_result(table, key_added, made_by="storm.tl.enrich")[_keys.TABLE]
+    groups = list(dict.fromkeys(frame["group"]))
+    if group is not None and group not in groups:
+        msg = f"group={group!r} is not among the domains that were tested: {groups}"
+        raise KeyError(msg)
+    return frame.copy() if group is None else frame[frame["group"] == group].reset_index(drop=True)

@@ -1,0 +1,151 @@
+"""``storm.tl.enrich`` and ``storm.datasets.gene_sets``."""
+
+from __future__ import annotations
+
+import logging
+
+import anndata as ad
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+import storm
+
+
+@pytest.fixture
+def ranked() -> ad.AnnData:
+    """Two halves; the first twelve genes are higher in one of them, the next twelve in the other one."""
+    rng = np.random.default_rng(0)
+    centres = np.array([(x, y) for y in range(10) for x in range(20)], dtype=float) * 100
+    right = centres[:, 0] >= 1000
+    means = np.full((200, 80), 2.0)
+    means[np.ix_(right, range(12))] = 5
+    means[np.ix_(~right, range(12, 24))] = 5
+    adata = ad.AnnData(rng.poisson(means).astype(np.float32), obsm={"spatial": centres})
+    adata.var_names = [f"GENE{i}" for i in range(80)]
+    adata.obs["storm_domain"] = pd.Categorical(np.where(right, "right", "left"))
+    storm.tl.rank_domain_genes(adata)
+    return adata
+
+
+SETS = {
+    "of the right": [f"GENE{i}" for i in range(12)],
+    "of the left": [f"GENE{i}" for i in range(12, 24)],
+    "of none": [f"GENE{i}" for i in range(30, 60)],
+    "small": ["GENE1", "GENE2"],
+    "elsewhere": [f"OTHER{i}" for i in range(30)],
+}
+
+
+def test_over_representation(ranked, caplog):
+    with caplog.at_level(logging.INFO, logger="storm"):
+        storm.tl.enrich(ranked, SETS)
+    assert "2 of 5 gene sets are left out: 2 with fewer than 10 tested genes" in caplog.text
+    facts = ranked.uns["storm"]["enrichment"]
+    assert facts["left_out"] == {"fewer than 10 tested genes": 2}
+    assert facts["p"] == "p_spatial_adj"
+    frame = storm.get.enrich(ranked)
+    assert len(frame) == 6
+    top = frame.groupby("group").head(1).set_index("group")
+    assert top["set"].to_dict() == {"left": "of the left", "right": "of the right"}
+    assert (top["n_overlap"] == 12).all()
+    assert (top["pvals_adj"] < 1e-6).all()
+    assert set(top.loc["right", "genes"].split(",")) == set(SETS["of the right"])
+    assert storm.get.enrich(ranked, "left")["group"].unique().tolist() == ["left"]
+    storm.tl.enrich(ranked, SETS, direction="down", groups="right")
+    assert storm.get.enrich(ranked)["set"].iloc[0] == "of the left"
+
+
+def test_gsea(ranked):
+    storm.tl.enrich(ranked, SETS, method="gsea", key_added="gsea")
+    frame = storm.get.enrich(ranked, "right", key_added="gsea").set_index("set")
+    assert frame.loc["of the right", "nes"] > 1.5
+    assert frame.loc["of the left", "nes"] < -1.5
+    assert frame.loc[["of the right", "of the left"], "pvals_adj"].max() < 0.01
+    assert frame.loc["of none", "pvals"] > 0.05
+
+
+@pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
+def test_result_survives_storage(ranked, tmp_path, suffix):
+    storm.tl.enrich(ranked, SETS)
+    path = tmp_path / f"section{suffix}"
+    getattr(ranked, "write_h5ad" if suffix == ".h5ad" else "write_zarr")(path)
+    back = (ad.read_h5ad if suffix == ".h5ad" else ad.read_zarr)(path)
+    pd.testing.assert_frame_equal(storm.get.enrich(back), storm.get.enrich(ranked), check_dtype=False)
+
+
+def test_sets_from_a_file(ranked, tmp_path):
+    path = tmp_path / "sets.gmt"
+    path.write_bytes("".join(f"{name}\t\t" + "\t".join(genes) + "\r\n" for name, genes in SETS.items()).encode())
+    one = storm.tl.enrich(ranked, path, copy=True)
+    assert "enrichment" not in ranked.uns["storm"]
+    storm.tl.enrich(ranked, SETS)
+    pd.testing.assert_frame_equal(storm.get.enrich(one), storm.get.enrich(ranked))
+
+
+def test_no_gene_of_the_sets_is_in_the_table(ranked):
+    with pytest.raises(ValueError, match=r"0 of their 30 genes .*'OTHER0'.*symbols of the same species"):
+        storm.tl.enrich(ranked, {"elsewhere": SETS["elsewhere"]})
+    with pytest.warns(UserWarning, match="no gene of 'right' has p_spatial_adj <= 0"):
+        storm.tl.enrich(ranked, SETS, groups=["right"], fdr=0)
+    assert (storm.get.enrich(ranked)["pvals"] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({"method": "m"}, ValueError, "method='m'"),
+        ({"groups": "top"}, KeyError, "top"),
+        ({"direction": "both"}, ValueError, "direction='both'"),
+        ({"fdr": 2}, ValueError, "fdr=2"),
+        ({"max_genes": 3}, ValueError, "max_genes=3"),
+        ({"key": "nothing"}, KeyError, "rank_domain_genes first"),
+        ({"sets": "/no/such.gmt"}, FileNotFoundError, "such.gmt"),
+    ],
+)
+def test_bad_input(ranked, arguments, error, text):
+    with pytest.raises(error, match=text):
+        storm.tl.enrich(ranked, **{"sets": SETS, **arguments})
+    assert "enrichment" not in ranked.uns["storm"]
+    with pytest.raises(KeyError, match=r"run storm\.tl\.enrich first"):
+        storm.get.enrich(ranked)
+
+
+def test_plot_draws_the_table(ranked):
+    storm.tl.enrich(ranked, SETS)
+    ax = storm.pl.enrichment(ranked, "right", n_sets=2)
+    frame = storm.get.enrich(ranked, "right").head(2)
+    assert [label.get_text() for label in ax.get_yticklabels()] == frame["set"].tolist()[::-1]
+    x = ax.collections[-1].get_offsets()[:, 0]
+    np.testing.assert_allclose(x, (frame["n_overlap"] / frame["expected"]).to_numpy()[::-1])
+    with pytest.raises(KeyError, match="'top'"):
+        storm.pl.enrichment(ranked, "top")
+    with pytest.raises(ValueError, match="raise max_p"):
+        storm.pl.enrichment(ranked, "right", max_p=0)
+    storm.tl.enrich(ranked, SETS, method="gsea")
+    assert "score" in storm.pl.enrichment(ranked, "left").get_xlabel()
+    plt.close("all")
+
+
+def test_public_collections(shared_data):
+    human = storm.datasets.gene_sets(path=shared_data)
+    assert len(human) == 50
+    assert "VEGFA" in human["HALLMARK_HYPOXIA"]
+    assert "Vegfa" in storm.datasets.gene_sets(species="mouse", path=shared_data)["HALLMARK_HYPOXIA"]
+    assert len(storm.datasets.gene_sets("reactome", path=shared_data)) > 2000
+    processes = storm.datasets.gene_sets("go_bp", path=shared_data)
+    assert "AKT3" in processes["mitochondrial genome maintenance (GO:0000002)"]
+
+
+def test_collections_that_are_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"genesets/go_bp_human\.gmt below"):
+        storm.datasets.gene_sets("go_bp", path=tmp_path)
+    with pytest.raises(ValueError, match="'kegg'"):
+        storm.datasets.gene_sets("kegg")
+    with pytest.raises(ValueError, match="'human' only"):
+        storm.datasets.gene_sets("reactome", species="mouse")
+    (tmp_path / "genes").mkdir()
+    (tmp_path / "genes" / "hallmarks_pathways_human.json").write_text("{}")
+    with pytest.raises(ValueError, match="not the published file"):
+        storm.datasets.gene_sets(path=tmp_path)

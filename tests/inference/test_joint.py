@@ -241,3 +241,18 @@ def test_pooled_statistics_are_those_of_all_rows() -> None:
     whole = np.concatenate([parts[0], parts[1] - 5])
     np.testing.assert_allclose(mean, np.nanmean(whole, axis=0), atol=0.01)
     np.testing.assert_allclose(std, np.nanstd(whole, axis=0), rtol=0.01)
+
+
+def test_the_window_of_a_section_says_nothing_of_what_else_it_holds(toy_once) -> None:
+    """So that sections which hold different tissue, embedded one by one, may be laid beside each other."""
+    whole = toy_once.tables["table"].copy()
+    del whole.uns["spatialdata_attrs"]
+    left = whole.obsm["spatial"][:, 0] < np.quantile(whole.obsm["spatial"][:, 0], 0.5)
+    half = whole[left].copy()
+    storm.tl.embed(whole, readout="window")
+    storm.tl.embed(half, readout="window")
+    edge = np.ptp(half.obsm["spatial"][:, 0]) - (half.obsm["spatial"][:, 0] - half.obsm["spatial"][:, 0].min())
+    pitch = np.median(np.sort(np.linalg.norm(half.obsm["spatial"][:, None] - half.obsm["spatial"], axis=-1))[:, 1])
+    inner = edge > 3 * pitch
+    assert inner.sum() > 10
+    np.testing.assert_allclose(half.obsm["X_storm"][inner], whole.obsm["X_storm"][left][inner], atol=1e-4)

@@ -44,6 +44,11 @@ class EmbedPlan:
     joint: bool = True
     batch: Batch = "anchors"
 
+    @property
+    def absolute(self) -> bool:
+        """Whether nothing of a section's own mean is subtracted from its expression: it may be laid beside others."""
+        return self.readout == "window"
+
 
 @dataclass(frozen=True, kw_only=True)
 class SectionEmbedding:
@@ -109,7 +114,7 @@ def embed_section(selection: Selection, plan: EmbedPlan, journal: Journal) -> Se
         if decision.tokens is not None:
             tokens["st"] = decision.tokens
     elif wants_counts(spots, modality):
-        tokens["st"], match = st_tokens(spots, loaded)
+        tokens["st"], match = st_tokens(spots, loaded, by="training" if plan.absolute else None)
     parts: dict[str, np.ndarray] = {}
     if plan.readout == "reconstruction":
         network = loaded.network.to(compute.device).eval()
@@ -128,7 +133,10 @@ def embed_section(selection: Selection, plan: EmbedPlan, journal: Journal) -> Se
         parts["st_own"] = own_components(spots.counts, windows)
     if own is not None:
         parts["st_own"] = own.part
-    vector, by_modality = combine(parts, tokens | sources, loaded.settings["modality_weights"])
+    means = {
+        key: np.zeros(parts[key].shape[1], np.float32) for key in ("st", "st_input") if plan.absolute and key in parts
+    }
+    vector, by_modality = combine(parts, tokens | sources, loaded.settings["modality_weights"], means=means)
     facts = provenance(
         loaded,
         spots,

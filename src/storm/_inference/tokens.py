@@ -52,8 +52,17 @@ def st_embeddings(spots: Spots, model: StormModel) -> np.ndarray:
     return np.where(spots.placed[:, None], raw, np.nan)
 
 
-def st_tokens(spots: Spots, model: StormModel) -> tuple[np.ndarray, GeneMatch]:
+def st_tokens(spots: Spots, model: StormModel, *, by: str | None = None) -> tuple[np.ndarray, GeneMatch]:
     """Standardised expression embeddings, shape (n, st_dim), NaN for spots without counts; and how the genes matched.
+
+    Parameters
+    ----------
+    spots
+        The section.
+    model
+        The model.
+    by
+        As in :func:`he_tokens`.
 
     Raises
     ------
@@ -61,6 +70,6 @@ def st_tokens(spots: Spots, model: StormModel) -> tuple[np.ndarray, GeneMatch]:
         As :func:`st_embeddings`.
     """
     raw = st_embeddings(spots, model)
-    within = model.settings["standardise"] == "section"
+    within = (model.settings["standardise"] if by is None else by) == "section"
     scaled = standardise(raw, model.statistic("st_mean"), model.statistic("st_std"), within=within, isotropic=True)
     return scaled, model.expression.match(spots.expression[1].tolist())

@@ -212,7 +212,7 @@ def _embedding(table: AnnData, use_rep: str) -> Any:
     KeyError
         If it holds none of that name.
     """
-    if use_rep not in table.obsm and use_rep == X_STORM:
+    if isinstance(use_rep, str) and use_rep == X_STORM and use_rep not in table.obsm:
         available = sorted(table.obsm) or "nothing"
         msg = f"use_rep={use_rep!r} is not in obsm, which holds {available}; run storm.tl.embed first"
         raise KeyError(msg)

@@ -93,11 +93,13 @@ def embed(
     readout
         ``"adaptive"`` (the section's own ten leading principal components of expression, averaged over the distance at
         which spots predict each other best, and beside them the network's output tokens where its encoder tells more of
-        the section than these components do: best for one section's domains on every platform, but the ten axes mean
-        something else in another section), ``"section"`` (own components beside output tokens, both averaged over the
-        window with σ = 0.7 pitch; the default of version 0.1), ``"window"`` (output and input tokens of the window,
-        weighted by the same Gaussian), ``"center"`` (output token of the spot itself), ``"reconstruction"`` (what its
-        neighbourhood says of a masked spot), or ``None`` for the model's default.
+        the section than these components do: best for domains on every platform; the ten axes of a section that is
+        embedded alone mean something else in another section), ``"section"`` (own components beside output tokens, both
+        averaged over the window with σ = 0.7 pitch; the default of version 0.1), ``"window"`` (output and input tokens
+        of the window, weighted by the same Gaussian; nothing of the section's own mean is subtracted from expression,
+        so that sections embedded one by one may be laid beside each other if they do not differ technically),
+        ``"center"`` (output token of the spot itself), ``"reconstruction"`` (what its neighbourhood says of a masked
+        spot), or ``None`` for the model's default.
     joint
         Give several sections, of a list or of one table, axes that mean the same in all of them: with the read-out
         ``"adaptive"`` the principal components of expression are those of all sections together, over the genes that

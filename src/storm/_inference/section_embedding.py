@@ -133,9 +133,9 @@ def embed_section(selection: Selection, plan: EmbedPlan, journal: Journal) -> Se
         parts["st_own"] = own_components(spots.counts, windows)
     if own is not None:
         parts["st_own"] = own.part
-    means = {
-        key: np.zeros(parts[key].shape[1], np.float32) for key in ("st", "st_input") if plan.absolute and key in parts
-    }
+    means: dict[str, np.ndarray] = {}
+    if plan.absolute:
+        means = {key: np.zeros(parts[key].shape[1], np.float32) for key in parts if key in ("st", "st_input")}
     vector, by_modality = combine(parts, tokens | sources, loaded.settings["modality_weights"], means=means)
     facts = provenance(
         loaded,

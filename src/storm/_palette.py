@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import chain, cycle
+from typing import Any
+
+import numpy as np
+
 #: Colours that remain distinct in all common forms of colour vision (Okabe and Ito 2008); those of H&E come last.
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#F0E442", "#56B4E9", "#D55E00", "#000000", "#CC79A7")
 
@@ -24,3 +30,39 @@ def palette(n: int) -> list[str]:
             factor, offset = (1.0, 0.0) if step == 0 else (0.4, 0.6)
         colours.append(to_hex((red * factor + offset, green * factor + offset, blue * factor + offset)))
     return colours
+
+
+def stored_colours(stored: Any, n: int) -> list[str] | None:
+    """The first n of the colours that a table keeps for categories; ``None`` if they are too few, or not colours."""
+    from matplotlib.colors import is_color_like
+
+    if not isinstance(stored, list | tuple | np.ndarray) or len(stored) < n:
+        return None
+    colours = list(stored)[:n]
+    return colours if all(map(is_color_like, colours)) else None
+
+
+def kept_colours(stored: Any, earlier: Sequence[str], names: Sequence[str]) -> list[str]:
+    """One colour per category: that of its name before, or one that no name had.
+
+    Parameters
+    ----------
+    stored
+        Colours of the earlier categories, where a table keeps them; by default those of :func:`palette`.
+    earlier
+        Names of the earlier categories.
+    names
+        Names of the categories.
+
+    Returns
+    -------
+    list of str
+        Hex codes.
+    """
+    from matplotlib.colors import to_hex
+
+    colours = stored_colours(stored, len(earlier))
+    by_name = dict(zip(earlier, map(to_hex, palette(len(earlier)) if colours is None else colours), strict=True))
+    every = palette(len(earlier) + len(names))
+    fresh = chain((colour for colour in every if colour not in by_name.values()), cycle(every))
+    return [by_name[name] if name in by_name else next(fresh) for name in names]

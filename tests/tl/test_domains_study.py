@@ -8,11 +8,12 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_hex
 from spatialdata import SpatialData, read_zarr
 from spatialdata.models import ShapesModel, TableModel
 
 import storm
-from storm._palette import palette
+from storm._palette import kept_colours, palette
 
 pytestmark = pytest.mark.filterwarnings("ignore:zarr v3 autosharding:UserWarning")
 
@@ -136,6 +137,23 @@ def test_a_run_is_aligned_to_the_one_before() -> None:
     assert {last, gone} - set(names)  # the two are one domain now, under one of their names
     kept = dict(zip(names, table.uns["storm_domain_colors"], strict=True))
     assert all(kept[name] == dict(zip("0123", colours, strict=True))[name] for name in names)
+
+
+@pytest.mark.parametrize("stored", [["#0072B2", "orange", "k"], ["red", "no colour", "blue"], ["red"], None])
+def test_new_domains_get_colours_of_their_own(stored) -> None:
+    table = joined()
+    table.obs["mine"] = table.obs["kind"].astype("category")
+    if stored is not None:
+        table.uns["mine_colors"] = stored
+    storm.tl.domains(table, 9, align_to="mine")
+    colours = [to_hex(colour) for colour in table.uns["storm_domain_colors"]]
+    assert len(set(colours)) == 9
+    assert colours[:3] == [to_hex(c) for c in (stored if stored and stored[-1] == "k" else palette(3))]
+
+
+def test_more_domains_than_colours() -> None:
+    names = [str(k) for k in range(40)]
+    assert len(kept_colours(None, names[:30], names)) == 40
 
 
 def test_rows_without_an_earlier_label_have_no_say() -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from storm._palette import palette
+from storm._palette import palette, stored_colours
 from storm.pl._arguments import check_colours
 
 if TYPE_CHECKING:
@@ -57,15 +57,8 @@ def colours_of(given: Any, *, names: list[Any], key: str, uns: Mapping) -> list[
     uns
         Where scanpy keeps colours, as ``"<key>_colors"``.
     """
-    from matplotlib.colors import is_color_like
-
     if given is None:
-        stored = uns.get(f"{key}_colors")
-        if isinstance(stored, list | tuple | np.ndarray) and len(stored) >= len(names):
-            stored = list(stored)[: len(names)]
-            if all(map(is_color_like, stored)):
-                return stored
-        return palette(len(names))
+        return stored_colours(uns.get(f"{key}_colors"), len(names)) or palette(len(names))
     if isinstance(given, str):
         msg = f"palette={given!r} is text; give a list of {len(names)} colours, or a dictionary of colours by category"
         raise ValueError(msg)

@@ -17,7 +17,7 @@ from storm._bridge.workspace import write_all
 from storm._checks import check_choice, check_key, check_positive, check_whole
 from storm._inference.clustering import cluster_rows
 from storm._keys import DOMAIN, X_STORM
-from storm._palette import palette
+from storm._palette import kept_colours
 from storm.data.components import finite_rows
 from storm.data.naming import keep_names
 from storm.data.proportions import proportions
@@ -144,7 +144,7 @@ def domains(
     names, colours = [str(k) for k in range(codes.max() + 1)], None
     if align_to is not None and earlier is not None:
         names, codes = keep_names(codes, *earlier)
-        colours = _colours(tables[0].uns.get(f"{align_to}_colors"), earlier[1], names)
+        colours = kept_colours(tables[0].uns.get(f"{align_to}_colors"), earlier[1], names)
         facts |= {"align_to": align_to, "new_names": [name for name in names if name not in earlier[1]]}
     facts |= {"storm_version": __version__, "use_rep": use_rep, "method": method, "n_domains": len(names), "seed": seed}
     if any(section.name for section in study):
@@ -180,16 +180,6 @@ def _earlier(tables: Sequence[AnnData], key: str) -> tuple[np.ndarray, list[str]
         names |= dict.fromkeys(columns[-1].cat.categories)
     order = list(names)
     return np.concatenate([pd.Index(order).get_indexer(column.astype(object)) for column in columns]), order
-
-
-def _colours(stored: Any, earlier: list[str], names: list[str]) -> list[str]:
-    """One colour per domain: that of its name before, or one that no name had."""
-    before = [str(colour) for colour in stored] if isinstance(stored, list | tuple | np.ndarray) else []
-    before = before if len(before) >= len(earlier) else palette(len(earlier))
-    by_name = dict(zip(earlier, before, strict=False))
-    unused = [colour for colour in palette(len(earlier) + len(names)) if colour not in by_name.values()]
-    fresh = iter(unused or palette(len(names)))
-    return [by_name[name] if name in by_name else next(fresh) for name in names]
 
 
 def _shares(study: Study, codes: np.ndarray, names: list[str]) -> dict[str, Any]:

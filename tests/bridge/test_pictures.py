@@ -185,9 +185,15 @@ def test_pictures_of_an_anndata_are_named(caplog: pytest.LogCaptureFixture, tiny
     with pytest.raises(ValueError, match=r"storm\.io\.from_anndata\(adata\) makes a SpatialData of it"):
         storm.tl.embed(adata, model=tiny_model, modality="both")
     del adata.uns["spatial"]["A"]["scalefactors"]
+    adata.obs["sample"] = np.where(np.arange(adata.n_obs) < 60, "A", "B")
+
+    def lines() -> int:
+        return sum("storm.io.from_anndata(adata)" in record.getMessage() for record in caplog.records)
+
     with caplog.at_level(logging.WARNING, logger="storm"):
-        storm.tl.embed(adata, model=tiny_model)
-    assert any("storm.io.from_anndata(adata)" in record.getMessage() for record in caplog.records)
+        storm.tl.embed(adata, model=tiny_model, library_key="sample")
+    assert lines() == 1  # for both sections
     caplog.clear()
-    storm.tl.embed(adata, model=tiny_model, modality="st", key_added="X_st")
-    assert not any("from_anndata" in record.getMessage() for record in caplog.records)
+    storm.tl.embed(adata, model=tiny_model, modality="st", key_added="X_st", library_key="sample")
+    storm.pl.domains(adata, "sample", library_key="sample")
+    assert lines() == 0

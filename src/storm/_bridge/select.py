@@ -161,18 +161,29 @@ def select_image(
     return next(iter(data.images))
 
 
+#: How pictures of an AnnData come to be read.
+_FROM_ANNDATA = "storm.io.from_anndata(adata) makes a SpatialData of it and of the pictures in its uns['spatial']"
+
+
 def _check_no_image(table: AnnData, image_key: str | None, *, image: bool | str) -> None:
     """Raise if an image is asked for of an AnnData; say how the pictures that it may hold can be used."""
-    spatial = table.uns.get("spatial")
-    libraries = spatial.values() if isinstance(spatial, Mapping) else ()
-    pictures = any(isinstance(library, Mapping) and library.get("images") for library in libraries)
-    how = "storm.io.from_anndata(adata) makes a SpatialData of it and of the pictures in its uns['spatial']"
     if image is True or image_key is not None:
-        advice = how if pictures else "pass a SpatialData (storm.io.from_anndata(adata, 'HE.tif') makes one)"
+        other = "pass a SpatialData (storm.io.from_anndata(adata, 'HE.tif') makes one)"
+        advice = _FROM_ANNDATA if _has_pictures(table) else other
         msg = f"an AnnData holds no H&E image to read patches from; {advice}, or use modality='st'"
         raise ValueError(msg)
-    if pictures:
-        logger.warning("the pictures in uns['spatial'] of the AnnData are not used; %s", how)
+
+
+def note_pictures(data: SpatialData | AnnData) -> None:
+    """Log how the pictures of an AnnData, which nothing reads, can be used."""
+    if not is_spatialdata(data) and _has_pictures(data):
+        logger.warning("the pictures in uns['spatial'] of the AnnData are not used; %s", _FROM_ANNDATA)
+
+
+def _has_pictures(table: AnnData) -> bool:
+    spatial = table.uns.get("spatial")
+    libraries = spatial.values() if isinstance(spatial, Mapping) else ()
+    return any(isinstance(library, Mapping) and bool(library.get("images")) for library in libraries)
 
 
 def _describe(key: str, element: Any) -> str:

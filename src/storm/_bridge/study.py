@@ -19,7 +19,14 @@ from storm._bridge.counts import check_structure
 from storm._bridge.keys import Keys
 from storm._bridge.members import Member, images_of, members_of
 from storm._bridge.part import SECTIONS, part_of, plain, section_facts
-from storm._bridge.select import annotated_regions, check_container, is_spatialdata, records_of, select_table
+from storm._bridge.select import (
+    annotated_regions,
+    check_container,
+    is_spatialdata,
+    note_pictures,
+    records_of,
+    select_table,
+)
 from storm._bridge.selection import Selection, select
 from storm._bridge.workspace import Workspace, copy_of, open_workspace, write_all
 from storm._bridge.write import check_keys_added, check_writable
@@ -306,6 +313,9 @@ def open_study(
         _check_own_images([section for section in sections if section.work is work])
     if image != False:  # noqa: E712  it may be "auto"
         _check_images(sections)
+    if image == "auto":
+        for work in works:
+            note_pictures(work.owner)
     return Study(works, sections, library_key)
 
 

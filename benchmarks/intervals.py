@@ -52,11 +52,10 @@ def judge(head, sdata) -> dict:
     at = [head.genes.index(g) for g in known]
     limits = [np.stack([head.intervals.at(d)[side][at] for d in depth]) for side in (0, 1)]
     lower, upper = np.maximum(pred + limits[0], 0), np.maximum(pred + limits[1], 0)
-    flat = [np.maximum(pred + side[at], 0) for side in head.flat]
+    flat = None if head.flat is None else [np.maximum(pred + side[at], 0) for side in head.flat]
     genes = expression_report(truth, pred, genes=known, lower=lower, upper=upper)
-    one = expression_report(truth, pred, genes=known, lower=flat[0], upper=flat[1])
     by_depth = coverage_by_depth(truth, lower, upper, depth=depth)
-    return {
+    row = {
         "spots": len(truth),
         "umi": int(np.median(depth)),
         "r": float(genes["pearson"].median()),
@@ -64,10 +63,13 @@ def judge(head, sdata) -> dict:
         "genes_above_80": float((genes["coverage"] > 0.8).mean()),
         "by_depth": by_depth["coverage"].round(3).tolist(),
         "width_sd": float((genes["width"] / truth.std(axis=0)).median()),
-        "coverage_flat": float(one["coverage"].mean()),
-        "flat_by_depth": coverage_by_depth(truth, *flat, depth=depth)["coverage"].round(3).tolist(),
         "unusual": float(table.uns["storm"]["storm"]["unusual_tiles"]),
     }
+    if flat is not None:
+        one = expression_report(truth, pred, genes=known, lower=flat[0], upper=flat[1])
+        row["coverage_flat"] = float(one["coverage"].mean())
+        row["flat_by_depth"] = coverage_by_depth(truth, *flat, depth=depth)["coverage"].round(3).tolist()
+    return row
 
 
 def fit(sections: list, n_genes: int):
@@ -82,7 +84,8 @@ def with_flat(head, sections: list):
     for i, held in enumerate(sections):
         others = [s for j, s in enumerate(sections) if j != i]
         if not others:
-            break
+            object.__setattr__(head, "flat", None)
+            return head
         part = storm.tl.fit_expression(others, list(head.genes), device="cpu", conformal=False)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
@@ -91,7 +94,7 @@ def with_flat(head, sections: list):
         columns = {name: j for j, name in enumerate(spots.genes)}
         truth = log_normalise(spots.counts)[:, [columns[g] for g in head.genes]].toarray()
         errors.append(truth - held.tables["table_storm"].to_df().to_numpy())
-    error = np.concatenate(errors) if errors else np.full((1, len(head.genes)), np.nan)
+    error = np.concatenate(errors)
     flat = (-conformal_quantile(-error, alpha=0.05), conformal_quantile(error, alpha=0.05))
     object.__setattr__(head, "flat", flat)
     return head

@@ -14,6 +14,7 @@ from PIL import Image
 from spatialdata import SpatialData, read_zarr
 
 import storm
+import vendor_folders as vendor
 from storm._bridge import read_spots
 from storm.io import from_anndata
 
@@ -372,6 +373,25 @@ def test_from_there_to_an_embedding(tiny_model, toy: SpatialData) -> None:
     storm.tl.embed(sdata, model=tiny_model, modality="both", field_um=60)
     assert np.isfinite(sdata["table"].obsm["X_storm"]).all()
     assert list(sdata["table"].obs_names) == ["twice"] * 48
+
+
+@pytest.mark.filterwarnings("ignore:Use `squidpy.read.visium` instead:FutureWarning")
+@pytest.mark.parametrize("reader", ["squidpy", "scanpy"])
+def test_what_the_readers_read(tmp_path: Path, reader: str) -> None:
+    """A folder by way of squidpy (pictures of uint8) or scanpy (floats) is what ``storm.io.visium`` reads of it."""
+    import scanpy as sc
+    import squidpy as sq
+
+    outs, he, _ = vendor.visium_folder(tmp_path)
+    adata = (sq.read.visium if reader == "squidpy" else sc.read_visium)(outs, library_id="A")
+    assert adata.uns["spatial"]["A"]["images"]["hires"].dtype == (np.uint8 if reader == "squidpy" else np.float32)
+    here, there = read_spots(from_anndata(adata, he)), read_spots(storm.io.visium(outs, he))
+    order = pd.Index(here.ids).get_indexer(there.ids)
+    np.testing.assert_array_equal(here.centres[order], there.centres)
+    one, other = (spots.patches.read(there.centres, field_um=16, out_px=8) for spots in (here, there))
+    np.testing.assert_array_equal(one, other)
+    pictures = from_anndata(adata)["A_he"], storm.io.visium(outs, "hires")["he"]
+    np.testing.assert_array_equal(*(picture["scale0"]["image"].to_numpy() for picture in pictures))
 
 
 def test_a_study_is_embedded_as_its_sections_are(tiny_model, toy: SpatialData) -> None:

@@ -23,6 +23,9 @@ RANKED_GENES = "rank_genes_groups"
 #: Default ``uns[UNS]`` key of :func:`storm.tl.enrich`.
 ENRICHMENT = "enrichment"
 
+#: Default ``obsm`` key of :func:`storm.tl.composition`.
+X_COMPOSITION = "X_composition"
+
 #: Key of the data frame in an entry of ``uns[UNS]`` whose result is one.
 TABLE = "table"
 

@@ -1,4 +1,5 @@
 from ._gene_sets import gene_sets as gene_sets
 from ._her2st import her2st as her2st
 from ._mob import mob as mob
+from ._signatures import signatures as signatures
 from ._toy import toy as toy

@@ -1,4 +1,5 @@
 from ._check import check as check
+from ._composition import composition as composition
 from ._contact import contact as contact
 from ._domains import domains as domains
 from ._enrichment import enrichment as enrichment

@@ -90,11 +90,12 @@ def enrichment(
     if group not in groups:
         msg = f"group={group!r} is not among the domains that were tested: {groups}"
         raise KeyError(msg)
-    frame = frame[(frame["group"] == group) & (frame["pvals_adj"] <= max_p)].head(n_sets).iloc[::-1]
-    if frame.empty:
-        msg = f"no gene set of {group!r} has an adjusted p-value of at most {max_p:g}; raise max_p"
-        raise ValueError(msg)
     by_score = "nes" in frame
+    frame = frame[(frame["group"] == group) & (frame["pvals_adj"] <= max_p)]
+    frame = (frame if by_score else frame[frame["n_overlap"] > 0]).head(n_sets).iloc[::-1]
+    if frame.empty:
+        msg = f"no gene set of {group!r} has a selected gene and an adjusted p-value of at most {max_p:g}; raise max_p"
+        raise ValueError(msg)
     value = frame["nes"] if by_score else frame["n_overlap"] / frame["expected"].where(frame["expected"] > 0)
     number = frame["n_genes" if by_score else "n_overlap"].to_numpy()
     colour = -np.log10(np.maximum(frame["pvals_adj"].to_numpy(dtype=float), _SMALLEST))
@@ -102,7 +103,7 @@ def enrichment(
         ax = plt.subplots(figsize=(6.4, 1.3 + 0.25 * len(frame)), layout="constrained")[1]
     place = np.arange(len(frame))
     x = value.fillna(0).to_numpy()
-    size = 15 + 120 * number / max(number.max(), 1)
+    size = 15 + 120 * number / number.max()
     ax.hlines(place, 0 if by_score else min(1.0, *x), x, color="0.85", linewidth=1, zorder=1)
     dots = ax.scatter(x, place, s=size, c=colour, cmap=cmap, vmin=0, zorder=2, linewidths=0)
     ax.axvline(0 if by_score else 1, color="0.6", linewidth=0.6, linestyle="--", zorder=0)
@@ -112,6 +113,7 @@ def enrichment(
     ax.set_title(group if title is None else title, fontsize=10)
     ax.spines[["top", "right"]].set_visible(False)
     ax.figure.colorbar(dots, ax=ax, label="−log10 adjusted p", shrink=0.8)
-    handles, labels = dots.legend_elements("sizes", num=3, func=lambda s: (s - 15) / 120 * max(number.max(), 1))
-    ax.legend(handles, labels, title="genes", fontsize=7, title_fontsize=7, frameon=False, loc="lower right")
+    for genes in dict.fromkeys((1 + int(number.max()) // 2, int(number.max()))):
+        ax.scatter([], [], s=15 + 120 * genes / number.max(), color="0.5", linewidths=0, label=f"{genes}")
+    ax.legend(title="genes", fontsize=7, title_fontsize=7, frameon=False, loc="lower right")
     return ax

@@ -1,5 +1,6 @@
 from ._adapt import adapt as adapt
 from ._adjacent_domains import adjacent_domains as adjacent_domains
+from ._composition import composition as composition
 from ._domains import domains as domains
 from ._embed import embed as embed
 from ._encode_tiles import encode_tiles as encode_tiles

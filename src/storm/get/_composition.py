@@ -1,0 +1,80 @@
+"""``storm.get.composition`` and ``storm.get.composition_tests``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from storm import _keys
+from storm._bridge.placed import stored_result
+from storm._bridge.select import select_table
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+
+def composition(
+    data: SpatialData | AnnData, *, table_key: str | None = None, key_added: str = _keys.X_COMPOSITION
+) -> pd.DataFrame:
+    """Cell types of spots, as :func:`storm.tl.composition` stored them.
+
+    Parameters
+    ----------
+    data
+        The object.
+    table_key
+        The table; needed only where there are several.
+    key_added
+        Key of the result.
+
+    Returns
+    -------
+    DataFrame
+        A row per observation, a column per type.
+
+    Raises
+    ------
+    KeyError
+        If there is no such result.
+    """
+    _, table = select_table(data, table_key)
+    facts = stored_result(table, key_added, made_by="storm.tl.composition")
+    if key_added not in table.obsm:
+        msg = f"obsm[{key_added!r}] does not exist; domains as a whole are in storm.get.composition_tests"
+        raise KeyError(msg)
+    return pd.DataFrame(np.asarray(table.obsm[key_added]), index=table.obs_names, columns=list(facts["types"]))
+
+
+def composition_tests(
+    data: SpatialData | AnnData, *, table_key: str | None = None, key_added: str = _keys.X_COMPOSITION
+) -> pd.DataFrame:
+    """Cell types of domains, and their tests, as :func:`storm.tl.composition` stored them.
+
+    Parameters
+    ----------
+    data
+        The object.
+    table_key
+        The table; needed only where there are several.
+    key_added
+        Key of the result.
+
+    Returns
+    -------
+    DataFrame
+        A row per domain and type.
+
+    Raises
+    ------
+    KeyError
+        If there is no such result, or it was made without domains.
+    """
+    _, table = select_table(data, table_key)
+    facts = stored_result(table, key_added, made_by="storm.tl.composition")
+    if _keys.TABLE not in facts:
+        msg = f"{key_added!r} was made without domains; run storm.tl.composition with key='{_keys.DOMAIN}'"
+        raise KeyError(msg)
+    return facts[_keys.TABLE].copy()

@@ -1,0 +1,231 @@
+"""``storm.tl.composition``."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from storm import __version__, _keys
+from storm._bridge.keys import Keys
+from storm._bridge.log_values import read_log_values
+from storm._bridge.placed import Labels, Places, read_labels, read_sections
+from storm._bridge.signature import signature_frame
+from storm._bridge.workspace import open_workspace
+from storm._bridge.write import write_results
+from storm._checks import check_choice
+from storm.biology.composition import Mixture, marker_scores, nnls, nusvr
+from storm.biology.distances import distance_bins, typical_pitch
+from storm.biology.ranks import benjamini_hochberg
+from storm.biology.type_tests import compare_types
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from scipy.sparse import csr_matrix
+    from spatialdata import SpatialData
+
+#: Share of a signature's genes below which its types are hardly told apart.
+_HALF = 0.5
+
+
+def composition(
+    data: SpatialData | AnnData,
+    signature: pd.DataFrame | Mapping[str, Iterable[str]] | AnnData | str | Path,
+    *,
+    method: Literal["nnls", "nusvr", "markers"] = "nnls",
+    key: str | None = None,
+    label_key: str | None = None,
+    layer: str | None = None,
+    normalise: bool | Literal["auto"] = "auto",
+    spatial: bool = True,
+    library_key: str | None = None,
+    table_key: str | None = None,
+    shapes_key: str | None = None,
+    coordinate_system: str | None = None,
+    seed: int = 0,
+    key_added: str = _keys.X_COMPOSITION,
+    copy: bool = False,
+) -> SpatialData | AnnData | None:
+    """Estimate the cell types of spots from a signature, and compare them between domains.
+
+    ``"nnls"`` explains the expression of each spot by non-negative shares of the signature's types, on a linear scale.
+    ``"markers"`` scores each type by the mean log expression of its markers: comparable between spots, not between
+    types. ``"nusvr"`` is CIBERSORT's regression and takes 20 ms a mixture, so that it is run on the domains as a whole.
+
+    A signature knows the types that are in it: what else a spot holds (tumour cells, for a signature of immune cells)
+    is explained by whatever resembles it most. The fractions are *among the types of the signature*, and the residual
+    says how much of a spot they do not explain.
+
+    Parameters
+    ----------
+    data
+        Object with expression.
+    signature
+        A data frame of genes × types on a linear scale, such as :func:`storm.datasets.signatures` returns, or the path
+        of one (LM22 has that shape); markers by type; or an AnnData of single cells with counts and types.
+    method
+        ``"nnls"``, ``"nusvr"`` (needs ``key``) or ``"markers"``.
+    key
+        Column of ``obs`` with domains: their means are stored, and each is tested against all other spots that have a
+        domain. ``None`` tests nothing.
+    label_key
+        Column of the types in ``obs`` of an AnnData ``signature``.
+    layer, normalise
+        Expression to read, as in :func:`storm.tl.rank_domain_genes`.
+    spatial
+        Whether to compute ``p_spatial``, which needs places.
+    library_key, table_key, shapes_key, coordinate_system
+        Sections and elements, as in :func:`storm.tl.adjacent_domains`.
+    seed
+        Random seed of the pairs of spots of a large section, as in :func:`storm.tl.rank_domain_genes`.
+    key_added
+        Key of the result.
+    copy
+        Return a changed copy and leave ``data`` alone.
+
+    Returns
+    -------
+    SpatialData or AnnData or None
+        The copy if ``copy``, else ``None``; the table gets
+
+        - ``obsm[key_added]``: float32, shape (n_obs, types): fractions of sum 1, NaN where no type explains anything;
+          or scores for ``"markers"``; not for ``"nusvr"``,
+        - ``obs["<key_added>_residual"]``: what the types do not explain, as a share of the spot's norm, 0 to 1; for
+          ``"nnls"`` only,
+        - ``uns["storm"][key_added]``: parameters, ``types``, genes of the signature and how many were found, and with
+          ``key`` a data frame of one row per domain and type, which :func:`storm.get.composition_tests` returns:
+          ``group``, ``type``, ``mean``, ``mean_rest``, ``rank_biserial``, ``pvals``, ``pvals_adj``, ``p_spatial``,
+          ``p_spatial_adj`` (rates over all domains and types). For ``"nusvr"`` it has ``mean`` (of the domain's summed
+          expression) and ``residual`` only.
+
+    Raises
+    ------
+    KeyError
+        If there is no such column, layer or element.
+    ValueError
+        If no gene of the signature is in the table, or the signature is not on a linear scale.
+    TypeError, FileNotFoundError
+        If ``signature`` is something else, or no such file.
+
+    Warns
+    -----
+    UserWarning
+        If less than half of the signature's genes are in the table.
+    """
+    check_choice(method, ("nnls", "nusvr", "markers"), name="method")
+    if method == "nusvr" and key is None:
+        msg = "method='nusvr' works on domains: name their column with key=, or use method='nnls'"
+        raise ValueError(msg)
+    frame = signature_frame(signature, label_key=label_key)
+    residual_key = f"{key_added}_residual"
+    keys = Keys(table_key=table_key, shapes_key=shapes_key, coordinate_system=coordinate_system, layer=layer)
+    work = open_workspace(data, keys, image=False, copy=copy, keys_added={"obsm": [key_added], "obs": [residual_key]})
+    labels = None if key is None else read_labels(work.table, key)
+    places = read_sections(data, keys, library_key=library_key) if key is not None and spatial else None
+    values, genes, _ = read_log_values(work.table, layer, normalise=normalise)
+    columns, frame, facts = _match(frame, genes)
+    facts |= {
+        "storm_version": __version__,
+        "method": method,
+        "types": list(frame.columns),
+        "key": key,
+        "library_key": library_key,
+    }
+    results: dict[str, Any] = {}
+    if method == "nusvr":
+        assert labels is not None  # checked above
+        facts[_keys.TABLE] = _of_domains(values[:, columns], frame, labels)
+    else:
+        shares, results = _of_spots(values[:, columns], frame, method, key_added, residual_key)
+        if labels is not None:
+            facts[_keys.TABLE] = _tests(shares, list(frame.columns), labels, places, seed=seed)
+    uns = {key_added: facts} | (
+        {residual_key: {"residual_of": key_added}} if residual_key in results.get("obs", {}) else {}
+    )
+    write_results(work.table, uns=uns, **results)
+    return work.owner if copy else None
+
+
+def _match(frame: pd.DataFrame, genes: np.ndarray) -> tuple[np.ndarray, pd.DataFrame, dict[str, Any]]:
+    """Columns of the table that the signature names, the signature of these genes, and how many there are."""
+    place = {gene: at for at, gene in enumerate(genes)}
+    found = [gene for gene in frame.index if gene in place]
+    if not found:
+        msg = (
+            f"none of the signature's {len(frame)} genes is in the table: it names genes like {list(frame.index[:3])}, "
+            f"the table like {list(map(str, genes[:3]))}; both need symbols of the same species"
+        )
+        raise ValueError(msg)
+    if len(found) < _HALF * len(frame):
+        msg = f"only {len(found)} of the signature's {len(frame)} genes are in the table: types are hardly told apart"
+        warnings.warn(msg, UserWarning, stacklevel=3)
+    own = frame.loc[found]
+    if lost := [str(name) for name in own.columns[(own == 0).all()]]:
+        msg = f"no gene of {', '.join(map(repr, lost))} is in the table, so that these types cannot be seen"
+        warnings.warn(msg, UserWarning, stacklevel=3)
+    facts = {"n_genes": len(frame), "n_genes_found": len(found)}
+    return np.array([place[gene] for gene in found]), own, facts
+
+
+def _linear(values: csr_matrix) -> csr_matrix:
+    linear = values.astype(np.float64)
+    linear.data = np.expm1(linear.data)
+    return linear
+
+
+def _of_spots(
+    values: csr_matrix, frame: pd.DataFrame, method: str, key_added: str, residual_key: str
+) -> tuple[np.ndarray, dict[str, Any]]:
+    if method == "markers":
+        markers = {name: np.flatnonzero(frame[name].to_numpy() > 0) for name in frame.columns}
+        scores = marker_scores(values, markers)
+        return scores, {"obsm": {key_added: scores}}
+    mixture = nnls(frame.to_numpy(), _linear(values))
+    residual = np.sqrt(1 - mixture.explained)
+    return mixture.fractions, {"obsm": {key_added: mixture.fractions}, "obs": {residual_key: residual}}
+
+
+def _of_domains(values: csr_matrix, frame: pd.DataFrame, labels: Labels) -> pd.DataFrame:
+    """Types of each domain as a whole."""
+    linear = _linear(values)
+    sums = [np.asarray(linear[labels.codes == code].mean(axis=0)).ravel() for code in range(len(labels.names))]
+    mixture: Mixture = nusvr(frame.to_numpy(), np.stack(sums))
+    residual = np.sqrt(np.maximum(1 - mixture.explained, 0))
+    return pd.DataFrame(
+        {
+            "group": np.repeat(np.array(labels.names, dtype=object), frame.shape[1]),
+            "type": np.tile(frame.columns.to_numpy(dtype=object), len(labels.names)),
+            "mean": mixture.fractions.ravel(),
+            "residual": np.repeat(residual, frame.shape[1]),
+        }
+    )
+
+
+def _tests(shares: np.ndarray, types: list[str], labels: Labels, places: Places | None, *, seed: int) -> pd.DataFrame:
+    """Each domain against all other spots that have a domain, type by type."""
+    seen = np.isfinite(shares).any(axis=0)
+    rows = np.flatnonzero((labels.codes >= 0) & np.isfinite(shares[:, seen]).all(axis=1))
+    pitch = float("nan") if places is None else typical_pitch(places.centres, places.sections)
+    frames = []
+    for code, name in enumerate(labels.names):
+        domain = labels.codes[rows] == code
+        bins = None
+        if places is not None:
+            bins = distance_bins(places.centres[rows], domain, pitch=pitch, sections=places.sections[rows], seed=seed)
+        test = compare_types(shares[np.ix_(rows, seen)], domain, bins)
+        columns = {
+            "mean": shares[rows[domain]].mean(axis=0) if domain.any() else np.full(len(types), np.nan),
+            "mean_rest": shares[rows[~domain]].mean(axis=0) if not domain.all() else np.full(len(types), np.nan),
+        }
+        for column, part in (("rank_biserial", test.rank_biserial), ("pvals", test.p), ("p_spatial", test.p_spatial)):
+            columns[column] = np.full(len(types), np.nan)
+            columns[column][seen] = part
+        frames.append(pd.DataFrame({"group": name, "type": types, **columns}))
+    frame = pd.concat(frames, ignore_index=True)
+    frame.insert(6, "pvals_adj", benjamini_hochberg(frame["pvals"].to_numpy()))
+    frame["p_spatial_adj"] = benjamini_hochberg(frame["p_spatial"].to_numpy())
+    return frame

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import anndata as ad
 import numpy as np
 import pytest
 import torch
@@ -165,7 +166,7 @@ def test_errors_say_what_to_do(toy, tiny_model):
         storm.tl.adapt(empty, model=tiny_model)
     with pytest.raises(ValueError, match="neither an H&E image nor counts"):
         storm.tl.adapt(table[:, :0].copy(), model=tiny_model)
-    with pytest.raises(ValueError, match="no section"):
+    with pytest.raises(ValueError, match="empty list"):
         storm.tl.adapt([], model=tiny_model)
     other = table.copy()
     other.var_names = [f"X{i}" for i in range(table.n_vars)]
@@ -239,3 +240,20 @@ def test_targets_are_relative_to_their_section_or_to_all():
     together = [section.expression for section in relative_to_mean(sections, by_section=False)]
     np.testing.assert_allclose(together[0][:2], [[-4, -1, 0], [-2, 1, 0]])
     np.testing.assert_allclose(together[1][:2], [[2, 0, -1], [4, 0, 1]])
+
+
+def test_sections_of_one_table_are_those_of_a_list(tiny_model) -> None:
+    parts = {}
+    for name, seed in (("A", 0), ("B", 1)):
+        parts[name] = storm.datasets.toy("visium", n=80, seed=seed).tables["table"].copy()
+        del parts[name].uns["spatialdata_attrs"]
+        del parts[name].obsm["cells"]
+    table = ad.concat(parts, label="library", index_unique="-")
+    options = {"model": tiny_model, "epochs": 1, "modality": "st"}
+    whole, several = (
+        storm.tl.adapt(table, library_key="library", **options),
+        storm.tl.adapt([*parts.values()], **options),
+    )
+    assert whole.card["sections"] == 2
+    for one, other in zip(whole.network.parameters(), several.network.parameters(), strict=True):
+        torch.testing.assert_close(one, other)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import spatialdata
 from anndata import AnnData
 from spatialdata import SpatialData, read_zarr
 
@@ -156,13 +157,15 @@ def test_head_round_trip(toy, tiny_model, head, tmp_path):
         storm.ExpressionHead.load(tmp_path / "h")
 
 
+def copies(section: SpatialData, n: int) -> list[SpatialData]:
+    return [spatialdata.deepcopy(section) for _ in range(n)]
+
+
 def test_reliability_without_a_mask(toy, tiny_model):
     single = storm.tl.fit_expression(toy, model=tiny_model, n_genes=20, config=QUICK)
     assert single.notes["reliability"] == "each fifth along x left out in turn, mean"
     assert len(single.genes) == 20
-    several = storm.tl.fit_expression(
-        [toy, toy, toy], model=tiny_model, n_genes=5, config=QUICK, groups=["a", "a", "b"]
-    )
+    several = storm.tl.fit_expression(copies(toy, 3), model=tiny_model, n_genes=5, config=QUICK, groups=["a", "a", "b"])
     assert "group in turn" in several.notes["reliability"]
     assert np.isfinite(several.reliability).all()
 
@@ -240,19 +243,20 @@ def test_sections_that_lack_some_rare_genes_keep_their_own_totals(toy, tiny_mode
 @pytest.mark.parametrize("missing", [None, np.nan, pd.NA, "", "  ", "nan"], ids=repr)
 def test_a_missing_patient_is_an_error(toy, tiny_model, missing):
     with pytest.raises(ValueError, match=r"no patient for the sections at \[1\]"):
-        storm.tl.fit_expression([toy, toy], model=tiny_model, groups=["a", missing])
+        storm.tl.fit_expression(copies(toy, 2), model=tiny_model, groups=["a", missing])
 
 
 def test_patients_in_any_container_are_the_same(toy, tiny_model):
     labels = ["a", "b", "a"]
     kinds = [labels, tuple(labels), np.array(labels), pd.Categorical(labels), pd.Series(labels, dtype="string")]
     heads = [
-        storm.tl.fit_expression([toy] * 3, n_genes=2, model=tiny_model, config=LINEAR, groups=kind) for kind in kinds
+        storm.tl.fit_expression(copies(toy, 3), n_genes=2, model=tiny_model, config=LINEAR, groups=kind)
+        for kind in kinds
     ]
     for head in heads[1:]:
         np.testing.assert_array_equal(head.reliability, heads[0].reliability)
     with pytest.raises(ValueError, match="is a text for 3 sections"):
-        storm.tl.fit_expression([toy] * 3, model=tiny_model, groups="aba")
+        storm.tl.fit_expression(copies(toy, 3), model=tiny_model, groups="aba")
 
 
 def test_a_second_prediction_leaves_the_first_ones_reliability(toy, tiny_model, head):
@@ -364,3 +368,34 @@ def test_of_genes_that_vary_equally_the_first_are_chosen():
     genes = np.array([f"gene{k}" for k in range(600)])
     section = SimpleNamespace(symbols=genes, names=genes, expression=lambda: csr_matrix(expression), rows=used)
     assert variable_genes([section], 70) == genes[equal[:70]].tolist()
+
+
+def test_patients_and_sections_of_a_column() -> None:
+    objects = {name: storm.datasets.toy("visium", n=60, seed=seed) for seed, name in enumerate("ABC")}
+    for patient, section in zip(("p1", "p1", "p2"), objects.values(), strict=True):
+        table = section.tables["table"]
+        del table.obsm["cells"]
+        table.obs["patient"] = patient
+        table.obs["train"] = np.arange(table.n_obs) % 4 > 0
+    genes = list(objects["A"].tables["table"].var_names[:3])
+    joined = spatialdata.concatenate(objects, concatenate_tables=True)
+    by_column = storm.tl.fit_expression(joined, genes, group_key="patient", conformal=False)
+    by_list = storm.tl.fit_expression([*objects.values()], genes, groups=["p1", "p1", "p2"], conformal=False)
+    np.testing.assert_allclose(by_column.reliability, by_list.reliability, atol=1e-5)
+    assert (by_column.n_sections, by_column.n_patients) == (3, 2)
+    mask = joined.tables["table"].obs["train"].to_numpy()
+    by_mask = storm.tl.fit_expression(joined, genes, train=mask, conformal=False)
+    by_name = storm.tl.fit_expression(joined, genes, train="train", conformal=False)
+    np.testing.assert_allclose(by_mask.reliability, by_name.reliability, atol=1e-6)
+    with pytest.raises(ValueError, match=r"holds several sections.*group_key="):
+        storm.tl.fit_expression(joined, genes, groups=["p1", "p1", "p2"])
+    with pytest.raises(ValueError, match="both name patients"):
+        storm.tl.fit_expression(joined, genes, groups=["p1", "p1", "p2"], group_key="patient")
+    table = joined.tables["table"]
+    table.obs["patient"] = table.obs["patient"].astype(object)
+    table.obs.iloc[0, table.obs.columns.get_loc("patient")] = "p9"
+    with pytest.raises(ValueError, match=r"group_key='patient': section 'spots-A' has 2 patients"):
+        storm.tl.fit_expression(joined, genes, group_key="patient")
+    table.obs.iloc[0, table.obs.columns.get_loc("patient")] = None
+    with pytest.raises(ValueError, match=r"1 patients \('p1'\) and 1 rows without one"):
+        storm.tl.fit_expression(joined, genes, group_key="patient")

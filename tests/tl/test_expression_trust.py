@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import spatialdata
 from spatialdata import SpatialData
 
 import storm
@@ -83,7 +84,11 @@ def test_reliability_says_what_it_rests_on(section, tiny_model, head) -> None:
     assert (head.n_sections, head.n_patients) == (1, 1)
     assert (head.reliability_min <= head.reliability + 1e-6).all()
     two = storm.tl.fit_expression(
-        [section, section, section], list(head.genes[:6]), model=tiny_model, config=LINEAR, groups=["a", "a", "b"]
+        [spatialdata.deepcopy(section) for _ in range(3)],
+        list(head.genes[:6]),
+        model=tiny_model,
+        config=LINEAR,
+        groups=["a", "a", "b"],
     )
     assert (two.n_sections, two.n_patients) == (3, 2)
     for one, expected in ((head, None), (two, (two.reliability_min > 0).astype(float))):

@@ -258,6 +258,8 @@ def open_study(
     stride_um: float | None = None,
     copy: bool = False,
     keys_added: Mapping[str, Iterable[str]] | None = None,
+    writable: bool = True,
+    mixed: bool = False,
 ) -> Study:
     """Find the sections that a call works on.
 
@@ -271,8 +273,10 @@ def open_study(
         Column of ``obs`` that names the section of each row; see :func:`~storm._bridge.members.members_of`.
     image_key
         The H&E image, or that of each section by its name; ``keys.image_key`` if it is ``None``.
-    image, field_um, stride_um, copy, keys_added
+    image, field_um, stride_um, copy, keys_added, writable
         As in :func:`~storm._bridge.workspace.open_workspace`.
+    mixed
+        Whether some sections may have an image where others have none.
 
     Returns
     -------
@@ -299,7 +303,7 @@ def open_study(
         try:
             work, own = _sections_of(
                 one, keys, label=label, library_key=library_key, image_keys=names, image=image, field_um=field_um,
-                stride_um=stride_um, copy=copy, keys_added=keys_added or {},
+                stride_um=stride_um, copy=copy, keys_added=keys_added or {}, writable=writable,
             )  # fmt: skip
         except (KeyError, ValueError, TypeError) as error:
             if label and error.args and isinstance(error.args[0], str):
@@ -311,7 +315,7 @@ def open_study(
         _check_names(names, sections)
     for work in works:
         _check_own_images([section for section in sections if section.work is work])
-    if image != False:  # noqa: E712  it may be "auto"
+    if image is not False and not mixed:
         _check_images(sections)
     if image == "auto":
         for work in works:
@@ -421,6 +425,7 @@ def _sections_of(
     stride_um: float | None,
     copy: bool,
     keys_added: Mapping[str, Iterable[str]],
+    writable: bool,
 ) -> tuple[Workspace, list[Section]]:
     """The sections of one object."""
     has_table = not is_spatialdata(one) or bool(one.tables) or keys.table_key is not None
@@ -437,10 +442,12 @@ def _sections_of(
             called = [label, *(regions[0] if regions else ())]
             keys = replace(keys, image_key=next((image_keys[name] for name in called if name in image_keys), None))
         work = open_workspace(
-            one, keys, image=image, field_um=field_um, stride_um=stride_um, copy=copy, keys_added=keys_added
-        )
+            one, keys, image=image, field_um=field_um, stride_um=stride_um, copy=copy, keys_added=keys_added,
+            writable=writable,
+        )  # fmt: skip
         return work, [Section(label, work, None, keys, image, [])]
-    check_writable(table, table_key)
+    if writable:
+        check_writable(table, table_key)
     check_keys_added(
         table, obs=keys_added.get("obs", ()), obsm=keys_added.get("obsm", ()), layers=keys_added.get("layers", ())
     )

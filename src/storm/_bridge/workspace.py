@@ -106,6 +106,7 @@ def open_workspace(
     stride_um: float | None = None,
     copy: bool = False,
     keys_added: Mapping[str, Iterable[str]] | None = None,
+    writable: bool = True,
 ) -> Workspace:
     """Decide where a tool works, and select what it reads there.
 
@@ -125,6 +126,8 @@ def open_workspace(
     keys_added
         Keys that the results will have, by their slot (``"obs"``, ``"obsm"``, ``"layers"``); they are checked before
         anything is computed.
+    writable
+        Whether results are written into the table, which must then not be a view.
 
     Returns
     -------
@@ -144,7 +147,8 @@ def open_workspace(
     owner = copy_of(data) if copy else data
     if not is_spatialdata(owner) or owner.tables or keys.table_key is not None or field_um is None:
         selection = select(owner, keys, image=image, table=True)
-        check_writable(selection.table, selection.table_key)
+        if writable:
+            check_writable(selection.table, selection.table_key)
         _check_keys_added(selection.table, keys_added or {})
         return Workspace(selection, owner, store=store)
     import spatialdata

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -12,9 +12,7 @@ import numpy as np
 
 from storm._bridge.keys import Keys
 from storm._bridge.read import spots_of
-from storm._bridge.select import is_spatialdata
-from storm._bridge.selection import select
-from storm._bridge.workspace import open_workspace
+from storm._bridge.study import Section, open_study
 from storm._checks import check_between, check_choice, check_positive, check_whole
 from storm._inference.device import Compute
 from storm._inference.neighbourhoods import section_windows
@@ -78,7 +76,8 @@ def adapt(
     lr: float = 1e-3,
     batch_size: int = 64,
     readout: Readout | None = None,
-    image_key: str | None = None,
+    library_key: str | None = None,
+    image_key: str | Mapping[str, str] | None = None,
     table_key: str | None = None,
     shapes_key: str | None = None,
     coordinate_system: str | None = None,
@@ -102,7 +101,7 @@ def adapt(
     Parameters
     ----------
     data
-        A section as in :func:`storm.tl.embed`, or several, which are fitted jointly.
+        A section as in :func:`storm.tl.embed`, or several, in a list or in one table, which are fitted jointly.
     model
         Where to start: a name, a folder, a loaded model; ``None`` starts from random weights of the size of storm-mini,
         with the packaged tile encoder. For another tile encoder, give what :func:`storm.build_model` returns.
@@ -132,7 +131,7 @@ def adapt(
         Windows per step.
     readout
         Default read-out of the adapted model; by default that of ``model``.
-    image_key, table_key, shapes_key, coordinate_system, um_per_px, layer
+    library_key, image_key, table_key, shapes_key, coordinate_system, um_per_px, layer
         See :func:`storm.tl.embed`; they apply to every section.
     field_um, field, window, radius_um
         See :func:`storm.tl.embed`; they apply to every section, and should be the same when it is embedded.
@@ -187,20 +186,26 @@ def adapt(
     field_um = tile_encoder.field_um if field_um is None else field_um
     check_positive(field_um, name="field_um", unit="µm")
     keys = Keys(
-        image_key=image_key,
         table_key=table_key,
         shapes_key=shapes_key,
         coordinate_system=coordinate_system,
         um_per_px=um_per_px,
         layer=layer,
     )
-    sections = [
-        _read(section, keys, modality=modality, field_um=field_um, window=window, radius_um=radius_um)
-        for section in (data if isinstance(data, list | tuple) else [data])
-    ]
-    if not sections:
-        msg = "no section was given to adapt to; give a SpatialData, an AnnData or a list of them"
-        raise ValueError(msg)
+    study = open_study(
+        data,
+        keys,
+        library_key=library_key,
+        image_key=image_key,
+        image=wanted_image(modality),
+        field_um=None if modality == "st" else field_um,
+        writable=False,
+        mixed=True,
+    )
+    sections = []
+    for section in study:
+        with section.named():
+            sections.append(_read(section, modality=modality, window=window, radius_um=radius_um))
     _check_size(sum(int(section.spots.placed.sum()) for section in sections), what="with a place")
     known = Vocabulary(()) if start is None else start.vocabulary
     sections = [_by_symbol(section, known) if section.st else section for section in sections]
@@ -268,22 +273,9 @@ def adapt(
     return replace(base, name=name, network=network, settings=settings, head=None, card=card)
 
 
-def _read(
-    section: SpatialData | AnnData,
-    keys: Keys,
-    *,
-    modality: Modality,
-    field_um: float,
-    window: WindowKind,
-    radius_um: float | None,
-) -> _Section:
-    image, counts = wanted_image(modality), wanted_counts(modality)
-    if is_spatialdata(section) and not section.tables and modality != "st":
-        # An image without a table: its grid of tiles lives beside the user's object, which gets nothing of it.
-        selection = open_workspace(section, keys, image=image, field_um=field_um).selection
-    else:
-        selection = select(section, keys, image=image, table=counts)
-    spots = spots_of(selection, counts=counts)
+def _read(section: Section, *, modality: Modality, window: WindowKind, radius_um: float | None) -> _Section:
+    selection = section.open()
+    spots = spots_of(selection, counts=wanted_counts(modality))
     he, st = wants_tiles(spots, modality), wants_counts(spots, modality)
     windows = section_windows(spots, kind=window, radius_um=radius_um)
     return _Section(spots, selection.table, windows, he, st)

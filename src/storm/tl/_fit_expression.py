@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -12,7 +12,7 @@ import pandas as pd
 
 from storm._bridge.keys import Keys
 from storm._bridge.read import spots_of
-from storm._bridge.selection import select
+from storm._bridge.study import Section, Study, open_study
 from storm._checks import check_between, check_choice, check_genes, check_key, check_positive, check_whole
 from storm._inference.device import Compute
 from storm._inference.he_features import he_features
@@ -49,9 +49,11 @@ def fit_expression(
     model: str | StormModel = "storm-mini",
     train: str | np.ndarray | Sequence | None = None,
     groups: Sequence[Any] | None = None,
+    group_key: str | None = None,
     n_genes: int = 500,
     config: HeadConfig | None = None,
-    image_key: str | None = None,
+    library_key: str | None = None,
+    image_key: str | Mapping[str, str] | None = None,
     table_key: str | None = None,
     shapes_key: str | None = None,
     coordinate_system: str | None = None,
@@ -72,7 +74,7 @@ def fit_expression(
     Parameters
     ----------
     data
-        A SpatialData with an H&E image and a table of raw counts, or several.
+        A SpatialData with an H&E image and a table of raw counts, or several; a table may hold several sections.
     genes
         Gene or genes to predict, by symbol or Ensembl id. By default the ``n_genes`` whose log1p-normalised expression
         varies most over the training spots of all sections, among the genes that all of them measure.
@@ -86,11 +88,13 @@ def fit_expression(
         Patient of each section; a missing one is an error. Folds, by which the strength of the head is chosen, hold
         out each group of sections in turn, or, with a single group, each section, or, with a single section, each fifth
         of its width, with a gap of one window beside it. By default every section is its own group.
+    group_key
+        Instead of ``groups``: column of ``obs`` with the patient, which holds one value in each section.
     n_genes
         Number of genes if ``genes`` is not given.
     config
         Recipe; ``storm.HeadConfig()`` by default, which documents what of it is the paper's.
-    image_key, table_key, shapes_key, coordinate_system, um_per_px, layer
+    library_key, image_key, table_key, shapes_key, coordinate_system, um_per_px, layer
         See :func:`storm.tl.embed`; they apply to every section.
     field_um, field
         See :func:`storm.tl.embed`; they apply to every section.
@@ -134,12 +138,6 @@ def fit_expression(
     Xiang, Hou et al. (2026), arXiv:2604.03630, Methods: *predicting Visium ST from H&E*, eq. 4. The paper splits by
     slide; split by patient where a patient has several.
     """
-    sections = list(data) if isinstance(data, (list, tuple)) else [data]
-    masks = list(train) if len(sections) > 1 and isinstance(train, (list, tuple)) else [train] * len(sections)
-    if not sections or len(masks) != len(sections):
-        msg = f"{len(sections)} sections and {len(masks)} training masks; give one mask per section"
-        raise ValueError(msg)
-    patients = None if groups is None else _groups(groups, len(sections))
     n_genes = check_whole(n_genes, name="n_genes")
     if not 0 < check_between(alpha, name="alpha", low=0, high=1) < 1:
         msg = f"alpha={alpha!r} must lie between 0 and 1, such as 0.1 for intervals of 90 %"
@@ -154,7 +152,6 @@ def fit_expression(
     config = config or HeadConfig()
     compute = Compute.of(device, precision=precision, batch_size=batch_size)
     keys = Keys(
-        image_key=image_key,
         table_key=table_key,
         shapes_key=shapes_key,
         coordinate_system=coordinate_system,
@@ -164,10 +161,12 @@ def fit_expression(
     field_um = loaded.tile_encoder.field_um if field_um is None else field_um
     check_positive(field_um, name="field_um", unit="µm")
     by = standardise or loaded.settings["standardise"]
-    parts = [
-        _read(section, mask, loaded, compute, keys, wanted=wanted, field_um=field_um, field=field, by=by)
-        for section, mask in zip(sections, masks, strict=True)
-    ]
+    study = open_study(data, keys, library_key=library_key, image_key=image_key, image=True, writable=False)
+    patients = _patients(study, groups, group_key)
+    parts = []
+    for section, mask in zip(study, _masks(study, train), strict=True):
+        with section.named():
+            parts.append(_read(section, mask, loaded, compute, wanted=wanted, field_um=field_um, field=field, by=by))
     warn_species([part.names for part in parts], what="the sections")
     parts, shares = with_common_library(parts)
     library = parts[0].library
@@ -228,6 +227,54 @@ def fit_expression(
     )
 
 
+def _masks(study: Study, train: Any) -> list[Any]:
+    """The training mask of each section, as the user gave it: one for each object, or one for all."""
+    n = len(study.works)
+    masks = list(train) if n > 1 and isinstance(train, list | tuple) else [train] * n
+    if len(masks) != n:
+        msg = f"{n} sections and {len(masks)} training masks; give one mask per section"
+        raise ValueError(msg)
+    by_work = dict(zip(map(id, study.works), masks, strict=True))
+    out = []
+    for section in study:
+        mask = by_work[id(section.work)]
+        if section.member is not None and mask is not None and not isinstance(mask, str):
+            mask = _mask(mask, section.work.table)[section.member.rows]
+        out.append(mask)
+    return out
+
+
+def _patients(study: Study, groups: Sequence[Any] | None, group_key: str | None) -> list[str] | None:
+    """The patient of each section: from a list, or from a column that holds one value in each section."""
+    if groups is not None and group_key is not None:
+        msg = "groups= and group_key= both name patients; give one of them"
+        raise ValueError(msg)
+    if group_key is not None:
+        return [_patient(section, group_key) for section in study]
+    if groups is None:
+        return None
+    if any(section.member is not None for section in study):
+        msg = "groups= lists patients in the order of data, and a table here holds several sections; name the column "
+        msg += "of obs with the patient: group_key="
+        raise ValueError(msg)
+    return _groups(groups, len(study))
+
+
+def _patient(section: Section, group_key: str) -> str:
+    table = section.work.table
+    check_key(group_key, list(table.obs.columns), name="group_key", where="obs")
+    values = pd.Series(np.asarray(table.obs[group_key], dtype=object))
+    own = values if section.member is None else values.iloc[section.member.rows]
+    found = [str(value).strip() for value in own.dropna().unique()]
+    if len(found) != 1 or own.isna().any() or not found[0]:
+        listed = ", ".join(map(repr, found[:5])) or "none"
+        gaps = f" and {int(own.isna().sum())} rows without one" if own.isna().any() else ""
+        name = f"section {section.name!r}" if section.name else "the section"
+        msg = f"group_key={group_key!r}: {name} has {len(found)} patients ({listed}){gaps}; a section is of one patient"
+        raise ValueError(msg)
+    return found[0]
+
+
 def _groups(groups: Sequence[Any], n: int) -> list[str]:
     """The patient of each section, as text."""
     if isinstance(groups, str) or len(groups) != n:
@@ -244,18 +291,17 @@ def _groups(groups: Sequence[Any], n: int) -> list[str]:
 
 
 def _read(
-    section: SpatialData,
+    section: Section,
     mask: str | np.ndarray | Sequence | None,
     model: StormModel,
     compute: Compute,
-    keys: Keys,
     *,
     wanted: list[str] | None,
     field_um: float,
     field: Field,
     by: str,
 ) -> HeadSection:
-    selection = select(section, keys, image=True, table=True)
+    selection = section.open()
     vocabulary = model.vocabulary if wanted is None else Vocabulary(tuple(wanted))
     spots = spots_of(selection, counts=True, vocabulary=vocabulary)
     keep = np.ones(len(spots), bool) if mask is None else _mask(mask, selection.table)

@@ -99,6 +99,14 @@ def test_platforms(toys, check) -> None:
     assert "'data[1]'" in row.explanation
 
 
+def test_a_section_of_one_spot_has_no_platform(toys, check) -> None:
+    table = toys[0]["table"].copy()
+    table.obs["sample"] = ["one", *["rest"] * (table.n_obs - 1)]
+    report = check(table, library_key="sample")
+    assert report["one"].value.startswith("1 spots")
+    assert report["platforms"].verdict == "ok"
+
+
 def test_scales_that_are_known_for_some(toys, check) -> None:
     table = toys[1]["table"].copy()
     table.uns.pop("spatial", None)

@@ -23,6 +23,8 @@ _STAIN_DEGREES = 4.0
 _DENSITY, _RESOLUTION = 1.5, 2.0
 #: Words for the kinds of lattice.
 _LATTICES = {"hex": "a hexagonal lattice", "square": "a square lattice", "knn": "no lattice (cells)"}
+#: Spots below which a lattice is not told from scattered cells.
+_FEW = 7
 #: Sections that are named in a row.
 _NAMED = 4
 
@@ -81,7 +83,7 @@ def comparison_rows(sections: Sequence[Checked]) -> list[Row]:
 
 def _platforms(sections: Sequence[Checked]) -> Row | None:
     """Kinds of lattice, and pitches."""
-    kinds = _by(sections, "pitch", "kind")
+    kinds = _by([section for section in sections if (section.fact("places", "placed") or 0) >= _FEW], "pitch", "kind")
     if not kinds:
         return None
     facts: dict[str, Any] = {"kinds": sorted(kinds)}

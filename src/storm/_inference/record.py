@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from storm import __version__
+from storm._bridge.part import SECTIONS
 from storm._inference.device import Compute
 from storm._loading import StormModel
 from storm._logging import logger
 from storm.data.genes import GeneMatch, species_of
 from storm.data.spots import Spots
+
+#: Read-outs whose axes are those of a section, unless sections were embedded together.
+_OWN_AXES = ("adaptive", "section")
 
 if TYPE_CHECKING:
     from storm._inference.tile_cache import TileEmbedding
@@ -113,6 +117,32 @@ def warn_few_genes(match: GeneMatch, model: StormModel) -> None:
             "and storm.tl.adapt(sdata, model=None) fits a model to them"
         )
         warnings.warn(f"{text}: {advice}", UserWarning, stacklevel=4)
+
+
+def warn_own_axes(records: Iterable[Any], *, name: str) -> None:
+    """Warn if an embedding of several sections has axes that mean something else in each of them.
+
+    Parameters
+    ----------
+    records
+        Provenance of the embedding in each table.
+    name
+        Its key.
+    """
+    sections: list[Mapping[str, Any]] = []
+    for record in records:
+        if isinstance(record, Mapping):
+            own = record.get(SECTIONS)
+            shared = {key: value for key, value in record.items() if key != SECTIONS}
+            sections += [shared] if not isinstance(own, Mapping) else [shared | dict(facts) for facts in own.values()]
+    alone = [facts for facts in sections if facts.get("readout") in _OWN_AXES and facts.get("modality") != "he"]
+    if len(sections) > 1 and alone and len({str(facts.get("axes", k)) for k, facts in enumerate(sections)}) > 1:
+        msg = (
+            f"the axes of {name!r} mean something else in each of {len(sections)} sections, so that one tissue may get "
+            f"different domains in them; embed the sections together first: storm.tl.embed([...]), or one table "
+            f"with library_key="
+        )
+        warnings.warn(msg, UserWarning, stacklevel=3)
 
 
 def warn_species(names: Iterable[Sequence[str] | np.ndarray], *, what: str) -> None:

@@ -85,6 +85,10 @@ def _run(arguments: argparse.Namespace) -> int:
         from storm.cli._models import models
 
         models()
+    elif options.pop("joint", False):
+        from storm.cli import _joint
+
+        return _joint.run(command, options, quiet=quiet)
     else:
         from storm.cli._many import run
 

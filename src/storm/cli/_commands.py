@@ -12,13 +12,13 @@ import numpy as np
 import storm
 from storm import _keys
 from storm._bridge import select_table
-from storm.cli._stores import open_section, store
+from storm.cli._stores import Section, open_section, store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from storm import ExpressionHead, StormModel
-    from storm._types import Field, Modality, Precision, Readout
+    from storm._types import Batch, Field, Modality, Precision, Readout
     from storm.encoders import EncoderInfo
 
 
@@ -93,6 +93,7 @@ def embed(
     model: str,
     tile_encoder: Path | None,
     modality: Modality,
+    library_key: str | None,
     image_key: str | None,
     table_key: str | None,
     shapes_key: str | None,
@@ -102,6 +103,7 @@ def embed(
     field_um: float | None,
     field: Field,
     readout: Readout | None,
+    batch: Batch,
     batch_size: int | None,
     device: str,
     seed: int,
@@ -113,6 +115,7 @@ def embed(
         section.sdata,
         model=_load_model(model, tile_encoder),
         modality=modality,
+        library_key=library_key,
         image_key=image_key,
         table_key=table_key,
         shapes_key=shapes_key,
@@ -122,11 +125,17 @@ def embed(
         field_um=field_um,
         field=field,
         readout=readout,
+        batch=batch,
         batch_size=batch_size,
         device=device,
         seed=seed,
         key_added=key_added,
     )
+    return store_embedding(section, table_key=table_key, key_added=key_added)
+
+
+def store_embedding(section: Section, *, table_key: str | None, key_added: str) -> Done:
+    """Store an embedding that has been computed."""
     written = store(section, table_key=table_key, obsm=[key_added], uns=[key_added])
     key, table = select_table(section.sdata, table_key)
     known, dim = _known_rows(table.obsm[key_added])
@@ -156,6 +165,11 @@ def domains(
         key_added=key_added,
         seed=seed,
     )
+    return store_domains(section, table_key=table_key, key_added=key_added)
+
+
+def store_domains(section: Section, *, table_key: str | None, key_added: str) -> Done:
+    """Store domains that have been found."""
     written = store(section, table_key=table_key, obs=[key_added], uns=[key_added])
     key, table = select_table(section.sdata, table_key)
     sizes = table.obs[key_added].value_counts(sort=False)

@@ -61,7 +61,7 @@ def run(command: str, options: dict[str, Any], *, debug: bool, quiet: bool) -> i
         release()
     rows = [outcomes.get(job.shown, Outcome(job.shown, error="interrupted", tries=0)) for job in jobs]
     failed = sum(row.error is not None for row in rows)
-    print(_table(rows))
+    print(table_of(rows))
     if summary is not None:
         write_summary(summary, rows)
     if interrupted:
@@ -231,7 +231,7 @@ def _record(row: Outcome) -> dict[str, Any]:
     return {name: values[name] for name in _COLUMNS}
 
 
-def _table(rows: list[Outcome]) -> str:
+def table_of(rows: list[Outcome]) -> str:
     """The summary as lines of text; the column of long texts stands last."""
     cells = [["section", "status", "n", "seconds", "GiB", "tries", "result or error"]]
     for row in map(_record, rows):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 from storm import _keys
-from storm._types import Field, Modality, Precision, Readout
+from storm._types import Batch, Field, Modality, Precision, Readout
 from storm.cli import _values
 
 
@@ -96,6 +96,14 @@ def _embed(embed: argparse.ArgumentParser) -> None:
     _field_um(embed, of="the model's")
     _field(embed)
     _readout(embed)
+    embed.add_argument("--library-key", metavar="COLUMN", help="column of obs that names the section of each row")
+    _joint(embed, "embed all stores on axes that mean the same in all of them")
+    embed.add_argument(
+        "--batch",
+        choices=get_args(Batch),
+        default="anchors",
+        help="what is technical between sections on shared axes, and removed (default: anchors)",
+    )
     _batch_size(embed)
     _seed(embed)
     embed.add_argument(
@@ -112,6 +120,7 @@ def _domains(domains: argparse.ArgumentParser) -> None:
     domains.add_argument(
         "--use-rep", default=_keys.X_STORM, help=f"key of the embedding in obsm (default: {_keys.X_STORM})"
     )
+    _joint(domains, "find one set of domains in all stores, which were embedded with --joint")
     domains.add_argument("--table-key", help="the table, if there are several")
     _seed(domains)
     domains.add_argument(
@@ -240,6 +249,10 @@ def _input_options() -> argparse.ArgumentParser:
         "--um-per-px", type=_values.positive, help="µm per pixel of the image, if the store does not give it"
     )
     return options
+
+
+def _joint(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--joint", action="store_true", help=what)
 
 
 def _seed(parser: argparse.ArgumentParser) -> None:

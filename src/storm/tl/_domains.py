@@ -12,10 +12,12 @@ from scipy import sparse
 
 from storm import __version__
 from storm._bridge.keys import Keys
+from storm._bridge.select import records_of
 from storm._bridge.study import Study, open_study
 from storm._bridge.workspace import write_all
 from storm._checks import check_choice, check_key, check_positive, check_whole
 from storm._inference.clustering import cluster_rows
+from storm._inference.record import warn_own_axes
 from storm._keys import DOMAIN, X_STORM
 from storm._palette import kept_colours
 from storm.data.components import finite_rows
@@ -133,6 +135,7 @@ def domains(
     tables = [work.table for work in study.works]
     earlier = None if align_to is None else _earlier(tables, align_to)
     embedding, ends = _together([_embedding(table, use_rep) for table in tables], name=use_rep)
+    warn_own_axes([records_of(table).get(use_rep) for table in tables], name=use_rep)
     known = finite_rows(embedding)
     codes, facts = cluster_rows(
         embedding, known, n_domains, method=method, resolution=resolution, n_neighbors=n_neighbors, n_init=n_init,

@@ -26,6 +26,9 @@ ENRICHMENT = "enrichment"
 #: Default ``obsm`` key of :func:`storm.tl.composition`.
 X_COMPOSITION = "X_composition"
 
+#: Default ``uns[UNS]`` key of :func:`storm.tl.domain_stability`.
+STABILITY = "domain_stability"
+
 #: Key of the data frame in an entry of ``uns[UNS]`` whose result is one.
 TABLE = "table"
 

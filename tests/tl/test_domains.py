@@ -40,7 +40,7 @@ def test_finds_planted_groups(planted, method):
 def test_auto_finds_the_number(planted):
     storm.tl.domains(planted)
     assert planted.obs["storm_domain"].nunique() == 4
-    assert set(planted.uns["storm"]["storm_domain"]["silhouette"]) == {str(k) for k in range(3, 11)}
+    assert set(planted.uns["storm"]["storm_domain"]["stability"]) == {str(k) for k in range(3, 11)}
     storm.tl.domains(planted, method="leiden", resolution=0.3, key_added="leiden")
     assert adjusted_rand_score(planted.uns["truth"], planted.obs["leiden"]) > 0.8
 
@@ -139,7 +139,7 @@ def test_auto_on_a_large_section_tries_on_a_sample(large):
     facts = large.uns["storm"]["storm_domain"]
     assert facts["n_domains"] == 4
     assert facts["auto_rows"] == 400
-    assert facts["silhouette"].keys() == {str(k) for k in range(3, 11)}
+    assert facts["stability"].keys() == {str(k) for k in range(3, 11)}
     one = large.obs["storm_domain"].copy()
     storm.tl.domains(large, 4)
     assert (one == large.obs["storm_domain"]).all()

@@ -6,4 +6,5 @@ from ._enrichment import enrichment as enrichment
 from ._expression import expression as expression
 from ._he import he as he
 from ._proportions import proportions as proportions
+from ._stability import stability as stability
 from ._volcano import volcano as volcano

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from storm import __version__
+from storm._bridge.embedding import read_embedding
 from storm._bridge.keys import Keys
 from storm._bridge.select import records_of
 from storm._bridge.study import Study, open_study
@@ -53,7 +53,8 @@ def domains(
         Object whose table holds ``obsm[use_rep]``; see :func:`storm.tl.embed`. The rows of a list of objects are
         clustered together, so that a domain has the same name in all of them.
     n_domains
-        Number of domains, or ``"auto"``: the number from 3 to 10 with the best silhouette. With ``"leiden"``,
+        Number of domains, or ``"auto"``: the largest number from 3 to 10 that repeated runs agree on as well
+        as on the best one, up to .05 (see :func:`storm.tl.domain_stability`). With ``"leiden"``,
         ``"auto"`` takes ``resolution`` as it is and a number searches the resolution that gives it, by up to 30 runs.
     method
         ``"kmeans"`` (the paper's), ``"leiden"`` or ``"gmm"``.
@@ -134,7 +135,7 @@ def domains(
     )  # fmt: skip
     tables = [work.table for work in study.works]
     earlier = None if align_to is None else _earlier(tables, align_to)
-    embedding, ends = _together([_embedding(table, use_rep) for table in tables], name=use_rep)
+    embedding, ends = _together([read_embedding(table, use_rep) for table in tables], name=use_rep)
     warn_own_axes([records_of(table).get(use_rep) for table in tables], name=use_rep)
     known = finite_rows(embedding)
     codes, facts = cluster_rows(
@@ -197,22 +198,6 @@ def _shares(study: Study, codes: np.ndarray, names: list[str]) -> dict[str, Any]
     return {"sections": sections, "domains": names, **proportions(codes, rows, len(names))}
 
 
-def _embedding(table: AnnData, use_rep: str) -> Any:
-    """The embedding that a table holds.
-
-    Raises
-    ------
-    KeyError
-        If it holds none of that name.
-    """
-    if isinstance(use_rep, str) and use_rep == X_STORM and use_rep not in table.obsm:
-        available = sorted(table.obsm) or "nothing"
-        msg = f"use_rep={use_rep!r} is not in obsm, which holds {available}; run storm.tl.embed first"
-        raise KeyError(msg)
-    check_key(use_rep, sorted(table.obsm), name="use_rep", where="obsm")
-    return _as_matrix(table.obsm[use_rep], name=f"obsm[{use_rep!r}]")
-
-
 def _together(embeddings: list[Any], *, name: str) -> tuple[Any, np.ndarray]:
     """Embeddings of several objects below each other, and where one ends and the next begins."""
     if len(embeddings) == 1:
@@ -226,23 +211,3 @@ def _together(embeddings: list[Any], *, name: str) -> tuple[Any, np.ndarray]:
         raise ValueError(msg)
     rows = [np.asarray(embedding, dtype=np.float32) for embedding in embeddings]
     return np.concatenate(rows), np.cumsum([len(part) for part in rows])[:-1]
-
-
-def _as_matrix(values: Any, *, name: str) -> Any:
-    """An embedding with rows and columns of real numbers; a sparse one as a dense array.
-
-    Raises
-    ------
-    ValueError
-        If it has another number of axes, no columns, or something else than real numbers.
-    """
-    if sparse.issparse(values):
-        values = values.toarray()
-    if values.ndim != 2 or values.shape[1] == 0:
-        msg = f"{name} has shape {tuple(values.shape)}; an embedding has the shape (n_obs, d) with d of at least 1"
-        raise ValueError(msg)
-    kinds = values.dtypes if isinstance(values, pd.DataFrame) else [values.dtype]
-    if any(np.dtype(kind).kind not in "biuf" for kind in kinds):
-        msg = f"{name} holds {', '.join(sorted({str(kind) for kind in kinds}))}; an embedding holds real numbers"
-        raise ValueError(msg)
-    return values

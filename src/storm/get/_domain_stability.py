@@ -1,0 +1,42 @@
+"""``storm.get.domain_stability``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from storm import _keys
+from storm._bridge.placed import stored_result
+from storm._bridge.select import select_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+
+def domain_stability(
+    data: SpatialData | AnnData, *, table_key: str | None = None, key_added: str = _keys.STABILITY
+) -> pd.DataFrame:
+    """Agreement of repeated runs, as :func:`storm.tl.domain_stability` stored it.
+
+    Parameters
+    ----------
+    data
+        The object.
+    table_key
+        The table; needed only where there are several.
+    key_added
+        Key of the result.
+
+    Returns
+    -------
+    DataFrame
+        A copy of the table, with a row per number of domains and run.
+
+    Raises
+    ------
+    KeyError
+        If there is no such result.
+    """
+    _, table = select_table(data, table_key)
+    return stored_result(table, key_added, made_by="storm.tl.domain_stability")[_keys.TABLE].copy()

@@ -1,0 +1,137 @@
+"""``storm.tl.domain_stability``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pandas as pd
+
+from storm import __version__, _keys
+from storm._bridge.embedding import read_embedding
+from storm._bridge.keys import Keys
+from storm._bridge.placed import read_labels
+from storm._bridge.workspace import open_workspace
+from storm._bridge.write import write_results
+from storm._checks import check_between, check_choice, check_new_key, check_whole
+from storm._inference.clustering import repeat
+from storm.data.components import finite_rows
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+
+def domain_stability(
+    data: SpatialData | AnnData,
+    n_domains: Iterable[int] = range(3, 11),
+    *,
+    runs: int = 10,
+    fraction: float = 0.9,
+    method: Literal["kmeans", "gmm"] = "kmeans",
+    truth: str | None = None,
+    use_rep: str = _keys.X_STORM,
+    table_key: str | None = None,
+    seed: int = 0,
+    key_added: str = _keys.STABILITY,
+    copy: bool = False,
+) -> SpatialData | AnnData | None:
+    """Find which numbers of domains come back when the clustering is repeated.
+
+    Each run clusters a random part of the rows from other starts. Two runs agree by the adjusted Rand index over the
+    rows that both have: 1 for the same domains, 0 on average for unrelated ones, at any number. What is stable need not
+    be right, but what is not stable is an accident of the starts.
+
+    Parameters
+    ----------
+    data
+        Object whose table holds ``obsm[use_rep]``; see :func:`storm.tl.embed`.
+    n_domains
+        Numbers of domains.
+    runs
+        Number of runs at each, at least 2.
+    fraction
+        Share of the rows in each run.
+    method
+        ``"kmeans"`` or ``"gmm"``.
+    truth
+        Column of ``obs`` with labels to compare each run with.
+    use_rep
+        Key of the embedding.
+    table_key
+        The table; needed only where there are several.
+    seed
+        Random seed.
+    key_added
+        Key of the result.
+    copy
+        Return a changed copy and leave ``data`` alone.
+
+    Returns
+    -------
+    SpatialData or AnnData or None
+        The copy if ``copy``, else ``None``; the table gets ``uns["storm"][key_added]`` with parameters and a data frame
+        of one row per number and run, which :func:`storm.get.domain_stability` returns:
+
+        - ``n_domains``, ``run``,
+        - ``ari``: mean adjusted Rand index with the other runs at this number,
+        - ``ari_next``: the same with the runs at one domain more; NaN where these were not asked for,
+        - ``ari_truth``: adjusted Rand index with ``truth``, if it was given.
+
+    Raises
+    ------
+    KeyError
+        If the table has no such embedding or column.
+    ValueError
+        If a number is not a whole number from 2 on, an argument is out of range, or there are fewer rows than domains.
+
+    Notes
+    -----
+    Of more than 20,000 rows a seeded sample of that size is clustered.
+    """
+    check_choice(method, ("kmeans", "gmm"), name="method")
+    check_whole(runs, name="runs", least=2)
+    check_between(fraction, name="fraction", low=0.1, high=1)
+    check_whole(seed, name="seed", least=0)
+    numbers = sorted({check_whole(k, name="n_domains", least=2) for k in n_domains})
+    if not numbers:
+        msg = "n_domains is empty; give numbers of domains, for example range(3, 11)"
+        raise ValueError(msg)
+    check_new_key(key_added)
+    work = open_workspace(data, Keys(table_key=table_key), image=False, copy=copy)
+    embedding = read_embedding(work.table, use_rep)
+    labels = None if truth is None else read_labels(work.table, truth).codes
+    stability, to_truth, rows = repeat(
+        embedding,
+        finite_rows(embedding),
+        numbers,
+        method=method,
+        runs=runs,
+        fraction=fraction,
+        seed=seed,
+        truth=labels,
+    )
+    frame = pd.DataFrame(
+        {
+            "n_domains": np.repeat(numbers, runs),
+            "run": np.tile(np.arange(runs), len(numbers)),
+            "ari": np.concatenate([stability[k].ari for k in numbers]),
+            "ari_next": np.concatenate([stability[k].ari_next for k in numbers]),
+        }
+    )
+    if to_truth:
+        frame["ari_truth"] = np.concatenate([to_truth[k] for k in numbers])
+    facts = {
+        "storm_version": __version__,
+        "use_rep": use_rep,
+        "method": method,
+        "runs": runs,
+        "fraction": fraction,
+        "rows": rows,
+        "truth": truth,
+        "seed": seed,
+        _keys.TABLE: frame,
+    }
+    write_results(work.table, uns={key_added: facts})
+    return work.owner if copy else None

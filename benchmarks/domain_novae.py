@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Iterable
 
 import numpy as np
 import scanpy as sc
+import torch
 from anndata import AnnData
 from domain_baselines import REACH, SEED
 from domain_sections import Section
@@ -112,8 +112,10 @@ def _for_novae(section: Section) -> AnnData:
 
 def _novae():
     """The modules lightning and novae, quiet, and told that counts come logged and genes chosen."""
-    # numba, which Novae's preprocessing starts, would set the threads of all OpenMP libraries, torch's too
-    os.environ.setdefault("NUMBA_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
+    import numba
+
+    # Novae's preprocessing starts numba, which would raise the threads of torch to its own.
+    numba.set_num_threads(min(numba.get_num_threads(), torch.get_num_threads()))
     import lightning
     import novae
 

@@ -217,7 +217,7 @@ def measure(path: Path, args: argparse.Namespace) -> dict[str, Any]:
 
     import storm
     from storm._bridge.read import read_spots
-    from storm._inference.section_components import own_components
+    from storm._inference.adaptive import own_expression
     from storm.data.windows import make_windows
 
     storm.settings.verbosity = 0
@@ -234,7 +234,7 @@ def measure(path: Path, args: argparse.Namespace) -> dict[str, Any]:
     def own() -> Callable[[], None]:
         spots = read_spots(sdata, image=False)
         found = make_windows(spots.centres)
-        return lambda: own_components(spots.counts, found)
+        return lambda: own_expression(spots, found)
 
     runs = {
         "check": lambda: storm.pp.check(sdata, model=model),

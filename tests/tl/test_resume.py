@@ -43,7 +43,8 @@ def folder(tiny_model, toy_once, tmp_path_factory) -> Path:
     head = storm.tl.fit_expression(sdata, model=tiny_model, n_genes=20, config=storm.HeadConfig(epochs=1))
     from dataclasses import replace
 
-    replace(tiny_model, head=head).save(path / "model")
+    settings = {**tiny_model.settings, "readout": "adaptive"}  # the packaged model's
+    replace(tiny_model, head=head, settings=settings).save(path / "model")
     sdata.write(path / "section.zarr")
     return path
 

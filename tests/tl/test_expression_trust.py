@@ -147,3 +147,43 @@ def test_a_damaged_calibration_is_refused(head, tmp_path) -> None:
     file.unlink()
     with pytest.raises(FileNotFoundError, match="head_calibration"):
         storm.ExpressionHead.load(tmp_path / "h")
+
+
+def test_measured_spots_of_a_new_patient_mend_the_intervals(section, tiny_model, head) -> None:
+    """A patient whose genes are all shifted: intervals of the training fail, those of twenty of its spots do not."""
+    table = section.tables["table"]
+    genes = list(head.genes)
+    moved = table.var_names.get_indexer(genes[:20])
+    counts = table.X.tolil()
+    counts[:, moved] = counts[:, moved] * 6
+    table.X = counts.tocsr()
+    rng = np.random.default_rng(0)
+    table.obs["measured"] = np.isin(np.arange(table.n_obs), rng.choice(table.n_obs, 30, replace=False))
+    again = storm.tl.recalibrate_expression(head, section, "measured", model=tiny_model)
+    assert again.genes == head.genes
+    assert again.notes["recalibrated_on"] == "30 spots"
+    rest = ~table.obs["measured"].to_numpy()
+    measured = log_normalise(table.X)[:, table.var_names.get_indexer(genes)].toarray()[rest]
+    covered = []
+    for one in (head, again):
+        storm.tl.predict_expression(section, model=tiny_model, head=one, keep="all", intervals=True)
+        new = section.tables["table_storm"]
+        lower, upper = (np.asarray(new.layers[f"storm_{side}"])[rest] for side in ("lower", "upper"))
+        covered.append(interval_coverage(measured, lower, upper)[:20].mean())
+    assert covered[1] > 0.85
+    assert covered[0] < covered[1] - 0.1
+
+
+def test_recalibration_needs_spots_genes_and_the_model(section, tiny_model, head) -> None:
+    few = np.arange(section.tables["table"].n_obs) < 18
+    with pytest.raises(ValueError, match=r"18 spots .* alpha=0.1 need 19"):
+        storm.tl.recalibrate_expression(head, section, few, model=tiny_model)
+    with pytest.raises(ValueError, match="spots has shape"):
+        storm.tl.recalibrate_expression(head, section, few[:5], model=tiny_model)
+    with pytest.raises(ValueError, match="another model"):
+        storm.tl.recalibrate_expression(head, section)
+    with pytest.raises(ValueError, match="alpha=1"):
+        storm.tl.recalibrate_expression(head, section, model=tiny_model, alpha=1)
+    section.tables["table"] = section.tables["table"][:, :9].copy()
+    with pytest.raises(ValueError, match="genes are not measured"):
+        storm.tl.recalibrate_expression(head, section, model=tiny_model)

@@ -158,6 +158,46 @@ def fit_intervals(
     )
 
 
+def own_intervals(section: HeadSection, symbols: Sequence[str], predicted: np.ndarray, *, alpha: float) -> Intervals:
+    """Quantiles of the errors on some spots of a section that the head was not trained on, at their own depth.
+
+    Parameters
+    ----------
+    section
+        The section; its ``rows`` are the spots.
+    symbols
+        Genes of the head, by symbol where their Ensembl id is known, shape (g,).
+    predicted
+        Prediction of these rows, shape (rows, g).
+    alpha
+        Probability that a measurement lies outside its interval.
+
+    Raises
+    ------
+    ValueError
+        If there are too few spots for this ``alpha``.
+    """
+    rows = section.rows
+    least = int(np.ceil(np.round(2 / alpha - 1, 9)))
+    if len(rows) < least:
+        msg = (
+            f"{len(rows)} spots have counts and lie on the image, and intervals with alpha={alpha:g} need {least} or "
+            f"more; give more spots, or a larger alpha"
+        )
+        raise ValueError(msg)
+    error = targets(section, symbols)[rows] - predicted
+    depth = float(np.median(np.asarray(section.counts.sum(axis=1)).ravel()[rows]))
+    return Intervals(
+        alpha=float(alpha),
+        holds_for="section",
+        depths=np.array([depth], dtype=np.float32),
+        lower=-conformal_quantile(-error, alpha=alpha / 2)[None].astype(np.float32),
+        upper=conformal_quantile(error, alpha=alpha / 2)[None].astype(np.float32),
+        n_spots=np.array([len(rows)]),
+        default_depth=depth,
+    )
+
+
 def fit_novelty(
     tiles: Sequence[np.ndarray], rows: Sequence[np.ndarray], centres: Sequence[np.ndarray]
 ) -> Novelty | None:

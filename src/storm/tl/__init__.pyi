@@ -9,4 +9,5 @@ from ._enrich import enrich as enrich
 from ._fit_expression import fit_expression as fit_expression
 from ._predict_expression import predict_expression as predict_expression
 from ._rank_domain_genes import rank_domain_genes as rank_domain_genes
+from ._recalibrate_expression import recalibrate_expression as recalibrate_expression
 from ._subcluster import subcluster as subcluster

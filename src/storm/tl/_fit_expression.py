@@ -11,23 +11,17 @@ import numpy as np
 import pandas as pd
 
 from storm._bridge.keys import Keys
-from storm._bridge.read import spots_of
 from storm._bridge.study import Section, Study, open_study
 from storm._checks import check_between, check_choice, check_genes, check_key, check_positive, check_whole
 from storm._inference.device import Compute
-from storm._inference.he_features import he_features
-from storm._inference.neighbourhoods import section_windows
+from storm._inference.head_reading import read_head_section, training_mask
 from storm._inference.record import warn_species
-from storm._inference.tile_cache import model_tiles
-from storm._inference.tokens import he_tokens
 from storm._loading import ExpressionHead, StormModel, load_model
 from storm._types import Field, Precision, Standardise
-from storm.data.genes import Vocabulary, as_symbols
-from storm.data.windows import Windows
+from storm.data.genes import as_symbols
 from storm.pretraining.head import HeadConfig, fit_head
 from storm.pretraining.head_calibration import calibrate
 from storm.pretraining.head_sections import (
-    HeadSection,
     choose_recipe,
     held_out_correlation,
     mean_over_sections,
@@ -38,7 +32,6 @@ from storm.pretraining.head_sections import (
 )
 
 if TYPE_CHECKING:
-    from anndata import AnnData
     from spatialdata import SpatialData
 
 
@@ -166,7 +159,10 @@ def fit_expression(
     parts = []
     for section, mask in zip(study, _masks(study, train), strict=True):
         with section.named():
-            parts.append(_read(section, mask, loaded, compute, wanted=wanted, field_um=field_um, field=field, by=by))
+            part = read_head_section(
+                section, mask, loaded, compute, wanted=wanted, field_um=field_um, field=field, by=by
+            )
+            parts.append(part)
     warn_species([part.names for part in parts], what="the sections")
     parts, shares = with_common_library(parts)
     library = parts[0].library
@@ -239,7 +235,7 @@ def _masks(study: Study, train: Any) -> list[Any]:
     for section in study:
         mask = by_work[id(section.work)]
         if section.member is not None and mask is not None and not isinstance(mask, str):
-            mask = _mask(mask, section.work.table)[section.member.rows]
+            mask = training_mask(mask, section.work.table)[section.member.rows]
         out.append(mask)
     return out
 
@@ -288,53 +284,3 @@ def _groups(groups: Sequence[Any], n: int) -> list[str]:
         msg = f"groups has no patient for the sections at {missing}: {list(groups)}; give each section its patient"
         raise ValueError(msg)
     return names.tolist()
-
-
-def _read(
-    section: Section,
-    mask: str | np.ndarray | Sequence | None,
-    model: StormModel,
-    compute: Compute,
-    *,
-    wanted: list[str] | None,
-    field_um: float,
-    field: Field,
-    by: str,
-) -> HeadSection:
-    selection = section.open()
-    vocabulary = model.vocabulary if wanted is None else Vocabulary(tuple(wanted))
-    spots = spots_of(selection, counts=True, vocabulary=vocabulary)
-    keep = np.ones(len(spots), bool) if mask is None else _mask(mask, selection.table)
-    windows = section_windows(spots)
-    tiles = model_tiles(selection.table, spots, model, compute, field_um=field_um, field=field)
-    counts, names = spots.expression
-    return HeadSection(
-        features=he_features(model.network, he_tokens(tiles.values, model, by=by), windows, compute),
-        counts=counts,
-        names=names.tolist(),
-        symbols=as_symbols(names, model.vocabulary),
-        train=keep,
-        centres=spots.centres,
-        reach=_reach(windows),
-        tiles=tiles.values,
-    )
-
-
-def _reach(windows: Windows) -> float:
-    """How far a window reaches, in the units of the centres."""
-    return float(np.abs(windows.offsets).max() * windows.pitch)
-
-
-def _mask(mask: str | np.ndarray | Sequence, table: AnnData) -> np.ndarray:
-    values: Any = mask
-    if isinstance(mask, str):
-        check_key(mask, list(table.obs.columns), name="train", where="obs")
-        values = table.obs[mask]
-    # pandas' nullable booleans are booleans, unless a value is missing.
-    column = pd.Series(np.asarray(values, dtype=object).ravel()).infer_objects()
-    shape = np.shape(values)
-    if shape != (table.n_obs,) or column.dtype != bool:
-        kind = f"{int(column.isna().sum())} missing values" if column.isna().any() else f"dtype {column.dtype}"
-        msg = f"train has shape {shape} and {kind}; it must be boolean, without gaps, of shape ({table.n_obs},)"
-        raise ValueError(msg)
-    return column.to_numpy(dtype=bool)

@@ -29,6 +29,9 @@ X_COMPOSITION = "X_composition"
 #: Default ``uns[UNS]`` key of :func:`storm.tl.domain_stability`.
 STABILITY = "domain_stability"
 
+#: Default ``obs`` key of :func:`storm.tl.signature`.
+SIGNATURE = "storm_signature"
+
 #: Key of the data frame in an entry of ``uns[UNS]`` whose result is one.
 TABLE = "table"
 

@@ -63,7 +63,8 @@ def nnls(signature: np.ndarray, mixtures: np.ndarray | csr_matrix) -> Mixture:
     for start in range(0, n, _BLOCK):
         part = slice(start, start + _BLOCK)
         block = mixtures[part]
-        values = np.asarray(block.toarray() if issparse(block) else block, dtype=np.float64)
+        dense = csr_matrix(block).toarray() if issparse(block) else block
+        values = np.asarray(dense, dtype=np.float64)
         weights[part] = _solve(gram, values @ signature)
         residual[part] = np.linalg.norm(values - weights[part] @ signature.T, axis=1)
         norm[part] = np.linalg.norm(values, axis=1)

@@ -75,7 +75,7 @@ def read_gmt(path: str | Path, *, described: bool = False) -> dict[str, list[str
 
 
 def sets_with_genes(
-    sets: Mapping[str, Iterable[str]], tested: Iterable[str], *, min_genes: int, max_genes: int
+    sets: Mapping[str, Iterable[str]], tested: Iterable[str], *, min_genes: int, max_genes: float
 ) -> tuple[dict[str, list[str]], dict[str, str]]:
     """Sets as far as their genes were tested, and why others are left out.
 

@@ -5,6 +5,7 @@ from ._domains import domains as domains
 from ._enrichment import enrichment as enrichment
 from ._expression import expression as expression
 from ._he import he as he
+from ._kaplan_meier import kaplan_meier as kaplan_meier
 from ._proportions import proportions as proportions
 from ._stability import stability as stability
 from ._volcano import volcano as volcano

@@ -97,9 +97,10 @@ def composition(
         aspect="auto",
     )
     mean = field("mean")
+    most = float(np.nanmax(abs(colour), initial=0.0)) if not tested else 1.0
     for row, column in np.ndindex(mean.shape):
         if np.isfinite(mean[row, column]):
-            dark = abs(colour[row, column]) > 0.6 * float(shown.norm.vmax or 1)
+            dark = abs(colour[row, column]) > 0.6 * most
             text = f"{mean[row, column]:.2f}"
             ax.text(column, row, text, ha="center", va="center", fontsize=6.5, color="w" if dark else "k")
     if tested:

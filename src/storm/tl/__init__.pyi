@@ -10,4 +10,7 @@ from ._fit_expression import fit_expression as fit_expression
 from ._predict_expression import predict_expression as predict_expression
 from ._rank_domain_genes import rank_domain_genes as rank_domain_genes
 from ._recalibrate_expression import recalibrate_expression as recalibrate_expression
+from ._score_bulk import random_signatures as random_signatures
+from ._score_bulk import score_bulk as score_bulk
+from ._signature import signature as signature
 from ._subcluster import subcluster as subcluster

@@ -117,7 +117,7 @@ def enrich(
     check_between(min_lfc, name="min_lfc", low=0, high=float("inf"))
     check_whole(min_genes, name="min_genes")
     check_whole(seed, name="seed", least=0)
-    most = np.inf if max_genes is None else check_whole(max_genes, name="max_genes", least=min_genes)
+    most: float = np.inf if max_genes is None else check_whole(max_genes, name="max_genes", least=min_genes)
     check_new_key(key_added)
     given = sets if isinstance(sets, Mapping) else read_gmt(sets)
     _, table = select_table(data, table_key)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -10,6 +13,8 @@ import spatialdata
 from spatialdata.models import TableModel
 
 import storm
+import storm._bridge.study
+import storm._inference.section_embedding
 
 pytestmark = pytest.mark.filterwarnings("ignore:zarr v3 autosharding:UserWarning")
 
@@ -346,3 +351,37 @@ def test_the_conventional_column_names_sections(parts, tiny_model) -> None:
     table.obs["library_id"] = table.obs.pop("library")
     with pytest.raises(ValueError, match=r"obs\['library_id'\] names 3 sections.*library_key='library_id'"):
         storm.tl.embed(table, model=tiny_model)
+
+
+def test_one_section_is_held_at_a_time(parts, tiny_model, monkeypatch) -> None:
+    """Peak memory is that of the largest section and the result."""
+    table = joined(parts, index_unique="-")
+    real, made, alive = storm._bridge.study.part_of, [], []
+
+    def counted(*args, **kwargs):
+        gc.collect()
+        alive.append(sum(one() is not None for one in made))
+        part = real(*args, **kwargs)
+        made.append(weakref.ref(part))
+        assert part.n_obs < table.n_obs
+        assert not part.layers
+        return part
+
+    monkeypatch.setattr("storm._bridge.study.part_of", counted)
+    table.layers["more"] = table.X.copy()
+    for joint in (False, True):
+        storm.tl.embed(table, model=tiny_model, library_key="library", readout="adaptive", joint=joint)
+    assert len(made) > 6
+    assert max(alive) <= 1
+
+
+def test_sections_of_different_platforms(tiny_model) -> None:
+    """Each has its own lattice and its own µm; what they share is the genes."""
+    visium = storm.datasets.toy("visium", n=80, seed=0)
+    cells = storm.datasets.toy("xenium", n=90, seed=1)
+    objects = [visium, cells]
+    storm.tl.embed(objects, model=tiny_model, modality="st", readout="adaptive")
+    records = [one.tables["table"].uns["storm"]["X_storm"] for one in objects]
+    assert [record["windows"] for record in records] == ["hex", "knn"]
+    assert all(np.isfinite(one.tables["table"].obsm["X_storm"]).all() for one in objects)
+    assert len({one.tables["table"].obsm["X_storm"].shape[1] for one in objects}) == 1

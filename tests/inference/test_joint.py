@@ -13,6 +13,7 @@ from scipy import sparse
 from sklearn.metrics import adjusted_rand_score
 
 import storm
+import storm._inference.joint
 from storm._inference.alignment import align
 from storm.data.normalise import moments, pooled
 from storm.data.reach import Reach

@@ -268,6 +268,8 @@ def test_a_killed_study_goes_on_where_it_was(regions, tiny_model, tmp_path, monk
     np.testing.assert_allclose(stored.tables["table"].obsm["X_storm"], fresh.tables["table"].obsm["X_storm"], atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.* of the tiles of section .* are unlike:UserWarning")
+@pytest.mark.filterwarnings("ignore:.* of the tiles are unlike:UserWarning")
 def test_predictions_of_regions_stand_in_one_table(regions) -> None:
     both = spatialdata.deepcopy(regions)
     storm.tl.predict_expression(both, to="table")

@@ -32,6 +32,18 @@ def test_rows_without_a_shape_have_no_place() -> None:
     assert spots.counts.shape == (48, 5)
 
 
+def test_an_instance_belongs_to_one_row() -> None:
+    """Of cells too, whose places may coincide for another reason."""
+    places = np.random.default_rng(0).uniform(20, 140, (12, 2))
+    sdata = section(shapes=circles(places), table=table_for(np.arange(12)))
+    sdata.tables["table"].obs["id"] = np.r_[np.arange(11), 3]
+    with pytest.raises(ValueError, match=r"annotates the same instance of 'spots' more than once, e.g. \[3\]"):
+        read_spots(sdata)
+    twice = section(shapes=circles(places, index=np.r_[np.arange(11), 3]), table=table_for(np.arange(11)))
+    with pytest.raises(ValueError, match=r"holds the same instance more than once, e.g. \[3\]"):
+        read_spots(twice)
+
+
 def several_regions() -> SpatialData:
     table = table_for(np.arange(48))
     table.obs["id"] = np.r_[np.arange(24), np.arange(24)]

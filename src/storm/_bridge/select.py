@@ -294,13 +294,21 @@ def match_instances(wanted: np.ndarray, index: pd.Index, *, table_key: str | Non
     Raises
     ------
     ValueError
-        If the index holds an instance twice, or none of those wanted.
+        If the index or those wanted hold an instance twice, or the index none of those wanted.
     """
     if not index.is_unique:
         twice = list(index[index.duplicated()].unique()[:5])
         msg = f"{shapes_key!r} holds the same instance more than once, e.g. {twice}; make its index unique"
         raise ValueError(msg)
-    at = index.get_indexer(pd.Index(wanted))
+    own = pd.Index(wanted)
+    if not own.is_unique:
+        twice = list(own[own.duplicated()].unique()[:5])
+        msg = (
+            f"table {table_key!r} annotates the same instance of {shapes_key!r} more than once, e.g. {twice}; keep one "
+            f"row for each, or give each section a region of its own"
+        )
+        raise ValueError(msg)
+    at = index.get_indexer(own)
     if (at < 0).all():
         msg = (
             f"table {table_key!r} annotates other instances than {shapes_key!r} holds: the table's are like "

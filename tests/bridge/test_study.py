@@ -13,7 +13,7 @@ import spatialdata
 from spatialdata.models import TableModel
 
 import storm
-import storm._bridge.study
+import storm._bridge.sections
 import storm._inference.section_embedding
 
 pytestmark = pytest.mark.filterwarnings("ignore:zarr v3 autosharding:UserWarning")
@@ -358,7 +358,7 @@ def test_the_conventional_column_names_sections(parts, tiny_model) -> None:
 def test_one_section_is_held_at_a_time(parts, tiny_model, monkeypatch) -> None:
     """Peak memory is that of the largest section and the result."""
     table = joined(parts, index_unique="-")
-    real, made, alive = storm._bridge.study.part_of, [], []
+    real, made, alive = storm._bridge.sections.part_of, [], []
 
     def counted(*args, **kwargs):
         gc.collect()
@@ -369,7 +369,7 @@ def test_one_section_is_held_at_a_time(parts, tiny_model, monkeypatch) -> None:
         assert not part.layers
         return part
 
-    monkeypatch.setattr("storm._bridge.study.part_of", counted)
+    monkeypatch.setattr("storm._bridge.sections.part_of", counted)
     table.layers["more"] = table.X.copy()
     for joint in (False, True):
         storm.tl.embed(table, model=tiny_model, library_key="library", readout="adaptive", joint=joint)

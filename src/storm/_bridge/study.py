@@ -1,250 +1,34 @@
-"""Sections that a call works on: one object or several, each with one section or several.
-
-Each section is read as an object of its own, one at a time, so that nothing of a section can reach another one, and the
-largest section decides about the memory. Results are gathered by table and written in the end, all of them or none.
-"""
+"""Sections that a call works on: one object or several, each with one section or several."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from scipy import sparse
 
 from storm._bridge.counts import check_structure
 from storm._bridge.keys import Keys
-from storm._bridge.members import Member, images_of, members_of
-from storm._bridge.part import SECTIONS, part_of, plain, section_facts
+from storm._bridge.members import images_of, members_of
+from storm._bridge.sections import Section, Study
 from storm._bridge.select import (
     annotated_regions,
     check_container,
     is_spatialdata,
     note_pictures,
-    records_of,
     select_table,
 )
-from storm._bridge.selection import Selection, select
-from storm._bridge.workspace import Workspace, copy_of, open_workspace, write_all
+from storm._bridge.selection import Selection
+from storm._bridge.workspace import Workspace, copy_of, open_workspace
 from storm._bridge.write import check_keys_added, check_writable
-from storm.data.journal import Journal, journal_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
     from storm._types import Wanted
-
-
-@dataclass(eq=False)
-class Section:
-    """A section of a study.
-
-    Attributes
-    ----------
-    name
-        Its name, unique in the study.
-    work
-        The object that it is in.
-    member
-        Its rows; ``None`` where the whole table is this section.
-    keys
-        What the user asked for, of this section.
-    image
-        Whether an image is needed; see :func:`~storm._bridge.selection.select`.
-    images
-        Images that may be its own.
-    """
-
-    name: str
-    work: Workspace
-    member: Member | None
-    keys: Keys
-    image: Wanted
-    images: list[str]
-
-    def open(self) -> Selection:
-        """Select what is read of the section; where it shares its table, in an object of its own.
-
-        Raises
-        ------
-        KeyError, ValueError, TypeError
-            As :func:`~storm._bridge.selection.select`.
-        """
-        if self.member is None:
-            return self.work.selection
-        part = part_of(
-            self.work.selection.data,
-            self.work.table,
-            self.member,
-            table_key=self.work.selection.table_key,
-            layer=self.keys.layer,
-            images=self.images,
-        )
-        return select(part, self.keys, image=self.image, table=True)
-
-    @contextmanager
-    def named(self) -> Iterator[None]:
-        """Let errors say which section they are about, where there are several."""
-        try:
-            yield
-        except (KeyError, ValueError, TypeError) as error:
-            if self.name and error.args and isinstance(error.args[0], str):
-                error.args = (f"section {self.name!r}: {error.args[0]}", *error.args[1:])
-            raise
-
-
-@dataclass(eq=False)
-class Study:
-    """The sections of a call, and their results until they are written.
-
-    Attributes
-    ----------
-    works
-        The objects.
-    sections
-        Their sections; those of one table sorted by name.
-    library_key
-        Column that tells sections of a table apart, for the provenance.
-    """
-
-    works: list[Workspace]
-    sections: list[Section]
-    library_key: str | None = None
-    _kept: dict[tuple[int, str, str], Any] = field(default_factory=dict, repr=False)
-    _facts: dict[tuple[int, str], dict[str, dict[str, Any]]] = field(default_factory=dict, repr=False)
-    _rows: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
-
-    def __len__(self) -> int:
-        return len(self.sections)
-
-    def __iter__(self) -> Iterator[Section]:
-        return iter(self.sections)
-
-    @contextmanager
-    def journals(self, key: str) -> Iterator[list[Journal]]:
-        """A journal for each section; see :func:`~storm.data.journal.journal_of`.
-
-        They are removed when the block ends without an error. Until then no other process works on the stores.
-        """
-        with ExitStack() as stack:
-            by_work = {id(work): stack.enter_context(journal_of(work.store, key)) for work in self.works}
-            yield [
-                by_work[id(section.work)] if section.member is None else by_work[id(section.work)].part(section.name)
-                for section in self.sections
-            ]
-
-    def keep(
-        self,
-        section: Section,
-        *,
-        uns: Mapping[str, Mapping[str, Any]] | None = None,
-        **results: Mapping[str, np.ndarray],
-    ) -> None:
-        """Keep the results of a section until :meth:`write`.
-
-        Parameters
-        ----------
-        section
-            The section.
-        uns
-            Provenance by key.
-        **results
-            Matrices by slot (``"obsm"``, ``"layers"``) and key, shape (rows of the section, d).
-
-        Raises
-        ------
-        ValueError
-            If another section of the table has a result of another width.
-        """
-        work = id(section.work)
-        rows = None if section.member is None else section.member.rows
-        n_obs = section.work.table.n_obs
-        for slot, matrices in results.items():
-            for key, values in matrices.items():
-                whole = self._kept.get((work, slot, key))
-                if rows is None:
-                    self._kept[work, slot, key] = values
-                    continue
-                if whole is None:
-                    whole = np.full((n_obs, values.shape[1]), np.nan, dtype=np.float32)
-                    self._kept[work, slot, key] = whole
-                if whole.shape[1] != values.shape[1]:
-                    msg = (
-                        f"section {section.name!r} gives {slot}[{key!r}] {values.shape[1]} columns, and the sections "
-                        f"before it {whole.shape[1]}, so that they do not fit into one table; name what differs, "
-                        f"such as modality= or readout="
-                    )
-                    raise ValueError(msg)
-                whole[rows] = values
-        if rows is not None:
-            done = self._rows.setdefault(work, np.zeros(n_obs, dtype=bool))
-            done[rows] = True
-        for key, facts in (uns or {}).items():
-            name = section.name if section.member is None else section.member.name
-            self._facts.setdefault((work, key), {})[name] = dict(facts)
-
-    def kept(self, work: Workspace, slot: str, key: str) -> np.ndarray:
-        """A result of all sections of an object, shape (n_obs, d); NaN in rows of other sections."""
-        return self._kept[id(work), slot, key]
-
-    def rows(self, work: Workspace) -> np.ndarray | None:
-        """Rows of an object that were computed, bool, shape (n_obs,); ``None`` for all."""
-        return self._rows.get(id(work))
-
-    def facts(self, work: Workspace, key: str, *, table: AnnData | None = None) -> dict[str, Any]:
-        """Provenance of a result: what all sections share, and under ``"sections"`` what they do not, and all numbers.
-
-        Parameters
-        ----------
-        work
-            The object.
-        key
-            Key of the result.
-        table
-            Table with the provenance of an earlier call, whose other sections it is merged with; the object's own by
-            default.
-        """
-        own = self._facts[id(work), key]
-        if self.rows(work) is None:
-            return next(iter(own.values()))
-        before = records_of(work.table if table is None else table).get(key)
-        named = before.get(SECTIONS, {}) if isinstance(before, Mapping) else {}
-        earlier = {name: section_facts(before, name) or {} for name in named}
-        every = earlier | {plain(name): facts for name, facts in own.items()}
-        first = next(iter(every.values()))
-        shared = {
-            name: value
-            for name, value in first.items()
-            if all(_same(facts.get(name), value) for facts in every.values())
-        }
-        if self.library_key is not None:
-            shared["library_key"] = self.library_key
-        differing = {
-            name: {entry: value for entry, value in facts.items() if entry not in shared or _measured(value)}
-            for name, facts in sorted(every.items())
-        }
-        return shared | {SECTIONS: differing}
-
-    def write(self) -> None:
-        """Write what was kept into the tables, in the rows that were computed: the last step, all of it or nothing."""
-        results = []
-        for work in self.works:
-            slots: dict[str, dict[str, Any]] = {}
-            for (owner, slot, key), values in self._kept.items():
-                if owner == id(work):
-                    slots.setdefault(slot, {})[key] = values
-            uns = {key: self.facts(work, key) for owner, key in self._facts if owner == id(work)}
-            results.append((work, {**slots, "uns": uns, "rows": self.rows(work)}))
-        write_all(results)
-
-    def copies(self, data: Any) -> Any:
-        """What ``copy=True`` returns: a list of objects where one was given, else the only one."""
-        owners = [work.owner for work in self.works]
-        return owners if isinstance(data, list | tuple) else owners[0]
 
 
 def open_study(
@@ -481,15 +265,3 @@ def _check_own_images(sections: Sequence[Section]) -> None:
                 f"or use modality='st', which reads none"
             )
             raise ValueError(msg)
-
-
-def _measured(value: Any) -> bool:
-    """Whether an entry of a provenance is a number or several: of each section it stands in the same place."""
-    return not isinstance(value, Mapping) and np.asarray(value).dtype.kind in "iuf"
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Whether two entries of a provenance, which may be arrays or lists, are equal."""
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return set(one) == set(other) and all(_same(one[key], other[key]) for key in one)
-    return np.shape(one) == np.shape(other) and bool(np.all(np.asarray(one) == np.asarray(other)))

@@ -47,7 +47,7 @@ def test_import_is_fast() -> None:
     assert min(float(run(code)) for _ in range(3)) < 0.3
 
 
-@pytest.mark.parametrize("room", ["model", "encoders", "expression", "metrics", "pretraining"])
+@pytest.mark.parametrize("room", ["model", "encoders", "expression", "metrics", "biology", "pretraining"])
 def test_room_imports_no_container(room: str) -> None:
     code = """
     import importlib, pkgutil, sys

@@ -184,6 +184,14 @@ def test_recalibration_needs_spots_genes_and_the_model(section, tiny_model, head
         storm.tl.recalibrate_expression(head, section)
     with pytest.raises(ValueError, match="alpha=1"):
         storm.tl.recalibrate_expression(head, section, model=tiny_model, alpha=1)
-    section.tables["table"] = section.tables["table"][:, :9].copy()
-    with pytest.raises(ValueError, match="genes are not measured"):
+    table = section.tables["table"]
+    others = ~table.var_names.isin(head.genes)
+    section.tables["table"] = table[:, others].copy()
+    with pytest.raises(ValueError, match="40 of the head's 40 genes are not measured"):
         storm.tl.recalibrate_expression(head, section, model=tiny_model)
+    section.tables["table"] = table[:, others | table.var_names.isin(head.genes[:30])].copy()
+    with pytest.warns(UserWarning, match="10 of the head's 40 genes are not measured in the section and keep"):
+        again = storm.tl.recalibrate_expression(head, section, model=tiny_model)
+    depth = again.intervals.default_depth
+    np.testing.assert_allclose(again.intervals.lower[0, 30:], head.intervals.at(depth)[0][30:])
+    assert not np.allclose(again.intervals.lower[0, :30], head.intervals.at(depth)[0][:30])

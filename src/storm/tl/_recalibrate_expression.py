@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, get_args
@@ -72,13 +73,13 @@ def recalibrate_expression(
     -------
     ExpressionHead
         The same head with other ``intervals``, at the median depth of the spots. ``notes["recalibrated_on"]`` counts
-        the spots.
+        the spots. Genes that the section does not measure keep their limits, and are named in a warning.
 
     Raises
     ------
     ValueError
-        If the head belongs to another model, a gene of it is not measured, or there are too few spots for this
-        ``alpha`` (2/``alpha`` − 1, 19 for 90 %) that have counts and lie on the image.
+        If the head belongs to another model, its genes are not measured and it has no limits of its own, or there are
+        too few spots for this ``alpha`` (2/``alpha`` − 1, 19 for 90 %) that have counts and lie on the image.
     KeyError
         If an element or column does not exist.
 
@@ -133,11 +134,24 @@ def recalibrate_expression(
     listed: Any = head.notes.get("library_genes")
     part = replace(part, library=Library(None if listed is None else tuple(listed)))
     symbols = as_symbols(list(head.genes), loaded.vocabulary)
-    if missing := [head.genes[i] for i in not_measured([part], symbols)]:
+    absent = not_measured([part], symbols)
+    missing = [head.genes[i] for i in absent]
+    if missing and (head.intervals is None or len(missing) == len(symbols)):
         msg = f"{len(missing)} of the head's {len(head.genes)} genes are not measured in the section: {missing[:10]}"
         raise ValueError(msg)
+    measured = np.setdiff1d(np.arange(len(symbols)), absent)
     rows = part.rows
-    predicted = apply_head(head.module, part.features[rows])
-    intervals = own_intervals(part, symbols, predicted, alpha=alpha)
+    predicted = apply_head(head.module, part.features[rows])[:, measured]
+    own = own_intervals(part, [symbols[i] for i in measured], predicted, alpha=alpha)
+    if missing and head.intervals is not None:
+        msg = (
+            f"{len(missing)} of the head's {len(head.genes)} genes are not measured in the section and keep their "
+            f"limits: {missing[:10]}"
+        )
+        warnings.warn(msg, UserWarning, stacklevel=2)
+        limits = [np.array(side)[None] for side in head.intervals.at(own.default_depth)]
+        for side, new in zip(limits, (own.lower, own.upper), strict=True):
+            side[:, measured] = new
+        own = replace(own, lower=limits[0], upper=limits[1])
     notes = head.notes | {"recalibrated_on": f"{len(rows)} spots"}
-    return replace(head, intervals=intervals, notes=notes)
+    return replace(head, intervals=own, notes=notes)

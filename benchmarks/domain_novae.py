@@ -10,12 +10,15 @@ import numpy as np
 import scanpy as sc
 import torch
 from anndata import AnnData
-from domain_baselines import REACH, SEED
 from domain_sections import Section
 
 from storm._bridge import read_spots
 from storm.data.windows import make_windows
 
+#: Of the network's weights and batches.
+SEED = 0
+#: Spots of a lattice within so many pitches are neighbours: the 8 around a spot of a square one.
+REACH = 1.5
 #: Novae's genes of a section, and the share of spots in which they are at least.
 NOVAE_GENES, NOVAE_SEEN = 1000, 0.1
 #: Distance in µm that Novae expects between neighbours: it gives its network the lengths of edges in multiples of it.

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import anndata
-import numpy as np
 from anndata import AnnData
 from spatialdata import SpatialData
 
@@ -31,15 +30,12 @@ class Section:
     ----------
     data
         What STORM reads.
-    truth
-        Label of each spot, shape (n,).
-    known
-        Which spots have one, bool, shape (n,).
+    column
+        Column of ``obs`` with the label of each spot, some of them ``MISSING``.
     """
 
     data: SpatialData | AnnData
-    truth: np.ndarray
-    known: np.ndarray
+    column: str
 
     @property
     def table(self) -> AnnData:
@@ -56,6 +52,4 @@ def read_section(name: str, data: Path, *, image: bool = True) -> Section:
     else:
         found = anndata.read_h5ad(data / "domains" / f"{name}.h5ad")
         column = "label" if "label" in found.obs else "truth"
-    table = found if isinstance(found, AnnData) else found.tables["table"]
-    truth = table.obs[column].astype(str).to_numpy()
-    return Section(found, truth, ~np.isin(truth, MISSING))
+    return Section(found, column)

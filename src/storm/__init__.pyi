@@ -1,3 +1,4 @@
+from . import benchmark as benchmark
 from . import datasets as datasets
 from . import encoders as encoders
 from . import expression as expression

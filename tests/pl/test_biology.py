@@ -89,3 +89,40 @@ def test_volcano_names_what_is_missing(section):
     with pytest.raises(KeyError, match=r"\['NOPE'\]"):
         storm.pl.volcano(section, "middle", genes="NOPE")
     assert "adjusted" in storm.pl.volcano(section, "middle").get_ylabel()
+
+
+def scored() -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "method": ["hvg_pca", "hvg_pca", "hvg_pca", "storm", "storm", "storm"],
+            "section": ["a", "a", "b"] * 2,
+            "n_domains": 3,
+            "ari": [0.1, 0.3, 0.6, 0.5, 0.5, 0.7],
+            "seconds": np.nan,
+        }
+    )
+
+
+def test_metric_bars_draw_means_over_sections():
+    ax = storm.pl.metric_bars(scored())
+    assert [bar.get_height() for bar in ax.patches] == pytest.approx([0.4, 0.6])
+    dots = [collection.get_offsets()[:, 1].tolist() for collection in ax.collections]
+    assert dots == [pytest.approx([0.2, 0.6]), pytest.approx([0.5, 0.7])]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["hvg_pca", "storm"]
+    assert ax.patches[0].get_facecolor() != ax.patches[1].get_facecolor()
+    own = plt.subplots()[1]
+    assert storm.pl.metric_bars(scored(), methods=["storm"], colours={"storm": "red"}, ax=own, title="t") is own
+    assert own.patches[0].get_facecolor() == (1, 0, 0, 1)
+    # what was not measured is no bar
+    assert not storm.pl.metric_bars(scored(), "seconds").patches
+
+
+def test_metric_bars_refuse():
+    with pytest.raises(ValueError, match="metric='r2'"):
+        storm.pl.metric_bars(scored(), "r2")
+    with pytest.raises(ValueError, match="methods='novae'"):
+        storm.pl.metric_bars(scored(), methods=["novae"])
+    with pytest.raises(KeyError, match="no column"):
+        storm.pl.metric_bars(scored(), "nmi")
+    with pytest.raises(ValueError, match=r"several numbers of domains, \[3, 4\]"):
+        storm.pl.metric_bars(pd.concat([scored(), scored().assign(n_domains=4)]))

@@ -81,6 +81,11 @@ def _run(arguments: argparse.Namespace) -> int:
         from storm.cli._pretrain import pretrain
 
         pretrain(**options)
+    elif command == "benchmark":
+        from storm.cli import _benchmark
+
+        del options["compared"]
+        _benchmark.domains(**options)
     elif command == "models":
         from storm.cli._models import models
 

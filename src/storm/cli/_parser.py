@@ -50,6 +50,17 @@ def make_parser() -> argparse.ArgumentParser:
     _predict(command("predict", "predict gene expression from H&E", "common", "model", "stores", "inputs"))
     _adapt(command("adapt", "fit a model on sections of your own, without labels", "common", "model", "inputs"))
     _pretrain(command("pretrain", "train a model on many sections, as configured in a TOML file", "common"))
+    benchmark = command("benchmark", "compare methods on annotated sections")
+    compared = benchmark.add_subparsers(dest="compared", metavar="TASK", required=True)
+    summary = "compare methods for spatial domains on annotated sections"
+    _benchmark_domains(
+        compared.add_parser(
+            "domains",
+            help=summary,
+            description=f"{summary.capitalize()}.",
+            parents=[common, parents["model"], parents["inputs"]],
+        )
+    )
     command("models", "list the packaged models and the tile encoders", "common")
     return parser
 
@@ -191,6 +202,28 @@ def _pretrain(pretrain: argparse.ArgumentParser) -> None:
     pretrain.add_argument("config", type=Path, metavar="CONFIG", help="TOML file of the run")
     pretrain.add_argument("--seed", type=_values.seed, help="random seed of the run (default: the file's)")
     pretrain.add_argument("--prepare-only", action="store_true", help="pack and prepare the sections, do not train")
+
+
+def _benchmark_domains(domains: argparse.ArgumentParser) -> None:
+    domains.add_argument("paths", type=Path, nargs="+", metavar="IN.zarr", help="SpatialData stores, one or several")
+    domains.add_argument("--truth", required=True, metavar="COLUMN", help="column of obs with the annotation")
+    domains.add_argument("--out", type=_values.table_file, required=True, metavar="FILE", help="table, .csv or .json")
+    domains.add_argument(
+        "--methods", nargs="*", metavar="METHOD", help="names in storm.benchmark.methods() (default: all but the slow)"
+    )
+    domains.add_argument(
+        "--use-rep", nargs="+", default=[], metavar="KEY", help="embeddings of your own to compare: keys of obsm"
+    )
+    domains.add_argument(
+        "--n-domains", type=_values.whole(2), nargs="+", metavar="K", help="numbers (default: that of the classes)"
+    )
+    domains.add_argument("--n-seeds", type=_values.whole(1), default=5, help="seeds of the clustering (default: 5)")
+    domains.add_argument(
+        "--unlabelled", nargs="+", default=[], metavar="LABEL", help="labels that mean that there is no annotation"
+    )
+    domains.add_argument("--library-key", metavar="COLUMN", help="column of obs that names the section of each row")
+    _layer(domains)
+    _batch_size(domains)
 
 
 def _model_options(device: argparse.ArgumentParser) -> argparse.ArgumentParser:

@@ -6,6 +6,7 @@ from ._enrichment import enrichment as enrichment
 from ._expression import expression as expression
 from ._he import he as he
 from ._kaplan_meier import kaplan_meier as kaplan_meier
+from ._metric_bars import metric_bars as metric_bars
 from ._proportions import proportions as proportions
 from ._stability import stability as stability
 from ._volcano import volcano as volcano

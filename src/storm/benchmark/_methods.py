@@ -1,0 +1,129 @@
+"""The methods by name: what each makes of a section, and how that is clustered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Literal, cast, get_args
+
+import numpy as np
+from sklearn.mixture import GaussianMixture
+
+from storm._checks import check_choice
+from storm._inference.clustering import cluster_rows
+from storm._types import Modality, Readout
+from storm.benchmark._components import aggregated, hvg_pca, neighbour_augmented, smoothing, smoothing_unit
+
+if TYPE_CHECKING:
+    from storm.benchmark._section import CountedSection
+
+#: Random starts of k-means.
+_STARTS = 10
+
+
+def k_means(values: np.ndarray, known: np.ndarray, k: int, seed: int) -> np.ndarray:
+    """Domains as :func:`storm.tl.domains` finds them, shape (n,); -1 in rows that are not known."""
+    codes, _ = cluster_rows(
+        values, known, k, method="kmeans", resolution=1.0, n_neighbors=15, n_init=_STARTS, seed=seed
+    )
+    return codes
+
+
+def mixture(values: np.ndarray, known: np.ndarray, k: int, seed: int) -> np.ndarray:
+    """Domains by a mixture of Gaussians with full covariances, shape (n,); -1 in rows that are not known."""
+    codes = np.full(len(values), -1)
+    codes[known] = GaussianMixture(k, random_state=seed).fit_predict(values[known].astype(np.float64))
+    return codes
+
+
+def _graph_attention(section: CountedSection) -> np.ndarray:
+    from storm.benchmark._graph_attention import graph_attention
+
+    return graph_attention(section)
+
+
+@dataclass(frozen=True)
+class Comparator:
+    """A method that is made of a section's counts and places.
+
+    Attributes
+    ----------
+    represent
+        What it makes of the section, shape (n, d).
+    cluster
+        Domains of the rows of that.
+    """
+
+    represent: Callable[[CountedSection], np.ndarray]
+    cluster: Callable[[np.ndarray, np.ndarray, int, int], np.ndarray] = k_means
+
+
+COMPARATORS: dict[str, Comparator] = {
+    "hvg_pca": Comparator(hvg_pca),
+    "smoothing": Comparator(smoothing),
+    "smoothing_unit": Comparator(smoothing_unit),
+    "neighbour_augmented_0.2": Comparator(partial(neighbour_augmented, weight=0.2)),
+    "neighbour_augmented_0.8": Comparator(partial(neighbour_augmented, weight=0.8)),
+    "aggregated": Comparator(aggregated),
+    "aggregated_mixture": Comparator(aggregated, mixture),
+    "graph_attention": Comparator(_graph_attention),
+}
+
+
+@dataclass(frozen=True)
+class ReadOut:
+    """A read-out of STORM.
+
+    Attributes
+    ----------
+    modality
+        What it sees.
+    readout
+        How; ``None`` for the model's own.
+    """
+
+    modality: Modality
+    readout: Readout | None
+
+
+#: STORM's read-outs: of what an object has, and ablations.
+READ_OUTS: dict[str, ReadOut] = {
+    "storm": ReadOut("auto", None),
+    **{f"storm_{modality}": ReadOut(cast("Modality", modality), None) for modality in ("st", "he", "both")},
+    **{
+        f"storm_{modality}_{readout}": ReadOut(cast("Modality", modality), readout)
+        for modality in ("st", "he", "both")
+        for readout in get_args(Readout)
+    },
+}
+#: Methods that run unless others are named: everything but the network that has to be fitted.
+DEFAULT = ("storm", *(name for name in COMPARATORS if name != "graph_attention"))
+
+
+def methods(kind: Literal["all", "default", "storm", "comparators"] = "all") -> list[str]:
+    """Names of the methods of :func:`domains`.
+
+    Parameters
+    ----------
+    kind
+        ``"all"``; ``"default"``: those that run unless others are named; ``"storm"``: STORM's read-outs and ablations,
+        ``storm_<modality>_<readout>``; ``"comparators"``: the others.
+
+    Returns
+    -------
+    list of str
+
+    Raises
+    ------
+    ValueError
+        If ``kind`` is something else.
+    """
+    kinds: dict[str, Sequence[str]] = {
+        "all": (*READ_OUTS, *COMPARATORS),
+        "default": DEFAULT,
+        "storm": tuple(READ_OUTS),
+        "comparators": tuple(COMPARATORS),
+    }
+    check_choice(kind, kinds, name="kind")
+    return list(kinds[kind])

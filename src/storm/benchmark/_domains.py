@@ -23,7 +23,7 @@ from storm.data.components import finite_rows
 from storm.metrics.domains import score_domains
 
 if TYPE_CHECKING:
-    from os import PathLike
+    from pathlib import Path
 
     from anndata import AnnData
     from spatialdata import SpatialData
@@ -40,7 +40,7 @@ def domains(
     n_domains: int | Literal["classes"] | Iterable[int] = "classes",
     seeds: Iterable[int] = range(5),
     unlabelled: str | Collection[str] = (),
-    model: str | PathLike[str] | StormModel = "storm-mini",
+    model: str | Path | StormModel = "storm-mini",
     library_key: str | None = None,
     image_key: str | None = None,
     table_key: str | None = None,
@@ -189,4 +189,5 @@ def _scores(
 
 def _labels(codes: np.ndarray) -> pd.Series:
     """Labels that are missing where a code is -1."""
-    return pd.Series(pd.Categorical.from_codes(codes, categories=[str(k) for k in range(codes.max() + 1)]))
+    names = pd.Index([str(k) for k in range(codes.max() + 1)])
+    return pd.Series(pd.Categorical.from_codes(codes.astype(np.int64), categories=names))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from sklearn.mixture import GaussianMixture
@@ -87,13 +87,15 @@ class ReadOut:
     readout: Readout | None
 
 
+#: What the ablations see.
+_MODALITIES: tuple[Modality, ...] = ("st", "he", "both")
 #: STORM's read-outs: of what an object has, and ablations.
 READ_OUTS: dict[str, ReadOut] = {
     "storm": ReadOut("auto", None),
-    **{f"storm_{modality}": ReadOut(cast("Modality", modality), None) for modality in ("st", "he", "both")},
+    **{f"storm_{modality}": ReadOut(modality, None) for modality in _MODALITIES},
     **{
-        f"storm_{modality}_{readout}": ReadOut(cast("Modality", modality), readout)
-        for modality in ("st", "he", "both")
+        f"storm_{modality}_{readout}": ReadOut(modality, readout)
+        for modality in _MODALITIES
         for readout in get_args(Readout)
     },
 }

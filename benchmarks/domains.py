@@ -48,7 +48,9 @@ def show(table: pd.DataFrame) -> None:
     for score in ("ari", "nmi"):
         by_section = table.pivot_table(index="method", columns="section", values=score, sort=False)
         sections = table.groupby(["method", "platform", "section"], sort=False)[score].mean()
-        by_platform = sections.groupby(["method", "platform"], sort=False).mean().unstack()
+        by_platform = (
+            sections.groupby(["method", "platform"], sort=False).mean().unstack().reindex(columns=list(GROUPS))
+        )
         by_platform["mean of platforms"] = by_platform.mean(axis=1, skipna=False)
         print(f"\n{score}\n{by_section.round(2).to_string()}\n\n{by_platform.round(3).to_string()}")
     seconds = table.pivot_table(index="method", columns="platform", values="seconds", sort=False)
@@ -64,7 +66,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="names of methods, as in hvg_pca or storm_st_section")
     args = parser.parse_args()
     storm.settings.verbosity = 0
-    warnings.filterwarnings("ignore", message=".*genes that the model reads")
+    warnings.filterwarnings("ignore", message=".*knows .* of the table's")
     table = pd.read_csv(args.out) if args.out and args.out.exists() else pd.DataFrame()
     trained: dict[tuple[str, ...], object] = {}
     for given in args.model:

@@ -6,6 +6,7 @@
 
 - each section of C by a head that was trained on the other four: another section of a known patient;
 - B4 by a head of all five, and the five by a head of B4: another patient, which is not promised;
+- the same with some spots of B4 measured (ten random choices): its other spots;
 - tiles of each of these, and of a mouse's olfactory bulb, against the tiles of C.
 
 Coverage is of spots × genes at a nominal 90 %, for the depth of each spot (rounded to the depths of the table), beside
@@ -24,7 +25,7 @@ import numpy as np
 import storm
 from storm._bridge import read_spots
 from storm.data.normalise import log_normalise
-from storm.metrics import conformal_quantile, coverage_by_depth, expression_report
+from storm.metrics import conformal_quantile, coverage_by_depth, expression_report, interval_coverage
 
 PATIENT_C, OTHER = ("C2", "C3", "C4", "C5", "C6"), ("B4",)
 
@@ -70,6 +71,31 @@ def judge(head, sdata) -> dict:
         row["coverage_flat"] = float(one["coverage"].mean())
         row["flat_by_depth"] = coverage_by_depth(truth, *flat, depth=depth)["coverage"].round(3).tolist()
     return row
+
+
+def recalibrated(head, sdata, k: int, repeats: int = 10) -> dict:
+    """Coverage of the spots that a head was not recalibrated by, over random choices of those that it was."""
+    table, spots = sdata.tables["table_storm"], read_spots(sdata, image=False)
+    columns = {name: i for i, name in enumerate(spots.genes)}
+    known = [g for g in head.genes if g in columns]
+    at = [head.genes.index(g) for g in known]
+    truth = log_normalise(spots.counts)[:, [columns[g] for g in known]].toarray()
+    pred, depth = table[:, known].to_df().to_numpy(), np.asarray(spots.counts.sum(axis=1)).ravel()
+    deepest = depth > np.quantile(depth, 0.75)
+    found = []
+    for seed in range(repeats):
+        chosen = np.isin(np.arange(len(truth)), np.random.default_rng(seed).choice(len(truth), k, replace=False))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            own = storm.tl.recalibrate_expression(head, sdata, chosen, device="cpu").intervals.at()
+        limits = [np.maximum(pred + side[at], 0) for side in own]
+        covered = [
+            interval_coverage(truth[rows], limits[0][rows], limits[1][rows]) for rows in (~chosen, ~chosen & deepest)
+        ]
+        found.append((covered[0].mean(), np.quantile(covered[0], 0.05), covered[1].mean()))
+    mean, low, deep = np.mean(found, axis=0)
+    span = [round(float(f([one[0] for one in found])), 3) for f in (min, max)]
+    return {"coverage": float(mean), "least_most": span, "gene_at_5_percent": float(low), "deepest": float(deep)}
 
 
 def fit(sections: list, n_genes: int):
@@ -118,6 +144,8 @@ def main() -> None:
     other = fit([sections["B4"]], args.genes)
     for name in PATIENT_C:
         rows[f"{name} (B4)"] = judge(other, sections[name])
+    for k in (20, 40, 80):
+        rows[f"B4 (C, {k} spots of B4)"] = recalibrated(whole, sections["B4"], k)
     bulb = sections["rep11"]
     raw = np.asarray(bulb.tables["table"].obsm["X_stain-texture"])
     rows["bulb rep11, tiles only (C)"] = {"unusual": float((whole.novelty.p(raw) <= 0.05).mean())}

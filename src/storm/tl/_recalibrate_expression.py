@@ -47,9 +47,9 @@ def recalibrate_expression(
 ) -> ExpressionHead:
     """Give a head intervals that hold for a new patient, by some measured spots of that patient.
 
-    The head itself stays as it is: only the limits of its intervals change. On a patient whom a head had never seen, the
-    intervals of its training covered 87 % of the measurements, and 73 % in the deepest spots; those by twenty of the
-    patient's own spots covered 90 and 88 %.
+    The head itself stays as it is: only the limits of its intervals change. On a patient whom a head had never seen,
+    the intervals of its training covered 87 % of the measurements, and 73 % in the deepest spots; those by twenty of
+    the patient's own spots covered 90 and 88 %.
 
     Parameters
     ----------

@@ -428,3 +428,61 @@ def test_a_figure_can_be_saved(visium, tmp_path):
         storm.pl.domains(visium).figure.savefig(tmp_path / f"domains.{name}")
         storm.pl.expression(visium, "EPCAM")[0, 0].figure.savefig(tmp_path / f"expression.{name}")
     assert (tmp_path / "expression.pdf").stat().st_size > 10_000
+
+
+# ---------------------------------------------------------------------------------------------- planes and names
+
+
+def test_umap_draws_planes_in_the_colours_of_the_domains(visium):
+    table = visium["table"]
+    rng = np.random.default_rng(0)
+    for name in ("he", "st"):
+        table.obsm[f"X_umap_{name}"] = rng.normal(size=(60, 2))
+    table.obsm["X_umap_st"][:6] = np.nan
+    table.uns["storm_domain_colors"] = ["#ff0000", "#00ff00", "#0000ff", "#ffff00"]
+    axes = storm.pl.umap(visium, reps={"H&E": "X_umap_he", "expression": "X_umap_st"})
+    assert [ax.get_title() for ax in axes] == ["H&E", "expression"]
+    sizes = [sum(len(c.get_offsets()) for c in ax.collections) for ax in axes]
+    assert sizes == [60, 54]
+    drawn = {to_hex(c.get_facecolor()[0]): np.asarray(c.get_offsets()) for c in axes[0].collections}
+    for code, colour in enumerate(table.uns["storm_domain_colors"]):
+        rows = table.obs["storm_domain"].cat.codes.to_numpy() == code
+        np.testing.assert_array_equal(drawn[colour], table.obsm["X_umap_he"][rows])
+    np.testing.assert_array_equal(drawn[_draw.MISSING.lower()], table.obsm["X_umap_he"][:3])
+    own = plt.subplots()[1]
+    assert storm.pl.umap(visium, reps="X_umap_he", ax=own, title="t") is own
+    assert own.get_title() == "t"
+
+
+def test_umap_names_what_is_wrong(visium):
+    visium["table"].obsm["X_storm"] = np.zeros((60, 5))
+    with pytest.raises(KeyError, match=r"run sc\.pp\.neighbors and sc\.tl\.umap"):
+        storm.pl.umap(visium)
+    with pytest.raises(ValueError, match="has 5 columns"):
+        storm.pl.umap(visium, reps="X_storm")
+    with pytest.raises(ValueError, match="reps is empty"):
+        storm.pl.umap(visium, reps=[])
+    with pytest.raises(ValueError, match="one ax was given"):
+        storm.pl.umap(visium, reps=["X_a", "X_b"], ax=plt.subplots()[1])
+    assert len(plt.get_fignums()) == 1
+
+
+def test_renamed_domains_keep_their_colours_and_later_runs_their_names(visium):
+    """What the page on biology promises of pandas' rename_categories."""
+    table = visium["table"]
+    table.obsm["X_storm"] = np.eye(4)[np.arange(60) % 4] + np.random.default_rng(0).normal(0, 0.01, (60, 4))
+    storm.tl.domains(visium, 4)
+    table.uns["storm_domain_colors"] = ["#ff0000", "#00ff00", "#0000ff", "#ffff00"]
+
+    def colours() -> list[str]:
+        drawn = spots_of(storm.pl.domains(visium))
+        return sorted((to_hex(c.get_facecolor()[0]), len(c.get_offsets())) for c in drawn)
+
+    before, labels = colours(), table.obs["storm_domain"].copy()
+    table.obs["storm_domain"] = labels.cat.rename_categories({"0": "tumour", "3": "fat"})
+    assert colours() == before
+    assert list(table.obs["storm_domain"].cat.categories) == ["tumour", "1", "2", "fat"]
+    renamed = table.obs["storm_domain"].copy()
+    storm.tl.domains(visium, 4, align_to="storm_domain", seed=5)
+    assert table.obs["storm_domain"].astype(str).tolist() == renamed.astype(str).tolist()
+    assert colours() == before

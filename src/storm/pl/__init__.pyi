@@ -9,4 +9,5 @@ from ._kaplan_meier import kaplan_meier as kaplan_meier
 from ._metric_bars import metric_bars as metric_bars
 from ._proportions import proportions as proportions
 from ._stability import stability as stability
+from ._umap import umap as umap
 from ._volcano import volcano as volcano

@@ -241,11 +241,44 @@ def test_a_head_is_as_bold_as_held_out_spots_allow():
     assert (given.penalty, given.epochs) == (5.0, 1)
 
 
+def test_with_patients_the_head_is_the_best_on_them_at_its_own_scale():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 20)).astype(np.float32)
+    # One direction is shared; each patient has others of its own, which a bold head takes for the same.
+    shared, patient = rng.normal(size=(20, 30)), np.repeat([0, 1], 200)
+    own = 1.5 * rng.normal(size=(2, 20, 30))
+    y = x @ shared + np.einsum("nf,nfg->ng", x, own[patient]) + 8 * rng.normal(size=(400, 30))
+    folds = [(np.flatnonzero(patient != k), np.flatnonzero(patient == k)) for k in (0, 1)]
+
+    def error(found):
+        return np.mean([np.square(y[test] - values).sum() for (_, test), values in zip(folds, found, strict=True)])
+
+    sections, cautious = choose_head(x, y, folds, HeadConfig(epochs=0))
+    patients, best = choose_head(x, y, folds, HeadConfig(epochs=0), patients=True)
+    assert (sections.keep, sections.scale) == (0.7, 1)
+    assert patients.keep == 1
+    assert patients.scale != 1
+    assert error(best) < error(cautious)
+    # No factor on the chosen predictions is better, and the trained head carries it.
+    assert all(
+        error(best) <= error([y[a].mean(0) + k * (v - y[a].mean(0)) for (a, _), v in zip(folds, best, strict=True)])
+        for k in (0.9, 1.1)
+    )
+    head = fit_head(x, y, patients)
+    wanted = RidgePath.fit(x, y).predict(x, patients.penalty, scale=patients.scale)
+    np.testing.assert_allclose(apply_head(head, x), wanted, atol=1e-4)
+    asked, _ = choose_head(x, y, folds, HeadConfig(epochs=0, penalty=1.0), patients=True)
+    assert (asked.penalty, asked.scale) == (1.0, 1.0)
+    asked, _ = choose_head(x, y, folds, HeadConfig(epochs=0, keep=0.5, scale=2.0), patients=True)
+    assert (asked.keep, asked.scale) == (0.5, 2.0)
+
+
 @pytest.mark.parametrize(
     "values",
     [
         {"epochs": -1},
         {"penalty": 0},
+        {"scale": 0},
         {"keep": 0},
         {"keep": 1.1},
         {"batch_size": 1.5},

@@ -167,6 +167,7 @@ def test_reliability_without_a_mask(toy, tiny_model):
     assert len(single.genes) == 20
     several = storm.tl.fit_expression(copies(toy, 3), model=tiny_model, n_genes=5, config=QUICK, groups=["a", "a", "b"])
     assert "group in turn" in several.notes["reliability"]
+    assert several.notes["chosen_by"] == "nothing: penalty and epochs were given"
     assert np.isfinite(several.reliability).all()
 
 
@@ -385,6 +386,8 @@ def test_patients_and_sections_of_a_column() -> None:
     joined = spatialdata.concatenate(objects, concatenate_tables=True)
     by_column = storm.tl.fit_expression(joined, genes, group_key="patient", conformal=False)
     by_list = storm.tl.fit_expression([*objects.values()], genes, groups=["p1", "p1", "p2"], conformal=False)
+    assert by_list.notes["chosen_by"] == "the best on 2 patients, each held out in turn (penalty and epochs)"
+    assert by_list.notes["config"]["keep"] == 1
     np.testing.assert_allclose(by_column.reliability, by_list.reliability, atol=1e-5)
     assert (by_column.n_sections, by_column.n_patients) == (3, 2)
     mask = joined.tables["table"].obs["train"].to_numpy()

@@ -25,15 +25,21 @@ class HeadConfig:
         Penalty on the squared weights of the linear part, per spot, on standardised features: the head begins as the
         ridge regression with this penalty. ``None`` chooses it by spots that are held out; see
         :func:`storm.tl.fit_expression`.
+    scale
+        Factor on the weights of the linear part. ``None`` takes the one that suits held-out patients best, with the
+        penalty, where there are several, and 1 otherwise: a strong penalty, which a new patient needs for the direction
+        of the weights, makes them smaller than they should be.
     epochs
         Passes of gradient training of the whole head from there, 10 in the paper; 0 keeps the linear part alone.
         ``None`` trains for 10 if that predicts held-out spots better by more than ``keep`` allows, else for 0.
     keep
         Share of the variance explained in held-out spots by the best head that a simpler one must explain to be
-        preferred (stronger penalty, no gradient training). Spots that are held out are mostly more like the training
-        spots than another patient's will be, so the head that is best on them is bolder than it should be; 1 chooses
-        the best. On two patients of her2st, median r from patient C's five sections to patient B's was 0.24 with 1,
-        0.27 with 0.8 and 0.29 with 0.7 (the other way round 0.060, 0.067 and 0.067): the default was chosen by that.
+        preferred (stronger penalty, no gradient training); 1 chooses the best. ``None`` is 1 where patients are held
+        out, and 0.7 where sections, or parts of one, are: these are more like the training spots than another
+        patient's will be, so the head that is best on them is bolder than it should be. On two patients of her2st,
+        median r from patient C's five sections to patient B's is 0.23 with 1 and 0.31 with 0.7 (the other way round
+        0.07 and 0.08), and on a sixth section of the same patient 0.29 and 0.27. The 0.7 was chosen by that, on the
+        same pair of patients; for sections of a patient who was trained on, use 1.
     lr
         Learning rate of AdamW at the start of its cosine, at most 1; 5e-4 in the paper.
     weight_decay
@@ -60,8 +66,9 @@ class HeadConfig:
     """
 
     penalty: float | None = None
+    scale: float | None = None
     epochs: int | None = None
-    keep: float = 0.7
+    keep: float | None = None
     lr: float = 5e-4
     weight_decay: float = 0.05
     batch_size: int = 64
@@ -74,13 +81,15 @@ class HeadConfig:
     def __post_init__(self) -> None:
         if self.penalty is not None:
             check_positive(self.penalty, name="penalty")
+        if self.scale is not None:
+            check_positive(self.scale, name="scale")
         if self.epochs is not None:
             check_whole(self.epochs, name="epochs", least=0)
         for name in ("batch_size", "hidden"):
             check_whole(getattr(self, name), name=name)
         check_whole(self.seed, name="seed", least=0)
         check_lr(self.lr)
-        if check_between(self.keep, name="keep", low=0, high=1) == 0:
+        if self.keep is not None and check_between(self.keep, name="keep", low=0, high=1) == 0:
             msg = f"keep={self.keep!r} must be above 0 and at most 1"
             raise ValueError(msg)
         if check_between(self.dropout, name="dropout", low=0, high=1) == 1:
@@ -133,7 +142,7 @@ def train_head(path: RidgePath, features: np.ndarray, expression: np.ndarray, co
                 (head.mean, path.mean),
                 (head.std, path.std),
                 (head.offset, path.offset),
-                (head.linear.weight, path.weights(config.penalty).T),
+                (head.linear.weight, (config.scale or 1.0) * path.weights(config.penalty).T),
             ):
                 tensor.copy_(torch.from_numpy(np.ascontiguousarray(values)))
         optimiser = torch.optim.AdamW(head.parameters(), lr=config.lr, weight_decay=config.weight_decay)

@@ -182,6 +182,8 @@ class Recipe:
         where a spot was not held out.
     n_patients
         Patients that were held out in turn; 1 where sections or parts of them were.
+    chosen_by
+        Description of what the choice rests on.
     """
 
     config: HeadConfig
@@ -189,6 +191,7 @@ class Recipe:
     held_out: str
     predictions: list[np.ndarray]
     n_patients: int
+    chosen_by: str
 
     @property
     def reliability(self) -> np.ndarray:
@@ -230,7 +233,7 @@ def choose_recipe(
     owner = np.repeat(np.arange(len(sections)), [len(r) for r in rows])
     x = np.concatenate([section.features[r] for section, r in zip(sections, rows, strict=True)])
     y = np.concatenate([values[r] for values, r in zip(expression, rows, strict=True)])
-    n_patients = 1
+    n_patients, kind = 1, "part"
     if len(sections) == 1:
         folds = _along_x(sections[0].centres[rows[0], 0], sections[0].reach)
         held_out = "each fifth along x left out in turn, mean"
@@ -245,7 +248,9 @@ def choose_recipe(
     whole = np.full(y.shape, np.nan, dtype=np.float32)
     scores = np.full((1, y.shape[1]), np.nan)
     if folds:
-        config, predictions = choose_head(x, y, folds, config)
+        open_values = [name for name in ("penalty", "epochs") if getattr(config, name) is None]
+        config, predictions = choose_head(x, y, folds, config, patients=kind == "group")
+        chosen_by = _choice(open_values, config, n_folds=len(folds), kind=kind)
         for (_, test), values in zip(folds, predictions, strict=True):
             whole[test] = values
         scores = np.stack(
@@ -259,12 +264,24 @@ def choose_recipe(
         strongest = max(PENALTIES) if config.penalty is None else config.penalty
         config = replace(config, penalty=strongest, epochs=config.epochs or 0)
         held_out = "not measured: there are too few spots to set some aside"
+        chosen_by = "nothing: there are too few spots to set some aside"
     by_section = []
     for i, (section, own) in enumerate(zip(sections, rows, strict=True)):
         values = np.full((len(section.features), y.shape[1]), np.nan, dtype=np.float32)
         values[own] = whole[owner == i]
         by_section.append(values)
-    return Recipe(config, scores, held_out, by_section, n_patients)
+    return Recipe(config, scores, held_out, by_section, n_patients, chosen_by)
+
+
+def _choice(chosen: Sequence[str], config: HeadConfig, *, n_folds: int, kind: str) -> str:
+    """What a choice rests on, for the notes of a head."""
+    if not chosen:
+        return "nothing: penalty and epochs were given"
+    rule = (
+        "the best" if config.keep == 1 else f"the most cautious with {config.keep:.0%} of the best's explained variance"
+    )
+    what = {"group": "patients", "section": "sections", "part": "parts of the section"}[kind]
+    return f"{rule} on {n_folds} {what}, each held out in turn ({' and '.join(chosen)})"
 
 
 def held_out_correlation(head: ExpressionMLP, section: HeadSection, expression: np.ndarray) -> np.ndarray:

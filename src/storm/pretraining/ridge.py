@@ -55,6 +55,6 @@ class RidgePath:
         shrunk = self._scale / (self._scale**2 + penalty * self._n)
         return self._axes.T @ (shrunk[:, None] * self._scores)
 
-    def predict(self, features: np.ndarray, penalty: float) -> np.ndarray:
-        """Expression from features (n, f): shape (n, g)."""
-        return (features - self.mean) / self.std @ self.weights(penalty) + self.offset
+    def predict(self, features: np.ndarray, penalty: float, *, scale: float = 1.0) -> np.ndarray:
+        """Expression from features (n, f) by weights times ``scale``: shape (n, g)."""
+        return (features - self.mean) / self.std @ (scale * self.weights(penalty)) + self.offset

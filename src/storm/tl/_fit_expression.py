@@ -80,7 +80,9 @@ def fit_expression(
     groups
         Patient of each section; a missing one is an error. Folds, by which the strength of the head is chosen, hold
         out each group of sections in turn, or, with a single group, each section, or, with a single section, each fifth
-        of its width, with a gap of one window beside it. By default every section is its own group.
+        of its width, with a gap of one window beside it. With several patients the head is the best on them; otherwise
+        it is more cautious than the best (see ``keep`` of ``storm.HeadConfig``). By default every section is held out
+        in turn, and taken to be of one patient.
     group_key
         Instead of ``groups``: column of ``obs`` with the patient, which holds one value in each section.
     n_genes
@@ -114,9 +116,10 @@ def fit_expression(
     ExpressionHead
         Pass it to :func:`storm.tl.predict_expression`, or keep it with its ``save``. ``reliability`` holds each gene's
         Pearson correlation on spots that were not trained on, averaged over sections, ``reliability_min`` the lowest in
-        a section. ``intervals`` and ``novelty`` hold the calibration. ``notes`` records the field, the
-        statistics, and the library: where sections measure materially different genes, a library size is the counts
-        of the genes that all of them measure, which a warning tells, and ``units`` changes accordingly.
+        a section. ``intervals`` and ``novelty`` hold the calibration. ``notes`` records the field, the statistics, by
+        what the head was chosen (``"chosen_by"``), and the library: where sections measure materially different genes,
+        a library size is the counts of the genes that all of them measure, which a warning tells, and ``units`` changes
+        accordingly.
 
     Raises
     ------
@@ -202,6 +205,7 @@ def fit_expression(
         "n_sections": len(parts),
         "n_spots": sum(len(part.rows) for part in parts),
         "reliability": held_out,
+        "chosen_by": recipe.chosen_by,
         "field_um": float(field_um),
         "standardise": by,
         "library": str(library),

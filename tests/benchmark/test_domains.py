@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 from sklearn.decomposition import PCA
 
 import storm
-from storm.benchmark import _graph_attention
+from storm.benchmark import _components, _graph_attention
 from storm.benchmark._components import aggregated, neighbour_augmented
 from storm.benchmark._section import CountedSection
 from storm.benchmark._summary import SCORES
@@ -93,6 +93,20 @@ def test_read_outs_are_those_of_embed(section):
     assert found["ari"].item() == pytest.approx(want, abs=1e-6)
     assert set(kept.obsm) == set(section.obsm)
     assert "storm" not in kept.uns
+
+
+def test_modalities_are_those_of_the_name(toy, tiny_model):
+    found = storm.benchmark.domains(
+        toy, ["storm_he", "storm_st", "storm_both", "storm"], truth="domain", seeds=[0], model=tiny_model
+    ).set_index("method")
+    assert found.loc["storm", "ari"] == found.loc["storm_both", "ari"]
+    for modality in ("he", "st"):
+        storm.tl.embed(toy, model=tiny_model, modality=modality)
+        storm.tl.domains(toy, int(found["n_domains"].iloc[0]))
+        table = toy.tables["table"]
+        want = storm.metrics.score_domains(table.obs["domain"], table.obs["storm_domain"])
+        assert found.loc[f"storm_{modality}", "nmi"] == pytest.approx(want["nmi"])
+    assert found.loc["storm_he", "nmi"] != found.loc["storm_st", "nmi"]
 
 
 def test_several_sections_numbers_and_unlabelled(section):
@@ -211,6 +225,22 @@ def test_neighbour_augmented_against_a_loop():
     want = PCA(20, random_state=0).fit_transform(np.hstack(parts))
     got = neighbour_augmented(section, weight=weight)
     np.testing.assert_allclose(abs(got[:, :8]), abs(want[:, :8]), atol=2e-3)
+
+
+def test_spatially_variable_genes_are_those_of_largest_moran(monkeypatch):
+    """Against Moran's I by its definition, of every gene; the components are those of the chosen genes alone."""
+    monkeypatch.setattr(_components, "_N_SPATIAL", 4)
+    section = counted()
+    section.values[:, [3, 11]] += section.centres[:, :1].astype(np.float32)
+    near = np.abs(section.centres[:, None] - section.centres[None]).max(axis=-1) == 1
+    centred = section.values - section.values.mean(axis=0)
+    pairs = [sum(z[i] * z[j] for i, j in np.argwhere(near)) for z in centred.T.astype(np.float64)]
+    moran = len(near) / near.sum() * np.array(pairs) / (centred**2).sum(axis=0)
+    chosen = np.sort(np.argsort(-moran)[:4])
+    assert {3, 11} <= set(chosen.tolist())
+    scaled = centred[:, chosen] / section.values[:, chosen].std(axis=0)
+    want = PCA(4, random_state=0).fit_transform(scaled)
+    np.testing.assert_allclose(abs(_components.svg_pca(section)), abs(want), atol=1e-3)
 
 
 def test_aggregated_rings_are_means_of_what_is_so_many_steps_away():

@@ -11,6 +11,8 @@ from storm.benchmark._section import CountedSection, identity
 
 #: Width of the smoothing in pitches, and its reach.
 _SIGMA, _CUT = 0.7, 4
+#: Spatially variable genes.
+_N_SPATIAL = 500
 #: Neighbours of the neighbour-augmented genes: for their mean, and for their gradient.
 _N_MEAN, _N_GRADIENT = 15, 30
 #: Components and rings of neighbours that are aggregated.
@@ -20,6 +22,15 @@ _N_AGGREGATED, _RINGS = 10, 4
 def hvg_pca(section: CountedSection) -> np.ndarray:
     """Each gene scaled, 30 principal components: no use of space."""
     return _pca(_scaled(section.values), 30)
+
+
+def svg_pca(section: CountedSection) -> np.ndarray:
+    """Of the variable genes the 500 of largest Moran's I over a spot's neighbours, scaled, 30 principal components."""
+    x = _scaled(section.values)
+    near = section.neighbours().astype(np.float32)
+    # Moran's I of genes of unit variance: the mean product over pairs of neighbours
+    moran = np.einsum("ng,ng->g", x, np.asarray(near @ x)) / near.sum()
+    return _pca(x[:, np.sort(np.argsort(-moran, kind="stable")[:_N_SPATIAL])], 30)
 
 
 def smoothing(section: CountedSection) -> np.ndarray:

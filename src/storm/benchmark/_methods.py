@@ -13,7 +13,7 @@ from sklearn.mixture import GaussianMixture
 from storm._checks import check_choice
 from storm._inference.clustering import cluster_rows
 from storm._types import Modality, Readout
-from storm.benchmark._components import aggregated, hvg_pca, neighbour_augmented, smoothing, smoothing_unit
+from storm.benchmark._components import aggregated, hvg_pca, neighbour_augmented, smoothing, smoothing_unit, svg_pca
 
 if TYPE_CHECKING:
     from storm.benchmark._section import CountedSection
@@ -61,6 +61,7 @@ class Comparator:
 
 COMPARATORS: dict[str, Comparator] = {
     "hvg_pca": Comparator(hvg_pca),
+    "svg_pca": Comparator(svg_pca),
     "smoothing": Comparator(smoothing),
     "smoothing_unit": Comparator(smoothing_unit),
     "neighbour_augmented_0.2": Comparator(partial(neighbour_augmented, weight=0.2)),

@@ -1,3 +1,4 @@
+from ._calibration import calibration as calibration
 from ._check import check as check
 from ._composition import composition as composition
 from ._contact import contact as contact

@@ -38,7 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     verbosity = settings.verbosity
     with quiet_neighbours():
         try:
-            return _run(arguments)
+            status = _run(arguments)
+            # Here, where an error is handled, and not when Python ends.
+            sys.stdout.flush()
+            return status
         except BrokenPipeError:
             # The reader of our output, such as head, is gone: what Python still flushes at its end goes nowhere.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -102,8 +102,8 @@ def bleep(x: np.ndarray, y: np.ndarray, new: np.ndarray, seed: int, *, epochs: i
     """BLEEP (Xie et al., NeurIPS 2023) on tile embeddings in the place of its image network.
 
     Soft contrastive loss with temperature 1, AdamW 1e-3 / 1e-3, batches of 512, the mean expression of the 50 training
-    spots whose projected expression is nearest in angle to the projected tile. 50 epochs; the paper stops by
-    validation.
+    spots whose projected expression is nearest in angle to the projected tile. 50 epochs, a number of
+    ours that no held-out spot chose.
     """
     scaler = StandardScaler().fit(x)
     tiles, spots, query = (

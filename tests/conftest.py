@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,3 +80,11 @@ def tiny_model(toy_once: SpatialData) -> StormModel:
     model = storm.build_model("storm-tiny", genes=toy_once.tables["table"].var_names)
     settings = {**model.settings, "readout": "center", "modality_weights": {"he": 1.0, "st": 1.0}}
     return replace(model, name="tiny-random", settings=settings)
+
+
+@pytest.fixture(autouse=True)
+def _figures_are_closed() -> Iterator[None]:
+    """No test leaves figures to the next, which would be warned of too many."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")

@@ -307,7 +307,8 @@ def test_killed_anywhere_without_exchange(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("case", CASES)
 def test_killed_everywhere(tmp_path: Path, case: str) -> None:
     """Between all changes."""
-    assert sweep(tmp_path, case, overwritten=True, consolidated=True, exchange=True, every=1) > 200
+    # An element that is exchanged as one folder has fewer changes than an entry of a table.
+    assert sweep(tmp_path, case, overwritten=True, consolidated=True, exchange=True, every=1) > 80
 
 
 @pytest.mark.slow

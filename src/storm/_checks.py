@@ -16,7 +16,12 @@ _FORMAT_NAMES = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata", "_i
 def check_choice(value: Any, choices: Iterable[Any], *, name: str) -> None:
     """Raise unless ``value`` is one of ``choices``."""
     options = list(choices)
-    if value not in options:
+    try:
+        # By hash: pandas.NA and arrays do not say whether they are equal to a text.
+        known = value in set(options)
+    except TypeError:
+        known = False
+    if not known:
         msg = f"{name}={value!r} is not an option; choose one of {options}"
         raise ValueError(msg)
 

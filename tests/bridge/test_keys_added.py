@@ -11,7 +11,7 @@ from spatialdata.models import TableModel
 
 import storm
 from storm._bridge.write import check_keys_added
-from storm._checks import check_new_key
+from storm._checks import check_choice, check_new_key
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,13 @@ def test_keys_are_text(key) -> None:
 @pytest.mark.parametrize("key", ["X_storm", "a.b-c_1", "storm_domain", "X_timm_vit"])
 def test_ordinary_keys_are_taken(key: str) -> None:
     assert check_new_key(key) == key
+
+
+@pytest.mark.parametrize("value", [pd.NA, [], np.zeros(2), {}, object(), "c", None, 1], ids=repr)
+def test_whatever_is_no_option_is_named(value) -> None:
+    with pytest.raises(ValueError, match=r"mode=.* is not an option; choose one of \['a', 'b'\]"):
+        check_choice(value, ("a", "b"), name="mode")
+    check_choice("a", ("a", "b"), name="mode")
 
 
 def table_of(toy) -> ad.AnnData:

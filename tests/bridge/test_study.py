@@ -283,6 +283,20 @@ def test_predictions_of_regions_stand_in_one_table(regions) -> None:
     before = new.X.copy()
     storm.tl.predict_expression(both, to="table", shapes_key="spots-A", standardise="section")
     np.testing.assert_allclose(both.tables["table_storm"].X, before, atol=1e-6)
+    # Other genes for one region would take what the other region has.
+    some = list(new.var_names[:3])
+    with pytest.raises(
+        ValueError, match="predictions of .* genes in the rows of other sections, and these are 3 genes"
+    ):
+        storm.tl.predict_expression(both, some, to="table", shapes_key="spots-A")
+    np.testing.assert_allclose(both.tables["table_storm"].X, before, atol=1e-6)
+    # Limits of one region leave the other's alone.
+    storm.tl.predict_expression(both, to="table", intervals=True)
+    limits = both.tables["table_storm"].layers["storm_upper"].copy()
+    storm.tl.predict_expression(both, to="table", shapes_key="spots-A")
+    left = np.asarray(both.tables["table_storm"].layers["storm_upper"])
+    np.testing.assert_array_equal(left[rows], limits[rows])
+    assert np.isnan(left[~rows]).all()
 
 
 def test_names_that_a_store_would_divide(parts, tiny_model) -> None:

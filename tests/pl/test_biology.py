@@ -84,6 +84,8 @@ def test_volcano_names_what_is_missing(section):
     storm.tl.rank_domain_genes(section, spatial=False, reference="rest")
     with pytest.raises(KeyError, match="'top' is not among the domains"):
         storm.pl.volcano(section, "top")
+    with pytest.raises(TypeError, match="group=None is a NoneType; name one domain"):
+        storm.pl.volcano(section, None)
     with pytest.raises(ValueError, match="p='p_spatial' was not computed"):
         storm.pl.volcano(section, "middle", p="p_spatial")
     with pytest.raises(KeyError, match=r"\['NOPE'\]"):

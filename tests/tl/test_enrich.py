@@ -101,7 +101,10 @@ def test_no_gene_of_the_sets_is_in_the_table(ranked):
         ({"fdr": 2}, ValueError, "fdr=2"),
         ({"max_genes": 3}, ValueError, "max_genes=3"),
         ({"key": "nothing"}, KeyError, "rank_domain_genes first"),
-        ({"sets": "/no/such.gmt"}, FileNotFoundError, "such.gmt"),
+        ({"sets": "/no/such.gmt"}, FileNotFoundError, "no GMT file '/no/such.gmt'"),
+        ({"sets": "."}, FileNotFoundError, "no GMT file"),
+        ({"sets": None}, TypeError, "sets=None"),
+        ({"groups": []}, ValueError, "groups is empty"),
     ],
 )
 def test_bad_input(ranked, arguments, error, text):

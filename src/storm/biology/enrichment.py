@@ -45,7 +45,13 @@ def read_gmt(path: str | Path, *, described: bool = False) -> dict[str, list[str
     ValueError
         If a line is not a set, a name occurs twice, or there is no set.
     """
+    if not isinstance(path, (str, Path)):
+        msg = f"sets={path!r} is a {type(path).__name__}; give gene sets as a dictionary, or the path of a GMT file"
+        raise TypeError(msg)
     path = Path(path)
+    if not path.is_file():
+        msg = f"there is no GMT file {str(path)!r}; storm.datasets.gene_sets reads the collections it knows by name"
+        raise FileNotFoundError(msg)
     raw = path.read_bytes()
     try:
         text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8-sig")

@@ -6,27 +6,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from storm._checks import check_extra
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import ModuleType
 
     from numpy.typing import ArrayLike
 
 
-def lifelines() -> ModuleType:
-    """The package lifelines.
-
-    Raises
-    ------
-    ModuleNotFoundError
-        If it is not installed, with the command that installs it.
-    """
-    try:
-        import lifelines as package
-    except ModuleNotFoundError as error:
-        msg = "survival statistics need lifelines: pip install 'storm-spatial[survival]'"
-        raise ModuleNotFoundError(msg) from error
-    return package
+def need_lifelines() -> None:
+    """Raise with the pip command unless lifelines is installed."""
+    check_extra("lifelines", extra="survival", purpose="a survival curve, test or model")
 
 
 def follow_up(time: ArrayLike, event: ArrayLike, *, n: int | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from storm.metrics._arrays import as_labels
-from storm.metrics._follow_up import follow_up, lifelines, need_events
+from storm.metrics._follow_up import follow_up, need_events, need_lifelines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -147,7 +147,7 @@ def kaplan_meier(time: ArrayLike, event: ArrayLike, *, alpha: float = 0.05) -> K
     ------
     ValueError
         If lengths differ, a time is missing, zero or negative, or an event is not 0 or 1.
-    ModuleNotFoundError
+    ImportError
         Without lifelines.
 
     References
@@ -155,7 +155,10 @@ def kaplan_meier(time: ArrayLike, event: ArrayLike, *, alpha: float = 0.05) -> K
     Kaplan & Meier, Journal of the American Statistical Association 53, 457 (1958).
     """
     times, events = follow_up(time, event)
-    fitter = lifelines().KaplanMeierFitter(alpha=alpha).fit(times, events)
+    need_lifelines()
+    from lifelines import KaplanMeierFitter
+
+    fitter = KaplanMeierFitter(alpha=alpha).fit(times, events)
     limits = fitter.confidence_interval_survival_function_.to_numpy()
     at = fitter.survival_function_.index.to_numpy(dtype=np.float64)
     at_risk = (times[None, :] >= at[:, None]).sum(axis=1)
@@ -186,7 +189,7 @@ def log_rank(time: ArrayLike, event: ArrayLike, groups: Labels) -> LogRank:
     ------
     ValueError
         If the follow-up is invalid, a group is missing, there is only one, or there is no event.
-    ModuleNotFoundError
+    ImportError
         Without lifelines.
 
     References
@@ -204,7 +207,7 @@ def log_rank(time: ArrayLike, event: ArrayLike, groups: Labels) -> LogRank:
         msg = f"all patients are in group {next(iter(names))!r}; a log-rank test compares two or more"
         raise ValueError(msg)
     need_events(events, what="a log-rank test")
-    lifelines()
+    need_lifelines()
     from lifelines.statistics import multivariate_logrank_test
 
     test = multivariate_logrank_test(times, labels.astype(str), events)
@@ -231,7 +234,7 @@ def cox(time: ArrayLike, event: ArrayLike, covariates: pd.DataFrame, *, alpha: f
     ------
     ValueError
         If the follow-up is invalid, there is no event, or a covariate is no number, missing somewhere, or constant.
-    ModuleNotFoundError
+    ImportError
         Without lifelines.
 
     Warns
@@ -254,9 +257,11 @@ def cox(time: ArrayLike, event: ArrayLike, covariates: pd.DataFrame, *, alpha: f
             f"{_EVENTS_PER_COVARIATE} the hazard ratios are unreliable"
         )
         warnings.warn(msg, UserWarning, stacklevel=2)
-    fitter = lifelines().CoxPHFitter(alpha=alpha)
+    need_lifelines()
+    from lifelines import CoxPHFitter
     from lifelines.statistics import proportional_hazard_test
 
+    fitter = CoxPHFitter(alpha=alpha)
     fitter.fit(frame.assign(_time=times, _event=events), "_time", "_event")
     summary, likelihood_ratio = fitter.summary, fitter.log_likelihood_ratio_test()
     hazards = proportional_hazard_test(fitter, frame.assign(_time=times, _event=events), time_transform="rank")

@@ -113,6 +113,9 @@ def expression(
     check_cmap(cmap)
     check_choice(scale, ("shared", "own"), name="scale")
     names = _names(genes)
+    if not isinstance(key, str):
+        msg = f"key={key!r} is a {type(key).__name__}; give the key of a prediction as text"
+        raise TypeError(msg)
     keys = Keys(
         table_key=table_key, shapes_key=shapes_key, coordinate_system=coordinate_system, um_per_px=um_per_px
     )  # fmt: skip

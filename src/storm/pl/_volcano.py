@@ -98,6 +98,9 @@ def volcano(
     check_between(min_lfc, name="min_lfc", low=0, high=float("inf"))
     check_whole(n_genes, name="n_genes", least=0)
     _, table = select_table(data, table_key)
+    if not isinstance(group, str):
+        msg = f"group={group!r} is a {type(group).__name__}; name one domain as text"
+        raise TypeError(msg)
     frame = ranked_genes(table, key_added, group)
     if p is None:
         p = "p_spatial_adj" if frame["p_spatial_adj"].notna().any() else "pvals_adj"

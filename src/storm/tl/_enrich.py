@@ -123,7 +123,12 @@ def enrich(
     _, table = select_table(data, table_key)
     ranking = ranked_genes(table, key)
     names = list(dict.fromkeys(ranking["group"]))
-    wanted = names if groups == "all" else [groups] if isinstance(groups, str) else list(groups)
+    wanted = [groups] if isinstance(groups, str) else list(groups)
+    if wanted == ["all"]:
+        wanted = names
+    if not wanted:
+        msg = f"groups is empty; name domains out of {names}, or leave it out for all of them"
+        raise ValueError(msg)
     if unknown := [name for name in wanted if name not in names]:
         msg = f"groups names {unknown}, and the domains that were ranked are {names}"
         raise KeyError(msg)

@@ -377,7 +377,13 @@ def _table(
     key_added: str,
     intervals: bool,
 ) -> AnnData:
-    """The new table of predicted genes; rows of sections that were not computed keep what an earlier one holds."""
+    """The new table of predicted genes; rows of sections that were not computed keep what an earlier one holds.
+
+    Raises
+    ------
+    ValueError
+        If these rows hold predictions of other genes, which would be lost.
+    """
     rows = study.rows(work)
     predicted, *beside = _matrices(study, work, trust, key_added, intervals).items()
     new = annotate_like(work.table, predicted[1], var=pd.DataFrame(trust, index=pd.Index(genes)))
@@ -387,12 +393,18 @@ def _table(
     if old is not None and rows is not None:
         if old.obs_names.equals(new.obs_names) and old.var_names.equals(new.var_names):
             new.X = np.where(rows[:, None], new.X, old.X)
-            for name in new.layers:
-                if name in old.layers:
-                    new.layers[name] = np.where(rows[:, None], new.layers[name], old.layers[name])
+            for name, values in old.layers.items():
+                new.layers[name] = np.where(rows[:, None], new.layers.get(name, np.float32(np.nan)), values)
             column = unusual(key_added)
             if column in old.obs:
                 new.obs[column] = np.where(rows, new.obs[column], old.obs[column])
+        elif old.n_obs == len(rows) and np.isfinite(old.X[~rows]).any():
+            msg = (
+                f"the table of key_added={key_added!r} holds predictions of {old.n_vars} genes in the rows of other "
+                f"sections, and these are {new.n_vars} genes, not the same; predict the same genes, or choose another "
+                f"key_added"
+            )
+            raise ValueError(msg)
         else:
             old = None
     new.uns[UNS] = {key_added: study.facts(work, key_added, table=new if old is None else old)}

@@ -285,9 +285,7 @@ def test_predictions_of_regions_stand_in_one_table(regions) -> None:
     np.testing.assert_allclose(both.tables["table_storm"].X, before, atol=1e-6)
     # Other genes for one region would take what the other region has.
     some = list(new.var_names[:3])
-    with pytest.raises(
-        ValueError, match="genes in the rows of other sections, and these are 3 genes"
-    ):
+    with pytest.raises(ValueError, match="genes in the rows of other sections, and these are 3 genes"):
         storm.tl.predict_expression(both, some, to="table", shapes_key="spots-A")
     np.testing.assert_allclose(both.tables["table_storm"].X, before, atol=1e-6)
     # Limits of one region leave the other's alone.

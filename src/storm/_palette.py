@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain, cycle
 from typing import Any
 
@@ -42,13 +42,13 @@ def stored_colours(stored: Any, n: int) -> list[str] | None:
     return colours if all(map(is_color_like, colours)) else None
 
 
-def kept_colours(stored: Any, earlier: Sequence[str], names: Sequence[str]) -> list[str]:
+def kept_colours(stored: Mapping[str, str], earlier: Sequence[str], names: Sequence[str]) -> list[str]:
     """One colour per category: that of its name before, or one that no name had.
 
     Parameters
     ----------
     stored
-        Colours of the earlier categories, where a table keeps them; by default those of :func:`palette`.
+        Colours of earlier categories by name, where a table keeps them; the others have those of :func:`palette`.
     earlier
         Names of the earlier categories.
     names
@@ -61,8 +61,8 @@ def kept_colours(stored: Any, earlier: Sequence[str], names: Sequence[str]) -> l
     """
     from matplotlib.colors import to_hex
 
-    colours = stored_colours(stored, len(earlier))
-    by_name = dict(zip(earlier, map(to_hex, palette(len(earlier)) if colours is None else colours), strict=True))
+    drawn = dict(zip(earlier, map(to_hex, palette(len(earlier))), strict=True))
+    by_name = drawn | {name: to_hex(colour) for name, colour in stored.items() if name in drawn}
     every = palette(len(earlier) + len(names))
     fresh = chain((colour for colour in every if colour not in by_name.values()), cycle(every))
     return [by_name[name] if name in by_name else next(fresh) for name in names]

@@ -10,11 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import spatialdata
+from spatialdata import SpatialData
 from spatialdata.models import TableModel
 
 import storm
 import storm._bridge.sections
 import storm._inference.section_embedding
+from storm._bridge.keys import Keys
+from storm._bridge.study import open_study
 
 pytestmark = pytest.mark.filterwarnings("ignore:zarr v3 autosharding:UserWarning")
 
@@ -399,3 +402,41 @@ def test_sections_of_different_platforms(tiny_model) -> None:
     assert [record["windows"] for record in records] == ["hex", "knn"]
     assert all(np.isfinite(one.tables["table"].obsm["X_storm"]).all() for one in objects)
     assert len({one.tables["table"].obsm["X_storm"].shape[1] for one in objects}) == 1
+
+
+def test_a_section_of_one_of_several_objects_is_named_in_full(regions) -> None:
+    """Both objects have a section of the same name, and each section two images that fit."""
+    objects = [spatialdata.deepcopy(regions), spatialdata.deepcopy(regions)]
+    with pytest.raises(KeyError, match="image_key names the sections"):
+        open_study(objects, Keys(), image_key={"data[2], spots-A": "he-A"})
+    chosen = {"data[0], spots-A": "he-B"}
+    study = open_study(objects, Keys(), image_key=chosen)
+    assert {s.name: s.images for s in study}["data[0], spots-A"] == ["he-B"]
+    assert {s.name: s.images for s in study}["data[1], spots-A"] == ["he-A"]
+
+
+def test_names_that_differ_by_a_slash_are_refused(regions) -> None:
+    table = regions.tables["table"].copy()
+    del table.uns["spatialdata_attrs"]
+    table.obs["sample"] = np.where(np.arange(table.n_obs) % 2, "a/b", "a_b")
+    with pytest.raises(ValueError, match="differ by a slash only"):
+        open_study(table, Keys(), library_key="sample", image=False)
+
+
+def test_provenance_knows_the_sections_of_today_only(regions) -> None:
+    table = regions.tables["table"].copy()
+    del table.uns["spatialdata_attrs"]
+    for key, names in (("one", "ab"), ("two", "xy")):
+        table.obs[key] = np.where(table.obs["region"] == "spots-A", *names)
+        storm.tl.embed(table, library_key=key, modality="st", joint=False)
+    assert set(table.uns["storm"]["X_storm"]["sections"]) == {"x", "y"}
+
+
+def test_images_without_expression_are_a_study_too(regions) -> None:
+    objects = [SpatialData(images={"he": regions.images[key]}) for key in ("he-A", "he-B")]
+    storm.tl.embed(objects)
+    alone = SpatialData(images={"he": regions.images["he-B"]})
+    storm.tl.embed(alone)
+    np.testing.assert_allclose(
+        objects[1].tables["tiles"].obsm["X_storm"], alone.tables["tiles"].obsm["X_storm"], atol=1e-5
+    )

@@ -88,10 +88,21 @@ def members_of(
     pairs = [(region, str(library)) for region, rows in by_region.items() for library in np.unique(names[rows])]
     alone = len({library for _, library in pairs}) == len(pairs)
     named = {(library if alone else f"{region}, {library}"): (region, library) for region, library in pairs}
+    if len({plain(name) for name in named}) < len(pairs):
+        msg = (
+            f"library_key={library_key!r}: the sections {sorted(named)} have names that are the same, or differ by a "
+            f"slash only, under which their results are kept apart; rename them"
+        )
+        raise ValueError(msg)
     return [
         Member(name, np.flatnonzero(by_region[region] & (names == library)), region, library)
         for name, (region, library) in sorted(named.items())
     ]
+
+
+def plain(name: str) -> str:
+    """A section's name as a key of ``uns``, which a slash would divide."""
+    return name.replace("/", "_") or "_"
 
 
 def _regions(data: Any, table: AnnData, shapes_key: str | None, *, alone: bool) -> dict[str | None, np.ndarray] | None:
@@ -152,7 +163,7 @@ def _library_names(table: AnnData, library_key: str) -> np.ndarray:
     return names.to_numpy(dtype=str)
 
 
-def images_of(data: SpatialData, member: Member, chosen: str | Mapping[str, str] | None) -> list[str]:
+def images_of(data: SpatialData, member: Member, chosen: str | Mapping[str, str] | None, *, name: str) -> list[str]:
     """Images that may be the H&E of a section: the chosen one, or those that share a coordinate system with it.
 
     Parameters
@@ -163,6 +174,8 @@ def images_of(data: SpatialData, member: Member, chosen: str | Mapping[str, str]
         The section.
     chosen
         The user's ``image_key``: one for all sections, or one for each by the section's name.
+    name
+        Name of the section in the study, which says of which object it is.
 
     Returns
     -------
@@ -175,7 +188,8 @@ def images_of(data: SpatialData, member: Member, chosen: str | Mapping[str, str]
         If there is no image of a chosen name.
     """
     if isinstance(chosen, Mapping):
-        chosen = chosen.get(member.name, chosen.get(member.region) if member.region is not None else None)
+        called = [name, member.name, *([] if member.region is None else [member.region])]
+        chosen = next((chosen[one] for one in called if one in chosen), None)
     if chosen is not None:
         check_key(chosen, data.images, name="image_key", where="sdata.images")
         return [chosen]

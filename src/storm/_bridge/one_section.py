@@ -66,15 +66,16 @@ def library_columns(table: AnnData, libraries: Iterable[str]) -> dict[str, set[s
     columns = {}
     for name in table.obs.columns:
         column = pd.Series(np.asarray(table.obs[name]))
-        values = {str(value) for value in column.dropna().unique()} if _may_name(column) else set()
+        values = {str(value) for value in column.dropna().unique()} if _is_text(table, name, column) else set()
         if values and values <= set(libraries):
             columns[name] = values
     return columns
 
 
-def _may_name(column: pd.Series) -> bool:
-    """Whether a column may hold names of sections: text or categories."""
-    return isinstance(column.dtype, pd.CategoricalDtype) or pd.api.types.is_string_dtype(column.dtype)
+def _is_text(table: AnnData, name: str, column: pd.Series) -> bool:
+    """Whether a column holds text or categories, the latter by its type before it was made an array."""
+    stored = getattr(table.obs[name], "dtype", None)
+    return isinstance(stored, pd.CategoricalDtype) or pd.api.types.is_string_dtype(column.dtype)
 
 
 def _refuse(what: str, columns: list[str]) -> None:
@@ -89,7 +90,8 @@ def _columns(table: AnnData) -> Iterator[tuple[str, np.ndarray]]:
     """Columns that may name sections: text, categories and whole numbers of few values, without gaps."""
     for name in table.obs.columns:
         column = pd.Series(np.asarray(table.obs[name]))
-        if not (_may_name(column) or pd.api.types.is_integer_dtype(column.dtype)) or column.isna().any():
+        may_name = _is_text(table, name, column) or pd.api.types.is_integer_dtype(column.dtype)
+        if not may_name or column.isna().any():
             continue
         if column.nunique() <= _MOST:
             yield str(name), column.astype(str).to_numpy(dtype=str)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from storm._bridge.counts import RAW, layer_names
-from storm._bridge.members import Member
+from storm._bridge.members import Member, plain
 from storm._bridge.select import annotated_regions, is_spatialdata, records_of
 from storm._checks import check_key
 from storm._keys import UNS
@@ -85,11 +85,6 @@ def section_facts(record: Any, name: str) -> dict[str, Any] | None:
     if not isinstance(sections, Mapping) or plain(name) not in sections:
         return None
     return {key: value for key, value in record.items() if key != SECTIONS} | dict(sections[plain(name)])
-
-
-def plain(name: str) -> str:
-    """A section's name as a key of ``uns``, which a slash would divide."""
-    return name.replace("/", "_") or "_"
 
 
 def _rows_of(table: AnnData, member: Member, layer: str | None) -> AnnData:

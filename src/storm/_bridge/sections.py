@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from storm._bridge.keys import Keys
-from storm._bridge.members import Member
-from storm._bridge.part import SECTIONS, part_of, plain, section_facts
+from storm._bridge.members import Member, plain
+from storm._bridge.part import SECTIONS, part_of, section_facts
 from storm._bridge.select import records_of
 from storm._bridge.selection import Selection, select
 from storm._bridge.workspace import Workspace, write_all
@@ -54,8 +54,13 @@ class Section:
     image: Wanted
     images: list[str]
 
-    def open(self) -> Selection:
+    def open(self, *, image: bool = True) -> Selection:
         """Select what is read of the section; where it shares its table, in an object of its own.
+
+        Parameters
+        ----------
+        image
+            Whether the image is read this time, if it is one of those that read it.
 
         Raises
         ------
@@ -72,7 +77,11 @@ class Section:
             layer=self.keys.layer,
             images=self.images,
         )
-        return select(part, self.keys, image=self.image, table=True)
+        selection = select(part, self.keys, image=self.image if image else False, table=True)
+        if selection.image_key is not None:
+            # Chosen once, and said once: a study opens its sections several times.
+            self.keys, self.images = replace(self.keys, image_key=selection.image_key), [selection.image_key]
+        return selection
 
     @contextmanager
     def named(self) -> Iterator[None]:
@@ -199,7 +208,10 @@ class Study:
         own = self._facts[id(work), key]
         if self.rows(work) is None:
             return next(iter(own.values()))
-        before = records_of(work.table if table is None else table).get(key)
+        rows = self.rows(work)
+        # Where all rows are written anew, sections of another division are no more.
+        whole = rows is None or rows.all()
+        before = None if whole else records_of(work.table if table is None else table).get(key)
         named = before.get(SECTIONS, {}) if isinstance(before, Mapping) else {}
         earlier = {name: section_facts(before, name) or {} for name in named}
         every = earlier | {plain(name): facts for name, facts in own.items()}

@@ -124,9 +124,9 @@ def _sections_of(
 
     sections = []
     for member in members:
-        images = images_of(one, member, by_section or keys.image_key) if is_spatialdata(one) else []
-        own = replace(keys, image_key=images[0] if len(images) == 1 else None, shapes_key=member.region)
         name = f"{label}, {member.name}" if label else member.name
+        images = images_of(one, member, by_section or keys.image_key, name=name) if is_spatialdata(one) else []
+        own = replace(keys, image_key=images[0] if len(images) == 1 else None, shapes_key=member.region)
         names = frozenset({name, member.name, member.region or member.name})
         sections.append(Standalone(name, names, own, one, member.rows, maker(member, images)))
     return sections

@@ -245,9 +245,9 @@ def _sections_of(
     chosen = image_keys if image_keys is not None else keys.image_key
     sections = []
     for member in members:
-        images = images_of(owner, member, chosen) if is_spatialdata(owner) and image is not False else []
-        own = replace(keys, image_key=images[0] if len(images) == 1 else None, shapes_key=member.region)
         name = f"{label}, {member.name}" if label else member.name
+        images = images_of(owner, member, chosen, name=name) if is_spatialdata(owner) and image is not False else []
+        own = replace(keys, image_key=images[0] if len(images) == 1 else None, shapes_key=member.region)
         sections.append(Section(name, work, member, own, image, images))
     return work, sections
 

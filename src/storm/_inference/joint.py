@@ -96,7 +96,7 @@ def embed_together(
             looks.append(_first_look(section, plan, journal, counts, axes, k))
     alignment = align([look.smooth for look in looks], batch=plan.batch, seed=plan.seed)
     own = _leading(alignment.parts, [look.known for look in looks])
-    use = _encoder_is_at_home(looks)
+    use, reason = _encoder_is_at_home(looks)
     if not use:
         warn_few_genes(min((look.gate.match for look in looks), key=lambda match: match.n_shared), plan.model)
     standards = _standards(study, plan, looks, alignment, use=use)
@@ -114,8 +114,9 @@ def embed_together(
         "batch": plan.batch,
         "n_sections": len(study),
         "n_common_genes": len(counts.genes),
-        "axes": _digest(axes),
+        "axes": _digest(axes, counts.genes),
         "st_tokens": use,
+        "st_tokens_reason": reason,
     }
     for k, section in enumerate(study):
         (spots, windows, tokens), look = read[k], looks[k]
@@ -177,21 +178,23 @@ def _leading(parts: Sequence[np.ndarray], known: Sequence[np.ndarray]) -> list[n
     return np.split(out, np.cumsum([len(part) for part in parts])[:-1])
 
 
-def _encoder_is_at_home(looks: Sequence[_Look]) -> bool:
-    """Whether the network takes part in all sections: the axes are the same in all of them.
+def _encoder_is_at_home(looks: Sequence[_Look]) -> tuple[bool, str]:
+    """Whether the network takes part in all sections, and why: the axes are the same in all of them.
 
     What the encoder predicts better, or worse, than the sections' own scores is weighted by the spots, so that a small
     or poor section does not decide for the others.
     """
     if any(look.st is None for look in looks):
-        return False  # of one section it has too few genes
+        return False, "left out: a section has too few of the model's genes"
     measured = [look for look in looks if look.gate.reach is not None]
     if not measured:
-        return True  # an encoder that reads neighbours
+        return True, "used: the encoder reads neighbours, so it was not measured"
     gains = [
         (look.gate.reach.best - max(look.reach.best, 0.0)) * look.known.sum() for look in measured if look.gate.reach
     ]
-    return float(np.sum(gains)) > 0
+    if float(np.sum(gains)) > 0:
+        return True, "used: the encoder is at home in the sections together"
+    return False, "left out: in the sections together their own components tell more than the encoder's"
 
 
 def _standards(
@@ -272,7 +275,8 @@ def _means(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return means
 
 
-def _digest(axes: ExpressionAxes) -> str:
+def _digest(axes: ExpressionAxes, genes: Sequence[str]) -> str:
     """What tells these axes from others."""
-    digest = hashlib.sha256(axes.loadings.round(6).tobytes() + axes.genes.tobytes())
+    names = "\n".join(genes[i] for i in axes.genes)
+    digest = hashlib.sha256(axes.loadings.round(6).tobytes() + names.encode())
     return digest.hexdigest()[:16]

@@ -52,7 +52,7 @@ class StudyCounts:
 
     def __iter__(self) -> Iterator[tuple[csr_matrix, np.ndarray]]:
         for section, columns, rows in zip(self.study, self.columns, self.rows, strict=True):
-            selection = section.open()
+            selection = section.open(image=False)
             assert selection.table is not None  # its counts have been read before
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what there is to say was said when it was read first

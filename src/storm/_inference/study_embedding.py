@@ -37,7 +37,8 @@ def embed_sections(
     KeyError, ValueError
         As :func:`storm.tl.embed`; the text names the section.
     """
-    if plan.joint and len(study) > 1 and plan.readout == "adaptive" and plan.modality != "he":
+    expression = plan.modality != "he" and any(section.work.table.n_vars for section in study)
+    if plan.joint and len(study) > 1 and plan.readout == "adaptive" and expression:
         yield from embed_together(study, plan, journals)
         return
     for section, journal in zip(study, journals, strict=True):

@@ -19,7 +19,7 @@ from storm._checks import check_choice, check_key, check_positive, check_whole
 from storm._inference.clustering import cluster_rows
 from storm._inference.record import warn_own_axes
 from storm._keys import DOMAIN, X_STORM
-from storm._palette import kept_colours
+from storm._palette import kept_colours, stored_colours
 from storm.data.components import finite_rows
 from storm.data.naming import keep_names
 from storm.data.proportions import proportions
@@ -147,9 +147,10 @@ def domains(
         warnings.warn(text, UserWarning, stacklevel=2)
     names, colours = [str(k) for k in range(codes.max() + 1)], None
     if align_to is not None and earlier is not None:
-        names, codes = keep_names(codes, *earlier)
-        colours = kept_colours(tables[0].uns.get(f"{align_to}_colors"), earlier[1], names)
-        facts |= {"align_to": align_to, "new_names": [name for name in names if name not in earlier[1]]}
+        labels, before, stored = earlier
+        names, codes = keep_names(codes, labels, before)
+        colours = kept_colours(stored, before, names)
+        facts |= {"align_to": align_to, "new_names": [name for name in names if name not in before]}
     facts |= {"storm_version": __version__, "use_rep": use_rep, "method": method, "n_domains": len(names), "seed": seed}
     if any(section.name for section in study):
         facts["proportions"] = _shares(study, codes, names)
@@ -161,8 +162,10 @@ def domains(
     return study.copies(data) if copy else None
 
 
-def _earlier(tables: Sequence[AnnData], key: str) -> tuple[np.ndarray, list[str]]:
-    """Earlier labels of all rows as positions in their names, -1 for none, and the names.
+def _earlier(tables: Sequence[AnnData], key: str) -> tuple[np.ndarray, list[str], dict[str, str]]:
+    """Earlier labels of all rows as positions in their names, -1 for none, the names, and colours that tables keep.
+
+    The first table that keeps a name's colour decides about it.
 
     Raises
     ------
@@ -171,7 +174,7 @@ def _earlier(tables: Sequence[AnnData], key: str) -> tuple[np.ndarray, list[str]
     ValueError
         If it holds measurements.
     """
-    columns, names = [], dict[str, None]()
+    columns, names, colours = [], dict[str, None](), dict[str, str]()
     for table in tables:
         check_key(key, list(table.obs.columns), name="align_to", where="obs")
         column = table.obs[key]
@@ -181,9 +184,13 @@ def _earlier(tables: Sequence[AnnData], key: str) -> tuple[np.ndarray, list[str]
                 raise ValueError(msg)
             column = (column.astype("Int64") if pd.api.types.is_float_dtype(column) else column).astype("category")
         columns.append(column.cat.rename_categories([str(name) for name in column.cat.categories]))
-        names |= dict.fromkeys(columns[-1].cat.categories)
+        own = list(columns[-1].cat.categories)
+        kept = stored_colours(table.uns.get(f"{key}_colors"), len(own)) or []
+        names |= dict.fromkeys(own)
+        colours = dict(zip(own, kept, strict=False)) | colours
     order = list(names)
-    return np.concatenate([pd.Index(order).get_indexer(column.astype(object)) for column in columns]), order
+    codes = np.concatenate([pd.Index(order).get_indexer(column.astype(object)) for column in columns])
+    return codes, order, colours
 
 
 def _shares(study: Study, codes: np.ndarray, names: list[str]) -> dict[str, Any]:

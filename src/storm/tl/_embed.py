@@ -123,7 +123,7 @@ def embed(
     precision
         ``"auto"`` (bf16 on a GPU that has it, else fp32), ``"fp32"``, ``"bf16"`` or ``"fp16"``.
     seed
-        Random seed for the masks of ``readout="reconstruction"``.
+        Random seed for the masks of ``readout="reconstruction"`` and for ``batch="harmony"``.
     copy
         Return a changed copy (tables copied, images shared) and leave ``data`` alone.
 

@@ -326,3 +326,27 @@ def test_our_warnings_are_a_line(store, model, capsys):
         f"storm: warning: 2 of {N} rows of 'X_storm' are NaN: 2 without counts",
     ]
     assert f"{N - 2} of {N} rows" in printed.out
+
+
+def test_a_store_with_several_sections(section, model, tmp_path, capsys):
+    """Each command takes the column that names them, and does what the function does."""
+    sdata = spatialdata.read_zarr(section)
+    table = sdata["table"]
+    x = np.asarray(table.obsm["spatial"])[:, 0]
+    table.obs["sample"] = np.where(x < np.median(x), "left", "right")
+    store = tmp_path / "two.zarr"
+    sdata.write(store)
+    key = ["--library-key", "sample", "--quiet"]
+    assert main(["encode", str(store), "--encoder", "stain-texture", *key]) == 0
+    assert main(["embed", str(store), "--model", model, *key]) == 0
+    assert main(["domains", str(store), "--n-domains", "3", *key]) == 0
+    assert main(["predict", str(store), "--model", model, "--keep", "all", *key]) == 0
+    done = spatialdata.read_zarr(store)
+    records = done["table"].uns["storm"]
+    for name in ("X_stain-texture", "X_storm"):
+        assert set(records[name]["sections"]) == {"left", "right"}
+    assert list(records["storm_domain"]["proportions"]["sections"]) == ["left", "right"]
+    assert set(done["table_storm"].uns["storm"]["storm"]["sections"]) == {"left", "right"}
+    capsys.readouterr()
+    message = error(capsys, "domains", store, "--n-domains", "3", "--library-key", "batch", "--key-added", "d")
+    assert "library_key='batch' is not in obs" in message

@@ -88,6 +88,7 @@ def _check(check: argparse.ArgumentParser) -> None:
 def _encode(encode: argparse.ArgumentParser) -> None:
     encode.add_argument("--encoder", required=True, help="one of the names in `storm models`, or timm:<model>")
     encode.add_argument("--weights", type=Path, help="file or folder of its weights (default: the hub's cache)")
+    _library_key(encode)
     _field_um(encode, of="the encoder's")
     _field(encode)
     encode.add_argument("--tile-px", type=_values.tile_px, help="side of the encoder's input in pixels, or native")
@@ -101,13 +102,17 @@ def _encode(encode: argparse.ArgumentParser) -> None:
     )
 
 
+def _library_key(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--library-key", metavar="COLUMN", help="column of obs that names the section of each row")
+
+
 def _embed(embed: argparse.ArgumentParser) -> None:
     _modality(embed)
     _layer(embed)
     _field_um(embed, of="the model's")
     _field(embed)
     _readout(embed)
-    embed.add_argument("--library-key", metavar="COLUMN", help="column of obs that names the section of each row")
+    _library_key(embed)
     _joint(embed, "embed all stores on axes that mean the same in all of them")
     embed.add_argument(
         "--batch",
@@ -126,6 +131,7 @@ def _embed(embed: argparse.ArgumentParser) -> None:
 
 
 def _domains(domains: argparse.ArgumentParser) -> None:
+    _library_key(domains)
     domains.add_argument("--n-domains", type=_values.n_domains, default="auto", help="a number, or auto (default)")
     domains.add_argument("--method", choices=["kmeans", "leiden", "gmm"], default="kmeans", help="default: kmeans")
     domains.add_argument(
@@ -143,6 +149,7 @@ def _domains(domains: argparse.ArgumentParser) -> None:
 
 
 def _predict(predict: argparse.ArgumentParser) -> None:
+    _library_key(predict)
     predict.add_argument("--genes", nargs="+", metavar="GENE", help="genes (default: all that the head predicts)")
     predict.add_argument("--head", type=Path, help="folder of a fitted expression head (default: the model's own)")
     predict.add_argument(
@@ -170,6 +177,7 @@ def _predict(predict: argparse.ArgumentParser) -> None:
 
 def _adapt(adapt: argparse.ArgumentParser) -> None:
     adapt.add_argument("paths", type=Path, nargs="+", metavar="IN.zarr", help="SpatialData stores, fitted jointly")
+    _library_key(adapt)
     adapt.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder of the adapted model")
     adapt.add_argument("--from-scratch", action="store_true", help="start from random weights instead of --model")
     adapt.add_argument("--expression", choices=["auto", "keep", "refit"], default="auto", help="default: auto")
@@ -221,7 +229,7 @@ def _benchmark_domains(domains: argparse.ArgumentParser) -> None:
     domains.add_argument(
         "--unlabelled", nargs="+", default=[], metavar="LABEL", help="labels that mean that there is no annotation"
     )
-    domains.add_argument("--library-key", metavar="COLUMN", help="column of obs that names the section of each row")
+    _library_key(domains)
     _layer(domains)
     _batch_size(domains)
 

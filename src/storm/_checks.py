@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -71,8 +71,11 @@ def check_genes(genes: str | Iterable[str]) -> list[str]:
     ValueError
         If there is none, or one is given twice.
     TypeError
-        If a gene is not text.
+        If a gene is not text, or ``genes`` no list.
     """
+    if not isinstance(genes, str) and not isinstance(genes, Iterable):
+        msg = f"genes={genes!r} is a {type(genes).__name__}; give one gene or a list of genes as text"
+        raise TypeError(msg)
     names = [genes] if isinstance(genes, str) else list(genes)
     if not names:
         msg = "genes is empty; give at least one gene, or leave it out"
@@ -85,6 +88,21 @@ def check_genes(genes: str | Iterable[str]) -> list[str]:
         msg = f"genes names {twice[:10]} more than once; give each gene once"
         raise ValueError(msg)
     return [str(name) for name in names]
+
+
+def check_gene_lists(given: Mapping[str, Iterable[str]], *, name: str) -> dict[str, list[str]]:
+    """Return named lists of genes, such as gene sets or markers by type, as lists.
+
+    Raises
+    ------
+    TypeError
+        If one of them is no list, or text, of which each letter would be a gene.
+    """
+    for one, genes in given.items():
+        if isinstance(genes, str | bytes) or not isinstance(genes, Iterable):
+            msg = f"{name}[{one!r}] is {genes!r}, and must be a list of genes: {{{one!r}: ['EPCAM', 'KRT8']}}"
+            raise TypeError(msg)
+    return {one: list(genes) for one, genes in given.items()}
 
 
 def check_new_key(key: Any, *, name: str = "key_added", reserved: Collection[str] = ()) -> str:

@@ -62,6 +62,8 @@ def test_large_sections_are_sampled(planted, monkeypatch):
     ("arguments", "error", "text"),
     [
         ({"n_domains": []}, ValueError, "n_domains is empty"),
+        ({"n_domains": 5}, TypeError, r"n_domains=5 is a int; give several numbers"),
+        ({"n_domains": "auto"}, TypeError, "n_domains='auto'"),
         ({"n_domains": [1]}, ValueError, "n_domains=1"),
         ({"n_domains": [170]}, ValueError, "too few for 170 domains"),
         ({"runs": 1}, ValueError, "runs=1"),

@@ -100,6 +100,9 @@ def test_no_gene_of_the_sets_is_in_the_table(ranked):
         ({"direction": "both"}, ValueError, "direction='both'"),
         ({"fdr": 2}, ValueError, "fdr=2"),
         ({"max_genes": 3}, ValueError, "max_genes=3"),
+        ({"max_genes": 11}, ValueError, "from min_genes=10 to max_genes=11 of the genes"),
+        ({"sets": {"T": "GENE1"}}, TypeError, r"sets\['T'\] is 'GENE1'"),
+        ({"sets": {"T": 3}}, TypeError, r"sets\['T'\] is 3"),
         ({"key": "nothing"}, KeyError, "rank_domain_genes first"),
         ({"sets": "/no/such.gmt"}, FileNotFoundError, "no GMT file '/no/such.gmt'"),
         ({"sets": "."}, FileNotFoundError, "no GMT file"),
@@ -115,6 +118,18 @@ def test_bad_input(ranked, arguments, error, text):
         storm.get.enrich(ranked)
 
 
+def test_sets_may_be_read_only_once(ranked):
+    once = storm.tl.enrich(ranked, {name: iter(genes) for name, genes in SETS.items()}, copy=True)
+    storm.tl.enrich(ranked, SETS)
+    pd.testing.assert_frame_equal(storm.get.enrich(once), storm.get.enrich(ranked))
+
+
+def test_a_result_of_another_tool_is_no_table(ranked):
+    for show in (storm.get.enrich, storm.get.domain_stability, storm.get.composition_tests, storm.pl.composition):
+        with pytest.raises(KeyError, match=r"\['rank_genes_groups'\] holds no data frame: storm\.tl"):
+            show(ranked, key_added="rank_genes_groups")
+
+
 def test_plot_draws_the_table(ranked):
     storm.tl.enrich(ranked, SETS)
     ax = storm.pl.enrichment(ranked, "right", n_sets=2)
@@ -124,6 +139,8 @@ def test_plot_draws_the_table(ranked):
     np.testing.assert_allclose(x, (frame["n_overlap"] / frame["expected"]).to_numpy()[::-1])
     with pytest.raises(KeyError, match="'top'"):
         storm.pl.enrichment(ranked, "top")
+    with pytest.raises(KeyError, match="'None'"):
+        storm.pl.enrichment(ranked, None)
     with pytest.raises(ValueError, match="raise max_p"):
         storm.pl.enrichment(ranked, "right", max_p=0)
     storm.tl.enrich(ranked, SETS, method="gsea")

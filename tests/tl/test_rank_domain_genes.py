@@ -208,6 +208,17 @@ def test_values_on_other_scales_are_refused(planted):
         read_log_values(planted)
 
 
+def test_fractions_are_not_taken_for_logarithms_in_silence(planted):
+    planted.X = planted.X.toarray() * 0.7
+    with pytest.warns(UserWarning, match="say normalise=False") as caught:
+        storm.tl.signature(planted, ["gene0"], method="zscore")
+    assert caught[0].filename == __file__
+    assert planted.uns["storm"]["storm_signature"]["normalised"] is False
+    assert not read_log_values(planted, normalise=False)[2]
+    planted.uns["log1p"] = {"base": None}
+    assert not read_log_values(planted)[2]
+
+
 def test_row_order_does_not_matter(planted):
     order = np.random.default_rng(0).permutation(planted.n_obs)
     mixed = planted[order].copy()

@@ -89,6 +89,15 @@ def test_bulk_scores(cohort):
         storm.tl.score_bulk(cohort.to_numpy(), genes)
 
 
+def test_one_gene_is_not_read_as_letters(cohort):
+    named = cohort.rename(columns={"G0": "TP53"})
+    pd.testing.assert_series_equal(storm.tl.score_bulk(named, "TP53"), storm.tl.score_bulk(named, ["TP53"]))
+    assert storm.tl.random_signatures(named, "TP53", 5) == storm.tl.random_signatures(named, ["TP53"], 5)
+    for function in (storm.tl.score_bulk, storm.tl.random_signatures):
+        with pytest.raises(TypeError, match="genes=5 is a int"):
+            function(named, 5)
+
+
 def test_random_signatures(cohort):
     genes = ["G0", "G1", "G59"]
     sets = storm.tl.random_signatures(cohort, genes, 50)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -30,7 +31,8 @@ def read_log_values(
         Layer to read; ``None`` for ``X``, ``"raw"`` for ``table.raw``.
     normalise
         ``True``: the values are counts, and log1p of counts per 10,000 is returned; ``False``: they are taken as they
-        are; ``"auto"``: whole numbers are counts, others are on the log scale already.
+        are; ``"auto"``: whole numbers are counts, others are on the log scale already, which scanpy notes in
+        ``uns["log1p"]``.
 
     Returns
     -------
@@ -47,6 +49,11 @@ def read_log_values(
         If there is no such layer.
     ValueError
         If names repeat, values are negative or not finite, or not on a log scale.
+
+    Warns
+    -----
+    UserWarning
+        If ``"auto"`` takes fractions for values on the log scale, and nothing in the table says that they are.
     """
     if normalise != "auto" and not isinstance(normalise, bool):
         msg = f"normalise={normalise!r} is not an option; choose one of [True, False, 'auto']"
@@ -60,6 +67,12 @@ def read_log_values(
             if len(set(names)) < len(names):
                 msg = "var_names occur more than once; call table.var_names_make_unique()"
                 raise ValueError(msg)
+            if normalise == "auto" and "log1p" not in table.uns:
+                msg = (
+                    f"{where} holds fractions, and no uns['log1p'] says that they are logarithms: they are taken to be "
+                    f"on the log scale; say normalise=False if they are, else name the layer with the counts, layer="
+                )
+                warnings.warn(msg, UserWarning, stacklevel=3)
             return values.astype(np.float32), names, False
     counts, names = read_counts(table, layer)
     return log_normalise(counts), names, True

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,7 @@ import pandas as pd
 from storm._bridge.keys import Keys
 from storm._bridge.members import members_of
 from storm._bridge.places import read_places
-from storm._bridge.select import records_of, select_table
+from storm._bridge.select import select_table
 from storm._bridge.selection import select
 from storm._checks import check_key
 
@@ -142,19 +141,3 @@ def read_labels(table: AnnData, key: str, *, least: int = 1) -> Labels:
         msg = f"obs[{key!r}] holds {len(names)} domain(s) ({listed}), and at least {least} are needed"
         raise ValueError(msg)
     return Labels(column.cat.codes.to_numpy(dtype=np.int64), names)
-
-
-def stored_result(table: AnnData, key: str, *, made_by: str) -> Mapping[str, Any]:
-    """Entry of ``uns["storm"]`` with a result.
-
-    Raises
-    ------
-    KeyError
-        If there is none, naming the function that writes it.
-    """
-    records = records_of(table)
-    if key not in records:
-        listed = ", ".join(map(repr, records)) or "nothing"
-        msg = f"uns['storm'][{key!r}] does not exist; run {made_by} first (uns['storm'] holds: {listed})"
-        raise KeyError(msg)
-    return records[key]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Iterable, Mapping
 from itertools import combinations
 from math import comb
@@ -55,7 +56,7 @@ def read_gmt(path: str | Path, *, described: bool = False) -> dict[str, list[str
     raw = path.read_bytes()
     try:
         text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8-sig")
-    except (UnicodeDecodeError, EOFError, OSError) as error:
+    except (UnicodeDecodeError, EOFError, OSError, zlib.error) as error:
         msg = f"{path} is not a GMT file: {error}; a GMT file is text in UTF-8, or that compressed by gzip"
         raise ValueError(msg) from error
     sets: dict[str, list[str]] = {}

@@ -93,7 +93,7 @@ def random_sets(mean: np.ndarray, genes: np.ndarray, n: int, *, n_bins: int = 10
     n
         Number of sets.
     n_bins
-        Number of bins of equal size; fewer where a bin would hold fewer genes than are drawn from it.
+        Number of bins of equal size.
     seed
         Random seed.
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from storm import _keys
-from storm._bridge.placed import stored_result
-from storm._bridge.select import select_table
+from storm._bridge.results import result_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,6 +43,5 @@ def adjacent_domains(
     KeyError
         If there is no such result.
     """
-    _, table = select_table(data, table_key)
     name = _keys.adjacency(key) if key_added is None else key_added
-    return stored_result(table, name, made_by="storm.tl.adjacent_domains")[_keys.TABLE].copy()
+    return result_table(data, name, table_key=table_key, made_by="storm.tl.adjacent_domains")

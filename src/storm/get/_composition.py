@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from storm import _keys
-from storm._bridge.placed import stored_result
+from storm._bridge.results import result_table, stored_result
 from storm._bridge.select import select_table
 
 if TYPE_CHECKING:
@@ -72,9 +72,4 @@ def composition_tests(
     KeyError
         If there is no such result, or it was made without domains.
     """
-    _, table = select_table(data, table_key)
-    facts = stored_result(table, key_added, made_by="storm.tl.composition")
-    if _keys.TABLE not in facts:
-        msg = f"{key_added!r} was made without domains; run storm.tl.composition with key='{_keys.DOMAIN}'"
-        raise KeyError(msg)
-    return facts[_keys.TABLE].copy()
+    return result_table(data, key_added, table_key=table_key, made_by="storm.tl.composition")

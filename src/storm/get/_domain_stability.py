@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from storm import _keys
-from storm._bridge.placed import stored_result
-from storm._bridge.select import select_table
+from storm._bridge.results import result_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,5 +37,4 @@ def domain_stability(
     KeyError
         If there is no such result.
     """
-    _, table = select_table(data, table_key)
-    return stored_result(table, key_added, made_by="storm.tl.domain_stability")[_keys.TABLE].copy()
+    return result_table(data, key_added, table_key=table_key, made_by="storm.tl.domain_stability")

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from storm import _keys
-from storm._bridge.placed import stored_result
-from storm._bridge.select import select_table
+from storm._bridge.results import result_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,10 +43,4 @@ def enrich(
     KeyError
         If there is no such result or domain.
     """
-    _, table = select_table(data, table_key)
-    frame = stored_result(table, key_added, made_by="storm.tl.enrich")[_keys.TABLE]
-    groups = list(dict.fromkeys(frame["group"]))
-    if group is not None and group not in groups:
-        msg = f"group={group!r} is not among the domains that were tested: {groups}"
-        raise KeyError(msg)
-    return frame.copy() if group is None else frame[frame["group"] == group].reset_index(drop=True)
+    return result_table(data, key_added, table_key=table_key, made_by="storm.tl.enrich", group=group)

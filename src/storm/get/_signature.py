@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from storm import _keys
-from storm._bridge.placed import stored_result
+from storm._bridge.results import stored_result
 from storm._bridge.select import select_table
 
 if TYPE_CHECKING:

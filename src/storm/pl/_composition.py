@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from storm import _keys
-from storm._bridge.placed import stored_result
-from storm._bridge.select import select_table
+from storm._bridge.results import default_p, result_table
 from storm._checks import check_between
 from storm.pl._arguments import check_axes, check_cmap
 
@@ -73,12 +72,7 @@ def composition(
     check_between(max_p, name="max_p", low=0, high=1)
     if cmap is not None:
         check_cmap(cmap)
-    _, table = select_table(data, table_key)
-    facts = stored_result(table, key_added, made_by="storm.tl.composition")
-    if _keys.TABLE not in facts:
-        msg = f"{key_added!r} was made without domains; run storm.tl.composition with key='{_keys.DOMAIN}'"
-        raise KeyError(msg)
-    frame = facts[_keys.TABLE]
+    frame = result_table(data, key_added, table_key=table_key, made_by="storm.tl.composition")
     domains, types = (list(dict.fromkeys(frame[column])) for column in ("group", "type"))
 
     def field(column: str) -> np.ndarray:
@@ -104,7 +98,7 @@ def composition(
             text = f"{mean[row, column]:.2f}"
             ax.text(column, row, text, ha="center", va="center", fontsize=6.5, color="w" if dark else "k")
     if tested:
-        p = field("p_spatial_adj" if frame["p_spatial_adj"].notna().any() else "pvals_adj")
+        p = field(default_p(frame))
         for row, column in np.argwhere(p <= max_p):
             corner = (column - 0.46, row - 0.45)
             ax.add_patch(Rectangle(corner, 0.92, 0.9, fill=False, edgecolor="black", linewidth=1.2))

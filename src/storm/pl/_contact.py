@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from storm import _keys
-from storm._bridge.placed import stored_result
-from storm._bridge.select import select_table
+from storm._bridge.results import result_table
 from storm._checks import check_choice
 from storm.pl._arguments import check_axes, check_cmap
 
@@ -85,9 +84,8 @@ def contact(
     check_axes(ax)
     if cmap is not None:
         check_cmap(cmap)
-    _, table = select_table(data, table_key)
     name = _keys.adjacency(key) if key_added is None else key_added
-    frame = stored_result(table, name, made_by="storm.tl.adjacent_domains")[_keys.TABLE]
+    frame = result_table(data, name, table_key=table_key, made_by="storm.tl.adjacent_domains")
     domains = list(dict.fromkeys(frame["i"]))
     matrix = frame[value].to_numpy(dtype=float).reshape(len(domains), -1)
     diverging = value in ("log2_enrichment", "z")

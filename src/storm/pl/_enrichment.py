@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from storm import _keys
-from storm._bridge.placed import stored_result
-from storm._bridge.select import select_table
+from storm._bridge.results import result_table
 from storm._checks import check_between, check_whole
 from storm.pl._arguments import check_axes, check_cmap
 
@@ -84,14 +83,9 @@ def enrichment(
     check_cmap(cmap)
     check_whole(n_sets, name="n_sets")
     check_between(max_p, name="max_p", low=0, high=1)
-    _, table = select_table(data, table_key)
-    frame = stored_result(table, key_added, made_by="storm.tl.enrich")[_keys.TABLE]
-    groups = list(dict.fromkeys(frame["group"]))
-    if group not in groups:
-        msg = f"group={group!r} is not among the domains that were tested: {groups}"
-        raise KeyError(msg)
+    frame = result_table(data, key_added, table_key=table_key, made_by="storm.tl.enrich", group=str(group))
     by_score = "nes" in frame
-    frame = frame[(frame["group"] == group) & (frame["pvals_adj"] <= max_p)]
+    frame = frame[frame["pvals_adj"] <= max_p]
     frame = (frame if by_score else frame[frame["n_overlap"] > 0]).head(n_sets).iloc[::-1]
     if frame.empty:
         msg = f"no gene set of {group!r} has a selected gene and an adjusted p-value of at most {max_p:g}; raise max_p"

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from storm import _keys
-from storm._bridge.placed import stored_result
-from storm._bridge.select import select_table
+from storm._bridge.results import result_table
 from storm._palette import OKABE_ITO
 from storm.pl._arguments import check_axes
 
@@ -68,8 +67,7 @@ def stability(
     from matplotlib.ticker import MaxNLocator
 
     check_axes(ax)
-    _, table = select_table(data, table_key)
-    frame = stored_result(table, key_added, made_by="storm.tl.domain_stability")[_keys.TABLE]
+    frame = result_table(data, key_added, table_key=table_key, made_by="storm.tl.domain_stability")
     ax = plt.subplots(figsize=(4.4, 3.2), layout="constrained")[1] if ax is None else ax
     for column, (label, colour, style) in _LINES.items():
         if column not in frame or frame[column].isna().all():

@@ -9,6 +9,7 @@ import numpy as np
 
 from storm import _keys
 from storm._bridge.ranked import ranked_genes
+from storm._bridge.results import default_p
 from storm._bridge.select import select_table
 from storm._checks import check_between, check_choice, check_genes, check_whole
 from storm._palette import OKABE_ITO
@@ -103,7 +104,7 @@ def volcano(
         raise TypeError(msg)
     frame = ranked_genes(table, key_added, group)
     if p is None:
-        p = "p_spatial_adj" if frame["p_spatial_adj"].notna().any() else "pvals_adj"
+        p = default_p(frame)
     check_choice(p, list(_AXIS), name="p")
     frame = frame[frame[p].notna()]
     if frame.empty:

@@ -85,6 +85,8 @@ def domain_stability(
         If the table has no such embedding or column.
     ValueError
         If a number is not a whole number from 2 on, an argument is out of range, or there are fewer rows than domains.
+    TypeError
+        If ``n_domains`` is one number instead of several.
 
     Notes
     -----
@@ -94,6 +96,9 @@ def domain_stability(
     check_whole(runs, name="runs", least=2)
     check_between(fraction, name="fraction", low=0.1, high=1)
     check_whole(seed, name="seed", least=0)
+    if isinstance(n_domains, str) or not isinstance(n_domains, Iterable):
+        msg = f"n_domains={n_domains!r} is a {type(n_domains).__name__}; give several numbers, for example range(3, 11)"
+        raise TypeError(msg)
     numbers = sorted({check_whole(k, name="n_domains", least=2) for k in n_domains})
     if not numbers:
         msg = "n_domains is empty; give numbers of domains, for example range(3, 11)"

@@ -14,10 +14,11 @@ import pandas as pd
 from storm import __version__, _keys
 from storm._bridge.keys import Keys
 from storm._bridge.ranked import ranked_genes
+from storm._bridge.results import default_p
 from storm._bridge.select import select_table
 from storm._bridge.workspace import open_workspace
 from storm._bridge.write import write_results
-from storm._checks import check_between, check_choice, check_new_key, check_whole
+from storm._checks import check_between, check_choice, check_gene_lists, check_new_key, check_whole
 from storm._logging import logger
 from storm.biology.enrichment import over_representation, preranked_enrichment, read_gmt, sets_with_genes
 
@@ -101,7 +102,9 @@ def enrich(
     KeyError
         If there is no ranking, or no such domain in it.
     ValueError
-        If no set has enough tested genes, or an argument is out of range.
+        If no set has the right number of tested genes, or an argument is out of range.
+    TypeError
+        If the genes of a set are no list, or text, of which each letter would be a gene.
     FileNotFoundError
         If there is no such GMT file.
 
@@ -119,7 +122,7 @@ def enrich(
     check_whole(seed, name="seed", least=0)
     most: float = np.inf if max_genes is None else check_whole(max_genes, name="max_genes", least=min_genes)
     check_new_key(key_added)
-    given = sets if isinstance(sets, Mapping) else read_gmt(sets)
+    given = check_gene_lists(sets, name="sets") if isinstance(sets, Mapping) else read_gmt(sets)
     _, table = select_table(data, table_key)
     ranking = ranked_genes(table, key)
     names = list(dict.fromkeys(ranking["group"]))
@@ -133,7 +136,7 @@ def enrich(
         msg = f"groups names {unknown}, and the domains that were ranked are {names}"
         raise KeyError(msg)
     if p is None:
-        p = "p_spatial_adj" if ranking["p_spatial_adj"].notna().any() else "pvals_adj"
+        p = default_p(ranking)
 
     frames, left_out, empty = [], Counter[str](), []
     for name in wanted:
@@ -141,7 +144,7 @@ def enrich(
         tested = genes["names"].astype(str).tolist()
         kept, reasons = sets_with_genes(given, tested, min_genes=min_genes, max_genes=most)
         if not kept:
-            _refuse(given, tested, min_genes)
+            _refuse(given, tested, min_genes, max_genes)
         left_out = max(left_out, Counter(reasons.values()), key=Counter.total)
         if method == "gsea":
             frame = preranked_enrichment(dict(zip(tested, genes["scores"], strict=True)), kept, seed=seed)
@@ -180,13 +183,14 @@ def enrich(
     return work.owner if copy else None
 
 
-def _refuse(sets: Mapping[str, Iterable[str]], tested: list[str], min_genes: int) -> None:
-    """Raise: no set has enough tested genes."""
+def _refuse(sets: Mapping[str, Iterable[str]], tested: list[str], min_genes: int, max_genes: int | None) -> None:
+    """Raise: no set has the right number of tested genes."""
+    size = f"min_genes={min_genes}" if max_genes is None else f"from min_genes={min_genes} to max_genes={max_genes}"
     known = set(tested)
     of_sets = {str(gene) for genes in sets.values() for gene in genes}
     shared = len(of_sets & known)
     msg = (
-        f"none of the {len(sets)} gene sets has min_genes={min_genes} of the genes that were tested; {shared} of their "
+        f"none of the {len(sets)} gene sets has {size} of the genes that were tested; {shared} of their "
         f"{len(of_sets)} genes are among the {len(known)} tested. The sets name genes like {sorted(of_sets)[:3]}, the "
         f"table like {tested[:3]}: both need symbols of the same species"
     )

@@ -12,7 +12,7 @@ from storm._checks import check_genes, check_whole
 from storm.biology.signatures import random_sets, zscore
 
 
-def score_bulk(table: pd.DataFrame, genes: Sequence[str]) -> pd.Series:
+def score_bulk(table: pd.DataFrame, genes: str | Sequence[str]) -> pd.Series:
     """Score the patients of a cohort by a signature: the mean of its genes' standard scores.
 
     Parameters
@@ -30,7 +30,7 @@ def score_bulk(table: pd.DataFrame, genes: Sequence[str]) -> pd.Series:
     Raises
     ------
     TypeError
-        If ``table`` is not a data frame.
+        If ``table`` is not a data frame, or ``genes`` no list of text.
     ValueError
         If none of the genes is a column, or columns repeat.
 
@@ -44,14 +44,14 @@ def score_bulk(table: pd.DataFrame, genes: Sequence[str]) -> pd.Series:
     random_signatures : What to compare the score with.
     storm.metrics.log_rank, storm.metrics.empirical_p : Survival of its high and low halves.
     """
-    columns = _columns(table, check_genes(list(genes)), warn=True)
+    columns = _columns(table, check_genes(genes), warn=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # patients without any value are NaN
         return pd.Series(zscore(table.to_numpy(dtype=np.float64), columns), index=table.index, name="score")
 
 
 def random_signatures(
-    table: pd.DataFrame, genes: Sequence[str], n: int = 1000, *, n_bins: int = 10, seed: int = 0
+    table: pd.DataFrame, genes: str | Sequence[str], n: int = 1000, *, n_bins: int = 10, seed: int = 0
 ) -> list[list[str]]:
     """Draw random signatures of the same size, and of genes that are expressed alike.
 
@@ -80,7 +80,7 @@ def random_signatures(
     Raises
     ------
     TypeError
-        If ``table`` is not a data frame.
+        If ``table`` is not a data frame, or ``genes`` no list of text.
     ValueError
         If none of the genes is a column, or columns repeat.
 
@@ -92,7 +92,7 @@ def random_signatures(
     check_whole(n, name="n")
     check_whole(n_bins, name="n_bins")
     check_whole(seed, name="seed", least=0)
-    columns = _columns(table, check_genes(list(genes)), warn=False)
+    columns = _columns(table, check_genes(genes), warn=False)
     mean = table.mean(axis=0).to_numpy(dtype=np.float64)
     names = np.asarray(table.columns, dtype=object)
     return [list(names[row]) for row in random_sets(mean, columns, n, n_bins=n_bins, seed=seed)]

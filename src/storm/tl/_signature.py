@@ -12,6 +12,7 @@ from storm import __version__, _keys
 from storm._bridge.keys import Keys
 from storm._bridge.log_values import read_log_values
 from storm._bridge.ranked import ranked_genes
+from storm._bridge.results import default_p
 from storm._bridge.workspace import open_workspace
 from storm._bridge.write import write_results
 from storm._checks import check_between, check_choice, check_genes, check_whole
@@ -96,7 +97,7 @@ def signature(
     Warns
     -----
     UserWarning
-        If genes of the list are not in the table.
+        If genes of the list are not in the table, or fractions are taken for values on the log scale.
     """
     check_choice(method, ("score_genes", "zscore"), name="method")
     check_choice(p, (None, "p_spatial_adj", "pvals_adj"), name="p")
@@ -118,7 +119,7 @@ def signature(
         facts |= {"domain": domain, "top": top, "fdr": fdr, "min_lfc": min_lfc}
     else:
         wanted = check_genes(genes if genes is not None else [])
-    values, names, _ = read_log_values(work.table, layer, normalise=normalise)
+    values, names, normalised = read_log_values(work.table, layer, normalise=normalise)
     place = {name: at for at, name in enumerate(names)}
     found = [gene for gene in wanted if gene in place]
     if not found:
@@ -137,7 +138,7 @@ def signature(
     else:
         score = score_genes(values, columns, n_bins=n_bins, ctrl_size=ctrl_size, seed=seed)
         facts |= {"n_bins": n_bins, "ctrl_size": ctrl_size, "seed": seed}
-    facts |= {"genes": found, "n_genes": len(wanted)}
+    facts |= {"genes": found, "n_genes": len(wanted), "normalised": normalised}
     write_results(work.table, obs={key_added: score}, uns={key_added: facts})
     return work.owner if copy else None
 
@@ -148,7 +149,7 @@ def _of_domain(
     """The top share of the genes that are significantly higher in a domain."""
     frame = ranked_genes(table, key, domain)
     if p is None:
-        p = "p_spatial_adj" if frame["p_spatial_adj"].notna().any() else "pvals_adj"
+        p = default_p(frame)
     called = frame[(frame[p] <= fdr) & (frame["scores"] > 0) & (frame["logfoldchanges"] >= min_lfc)]
     if called.empty:
         msg = (

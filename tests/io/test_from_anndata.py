@@ -116,6 +116,24 @@ def test_what_the_user_has_is_kept_and_never_changed() -> None:
     assert_equal(adata, before)
 
 
+def test_a_table_goes_back_and_forth() -> None:
+    adata = section()
+    first = from_anndata(adata)["table"]
+    second = from_anndata(first)["table"]
+    assert list(second.obs) == list(first.obs)  # the very columns: nothing is lost, nothing is added
+    for number in range(3):
+        before = second[::-1].copy()  # other rows: the columns of before stay as they are
+        second = from_anndata(before)["table"]
+        pd.testing.assert_frame_equal(second.obs[before.obs.columns], before.obs)
+        attrs = second.uns["spatialdata_attrs"]
+        assert attrs["region_key"] == "region"
+        assert attrs["instance_key"] == ["storm_spot_id", "spot_id", "storm_spot_id"][number]
+    adata.obs = adata.obs.assign(region="mine", storm_region="mine", storm_region_2="mine")
+    table = from_anndata(adata)["table"]
+    assert table.uns["spatialdata_attrs"]["region_key"] == "storm_region_3"
+    assert (table.obs[["region", "storm_region", "storm_region_2"]] == "mine").all(axis=None)
+
+
 def test_several_libraries(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     adata = study("A", "B 2")
     with caplog.at_level(logging.WARNING, logger="storm"):

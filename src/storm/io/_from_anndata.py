@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,9 +24,8 @@ if TYPE_CHECKING:
 
     from storm.io._library import ImageSource
 
-#: Columns of ``obs`` that link the table with its shapes; where the user has columns of these names, the second ones.
-_REGION = ("region", "storm_region")
-_INSTANCE = ("spot_id", "storm_spot_id")
+#: Columns of ``obs`` that link the table with its shapes.
+_REGION, _INSTANCE = "region", "spot_id"
 #: Name of the section of an AnnData that names none.
 _UNNAMED = "spots"
 
@@ -66,8 +66,9 @@ def from_anndata(
         coordinates are ``"global"`` (pixels of the full-resolution image) and ``"um"`` (µm), of several libraries
         ``"global-<library>"`` and ``"um-<library>"``. ``tables["table"]`` is the copy of ``adata``, with all that it
         holds and its rows in their order; it gets the columns ``region`` and ``spot_id``, which link it to the shapes
-        (``storm_region`` and ``storm_spot_id`` if it has columns of these names). In names, characters that SpatialData
-        does not store become ``_``. ``attrs["storm_io"]`` holds µm per pixel and their source, and what the image is.
+        (``storm_region`` and ``storm_spot_id``, with a number if need be, where it has columns of these names that hold
+        something else). In names, characters that SpatialData does not store become ``_``. ``attrs["storm_io"]`` holds
+        µm per pixel and their source, and what the image is.
 
     Raises
     ------
@@ -144,14 +145,23 @@ def from_anndata(
 
     table = adata.to_memory() if adata.isbacked else adata.copy()
     table.uns.pop("spatialdata_attrs", None)  # of an object that it was taken out of
-    region_key, instance_key = (next(name for name in pair if name not in adata.obs) for pair in (_REGION, _INSTANCE))
-    table.obs[region_key] = pd.Categorical([storable(name) for name in names])
-    table.obs[instance_key] = instances
+    region_key = _link(table.obs, _REGION, pd.Categorical([storable(name) for name in names]))
+    instance_key = _link(table.obs, _INSTANCE, instances)
     table = TableModel.parse(table, region=list(shapes), region_key=region_key, instance_key=instance_key)
     note = next(iter(facts.values())) if len(order) == 1 else {"libraries": facts}
     return SpatialData(
         images=images, shapes=shapes, tables={"table": table}, attrs={READ: {"reader": "from_anndata", **note}}
     )
+
+
+def _link(obs: pd.DataFrame, name: str, values: Any) -> str:
+    """Write a column that links the table to the shapes; return its name, which no other column has."""
+    column = pd.Series(values, index=obs.index)
+    for key in chain([name, f"storm_{name}"], (f"storm_{name}_{number}" for number in count(2))):
+        if key not in obs or obs[key].equals(column):  # after a round trip the very column is there
+            obs[key] = column
+            return key
+    raise AssertionError  # the names do not end
 
 
 def _entries(adata: AnnData) -> dict[str, Mapping[str, Any]]:

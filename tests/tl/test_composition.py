@@ -87,6 +87,47 @@ def test_markers(planted):
     assert storm.get.composition_tests(adata)["p_spatial"].isna().all()
 
 
+def test_a_method_gets_the_kind_of_signature_it_needs(planted):
+    adata, signature, _ = planted
+    with pytest.raises(ValueError, match="use method='nnls'"):
+        storm.tl.composition(adata, signature, method="markers")
+    best = signature.idxmax(axis=1)
+    markers = {name: list(best.index[best == name]) for name in "abc"}
+    table = pd.DataFrame({name: (best == name).astype(int) for name in "abc"})
+    for method in ("nnls", "nusvr"):
+        for given in (markers, table):
+            with pytest.raises(ValueError, match="use method='markers'"):
+                storm.tl.composition(adata, given, method=method, key="storm_domain")
+    with pytest.raises(TypeError, match=r"signature\['a'\] is 'GENE1'"):
+        storm.tl.composition(adata, {"a": "GENE1"}, method="markers")
+    assert "storm" not in adata.uns
+    storm.tl.composition(adata, markers, method="markers")
+    one = storm.get.composition(adata)
+    storm.tl.composition(adata, table, method="markers")
+    pd.testing.assert_frame_equal(storm.get.composition(adata), one)
+    assert adata.uns["storm"]["X_composition"]["normalised"] is True
+
+
+def test_no_part_of_another_methods_result_stays(planted):
+    adata, signature, _ = planted
+    markers = {"a": ["GENE1"], "b": ["GENE2"], "c": ["GENE3"]}
+    storm.tl.composition(adata, signature)
+    before = adata.copy()
+    with pytest.raises(ValueError, match=r"obsm\['X_composition'\] and obs\['X_composition_residual'\] would stay"):
+        storm.tl.composition(adata, signature.rename(columns=str.upper), method="nusvr", key="storm_domain")
+    with pytest.raises(ValueError, match=r"of which obs\['X_composition_residual'\] would stay"):
+        storm.tl.composition(adata, markers, method="markers")
+    pd.testing.assert_frame_equal(storm.get.composition(adata), storm.get.composition(before))
+    pd.testing.assert_frame_equal(adata.obs, before.obs)
+    del adata.obs["X_composition_residual"]
+    storm.tl.composition(adata, markers, method="markers")
+    storm.tl.composition(adata, signature)
+    del adata.obsm["X_composition"], adata.obs["X_composition_residual"]
+    storm.tl.composition(adata, signature, method="nusvr", key="storm_domain")
+    storm.tl.composition(adata, signature)
+    assert list(storm.get.composition(adata)) == ["a", "b", "c"]
+
+
 def test_signatures_of_cells_and_files(planted, tmp_path):
     adata, signature, fractions = planted
     rng = np.random.default_rng(1)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from storm._bridge.counts import read_counts
-from storm._checks import check_key
+from storm._checks import check_gene_lists, check_key
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -33,12 +33,12 @@ def signature_frame(given: Any, *, label_key: str | None = None) -> pd.DataFrame
     Returns
     -------
     DataFrame
-        A row per gene, a column per type, on a linear scale, finite and not negative.
+        A row per gene, a column per type, finite and not negative; of markers, 1 and elsewhere 0.
 
     Raises
     ------
     TypeError
-        If it is something else.
+        If it is something else, or markers are no list.
     KeyError
         If the AnnData has no such column.
     ValueError
@@ -53,8 +53,9 @@ def signature_frame(given: Any, *, label_key: str | None = None) -> pd.DataFrame
     elif isinstance(given, pd.DataFrame):
         frame = given
     elif isinstance(given, Mapping):
-        genes = list(dict.fromkeys(gene for markers in given.values() for gene in markers))
-        frame = pd.DataFrame({name: np.isin(genes, list(markers)) for name, markers in given.items()}, index=genes)
+        markers = check_gene_lists(given, name="signature")
+        genes = list(dict.fromkeys(gene for own in markers.values() for gene in own))
+        frame = pd.DataFrame({name: np.isin(genes, own) for name, own in markers.items()}, index=genes)
         frame = frame.astype(float)
     elif isinstance(given, str | Path):
         path = Path(given)
@@ -66,9 +67,7 @@ def signature_frame(given: Any, *, label_key: str | None = None) -> pd.DataFrame
             raise FileNotFoundError(msg)
         frame = pd.read_csv(path, sep="," if path.suffix == ".csv" else "\t", index_col=0)
     else:
-        msg = (
-            f"signature is a {type(given).__name__}; give a name, a path, a data frame, markers by type, or an AnnData"
-        )
+        msg = f"signature is a {type(given).__name__}; give a path, a data frame, markers by type, or an AnnData"
         raise TypeError(msg)
     frame = frame.rename(index=str, columns=str)
     if frame.index.has_duplicates:

@@ -65,8 +65,9 @@ def composition(
     data
         Object with expression.
     signature
-        A data frame of genes × types on a linear scale, such as :func:`storm.datasets.signatures` returns, or the path
-        of one (LM22 has that shape); markers by type; or an AnnData of single cells with counts and types.
+        For ``"nnls"`` and ``"nusvr"`` a data frame of genes × types on a linear scale, such as
+        :func:`storm.datasets.signatures` returns, or the path of one (LM22 has that shape), or an AnnData of single
+        cells with counts and types. For ``"markers"`` lists of genes by type, or a data frame of 0 and 1.
     method
         ``"nnls"``, ``"nusvr"`` (needs ``key``) or ``"markers"``.
     key
@@ -99,40 +100,46 @@ def composition(
         - ``uns["storm"][key_added]``: parameters, ``types``, genes of the signature and how many were found, and with
           ``key`` a data frame of one row per domain and type, which :func:`storm.get.composition_tests` returns:
           ``group``, ``type``, ``mean``, ``mean_rest``, ``rank_biserial``, ``pvals``, ``pvals_adj``, ``p_spatial``,
-          ``p_spatial_adj`` (rates over all domains and types). For ``"nusvr"`` it has ``mean`` (of the domain's summed
-          expression) and ``residual`` only.
+          ``p_spatial_adj`` (rates over all domains and types). For ``"nusvr"`` it has ``mean`` (of the domain's mean
+          normalised expression) and ``residual`` only.
 
     Raises
     ------
     KeyError
         If there is no such column, layer or element.
     ValueError
-        If no gene of the signature is in the table, or the signature is not on a linear scale.
+        If no gene of the signature is in the table; the signature has negative values; ``method`` needs markers and
+        the signature is expression, or the other way round; or ``key_added`` holds a result of another method of
+        which a part would stay beside the new one.
     TypeError, FileNotFoundError
         If ``signature`` is something else, or no such file.
 
     Warns
     -----
     UserWarning
-        If less than half of the signature's genes are in the table.
+        If less than half of the signature's genes are in the table, none of a type's is, or fractions are taken for
+        values on the log scale.
     """
     check_choice(method, ("nnls", "nusvr", "markers"), name="method")
     if method == "nusvr" and key is None:
         msg = "method='nusvr' works on domains: name their column with key=, or use method='nnls'"
         raise ValueError(msg)
     frame = signature_frame(signature, label_key=label_key)
+    _check_kind(frame, method)
     residual_key = f"{key_added}_residual"
     keys = Keys(table_key=table_key, shapes_key=shapes_key, coordinate_system=coordinate_system, layer=layer)
     work = open_workspace(data, keys, image=False, copy=copy, keys_added={"obsm": [key_added], "obs": [residual_key]})
+    _check_replaced(work.table, method, key_added, residual_key)
     labels = None if key is None else read_labels(work.table, key)
     places = read_sections(data, keys, library_key=library_key) if key is not None and spatial else None
-    values, genes, _ = read_log_values(work.table, layer, normalise=normalise)
+    values, genes, normalised = read_log_values(work.table, layer, normalise=normalise)
     columns, frame, facts = _match(frame, genes)
     facts |= {
         "storm_version": __version__,
         "method": method,
         "types": list(frame.columns),
         "key": key,
+        "normalised": normalised,
         "library_key": library_key,
     }
     results: dict[str, Any] = {}
@@ -148,6 +155,36 @@ def composition(
     )
     write_results(work.table, uns=uns, **results)
     return work.owner if copy else None
+
+
+def _check_kind(frame: pd.DataFrame, method: str) -> None:
+    """Raise if a method gets expression in place of markers, or the other way round."""
+    marked = bool(frame.isin([0, 1]).all(axis=None))
+    if method == "markers" and not marked:
+        msg = (
+            "method='markers' takes lists of genes by type, or a table of 0 and 1; the signature holds other values, "
+            "expression, of which every gene would be a marker of nearly every type: use method='nnls'"
+        )
+        raise ValueError(msg)
+    if method != "markers" and marked:
+        msg = (
+            f"method={method!r} takes expression on a linear scale, and the signature holds markers, 0 and 1: use "
+            f"method='markers'"
+        )
+        raise ValueError(msg)
+
+
+def _check_replaced(table: AnnData, method: str, key_added: str, residual_key: str) -> None:
+    """Raise if a part of an earlier result, which this method does not write, would stay beside the new one."""
+    stale = [f"obsm[{key_added!r}]"] if method == "nusvr" and key_added in table.obsm else []
+    if method != "nnls" and residual_key in table.obs:
+        stale.append(f"obs[{residual_key!r}]")
+    if stale:
+        msg = (
+            f"key_added={key_added!r} holds the result of another method, of which {' and '.join(stale)} would stay "
+            f"beside that of method={method!r}; choose another key_added, or delete it first"
+        )
+        raise ValueError(msg)
 
 
 def _match(frame: pd.DataFrame, genes: np.ndarray) -> tuple[np.ndarray, pd.DataFrame, dict[str, Any]]:
@@ -192,8 +229,8 @@ def _of_spots(
 def _of_domains(values: csr_matrix, frame: pd.DataFrame, labels: Labels) -> pd.DataFrame:
     """Types of each domain as a whole."""
     linear = _linear(values)
-    sums = [np.asarray(linear[labels.codes == code].mean(axis=0)).ravel() for code in range(len(labels.names))]
-    mixture: Mixture = nusvr(frame.to_numpy(), np.stack(sums))
+    means = [np.asarray(linear[labels.codes == code].mean(axis=0)).ravel() for code in range(len(labels.names))]
+    mixture: Mixture = nusvr(frame.to_numpy(), np.stack(means))
     residual = np.sqrt(np.maximum(1 - mixture.explained, 0))
     return pd.DataFrame(
         {

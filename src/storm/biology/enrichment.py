@@ -45,6 +45,8 @@ def read_gmt(path: str | Path, *, described: bool = False) -> dict[str, list[str
         If there is no such file.
     ValueError
         If a line is not a set, a name occurs twice, or there is no set.
+    TypeError
+        If ``path`` is no path.
     """
     if not isinstance(path, (str, Path)):
         msg = f"sets={path!r} is a {type(path).__name__}; give gene sets as a dictionary, or the path of a GMT file"

@@ -263,8 +263,9 @@ def _matched_palette(table: AnnData, truth: str | None) -> dict[str, str] | None
 def _mark_halves(ax: Axes, gap: tuple[float, float]) -> None:
     """Mark on a prediction which side the head was fitted on."""
     ax.axvspan(gap[0], gap[1], color="0.5", alpha=0.25, linewidth=0, zorder=1)
-    for x, text, side in ((gap[0], "fitted ←", "right"), (gap[1], "→ held out", "left")):
-        ax.text(x, -0.01, text, ha=side, va="top", fontsize=7, color="0.25", transform=ax.get_xaxis_transform())
+    # In the corners, which tissue leaves free; below the panel is what its correlation was measured on.
+    for x, text, side in ((0.02, "fitted", "left"), (0.98, "held out", "right")):
+        ax.text(x, 0.98, text, ha=side, va="top", fontsize=7, color="0.25", transform=ax.transAxes)
 
 
 def _print(report: Report, sdata: SpatialData, table: AnnData, *, dataset: str, files: list[Path]) -> None:

@@ -38,7 +38,7 @@ def load(name: str, data: Path):
     return sdata
 
 
-def judge(head, sdata) -> dict:
+def judge(head, flat, sdata) -> dict:
     """Coverage, width and correlation on a section."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
@@ -53,7 +53,7 @@ def judge(head, sdata) -> dict:
     at = [head.genes.index(g) for g in known]
     limits = [np.stack([head.intervals.at(d)[side][at] for d in depth]) for side in (0, 1)]
     lower, upper = np.maximum(pred + limits[0], 0), np.maximum(pred + limits[1], 0)
-    flat = None if head.flat is None else [np.maximum(pred + side[at], 0) for side in head.flat]
+    one_limits = None if flat is None else [np.maximum(pred + side[at], 0) for side in flat]
     genes = expression_report(truth, pred, genes=known, lower=lower, upper=upper)
     by_depth = coverage_by_depth(truth, lower, upper, depth=depth)
     row = {
@@ -66,10 +66,10 @@ def judge(head, sdata) -> dict:
         "width_sd": float((genes["width"] / truth.std(axis=0)).median()),
         "unusual": float(table.uns["storm"]["storm"]["unusual_tiles"]),
     }
-    if flat is not None:
-        one = expression_report(truth, pred, genes=known, lower=flat[0], upper=flat[1])
+    if one_limits is not None:
+        one = expression_report(truth, pred, genes=known, lower=one_limits[0], upper=one_limits[1])
         row["coverage_flat"] = float(one["coverage"].mean())
-        row["flat_by_depth"] = coverage_by_depth(truth, *flat, depth=depth)["coverage"].round(3).tolist()
+        row["flat_by_depth"] = coverage_by_depth(truth, *one_limits, depth=depth)["coverage"].round(3).tolist()
     return row
 
 
@@ -99,19 +99,16 @@ def recalibrated(head, sdata, k: int, repeats: int = 10) -> dict:
 
 
 def fit(sections: list, n_genes: int):
-    """A head, and for comparison one interval of each gene for all depths."""
+    """A head, and for comparison one interval of each gene for all depths, if there are sections to hold out."""
     head = storm.tl.fit_expression(sections, n_genes=n_genes, device="cpu")
-    return with_flat(head, sections)
+    return head, flat_interval(head, sections) if len(sections) > 1 else None
 
 
-def with_flat(head, sections: list):
+def flat_interval(head, sections: list) -> tuple[np.ndarray, np.ndarray]:
     """Signed quantiles of the errors as they are: what a table by depth replaces."""
     errors = []
     for i, held in enumerate(sections):
         others = [s for j, s in enumerate(sections) if j != i]
-        if not others:
-            object.__setattr__(head, "flat", None)
-            return head
         part = storm.tl.fit_expression(others, list(head.genes), device="cpu", conformal=False)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
@@ -121,9 +118,7 @@ def with_flat(head, sections: list):
         truth = log_normalise(spots.counts)[:, [columns[g] for g in head.genes]].toarray()
         errors.append(truth - held.tables["table_storm"].to_df().to_numpy())
     error = np.concatenate(errors)
-    flat = (-conformal_quantile(-error, alpha=0.05), conformal_quantile(error, alpha=0.05))
-    object.__setattr__(head, "flat", flat)
-    return head
+    return -conformal_quantile(-error, alpha=0.05), conformal_quantile(error, alpha=0.05)
 
 
 def main() -> None:
@@ -137,13 +132,13 @@ def main() -> None:
     sections = {name: load(name, args.data) for name in (*PATIENT_C, *OTHER, "rep11")}
     rows = {}
     for name in PATIENT_C:
-        head = fit([sections[n] for n in PATIENT_C if n != name], args.genes)
-        rows[f"{name} (rest of C)"] = judge(head, sections[name])
-    whole = fit([sections[n] for n in PATIENT_C], args.genes)
-    rows["B4 (C)"] = judge(whole, sections["B4"])
+        rest = [sections[n] for n in PATIENT_C if n != name]
+        rows[f"{name} (rest of C)"] = judge(*fit(rest, args.genes), sections[name])
+    whole, flat = fit([sections[n] for n in PATIENT_C], args.genes)
+    rows["B4 (C)"] = judge(whole, flat, sections["B4"])
     other = fit([sections["B4"]], args.genes)
     for name in PATIENT_C:
-        rows[f"{name} (B4)"] = judge(other, sections[name])
+        rows[f"{name} (B4)"] = judge(*other, sections[name])
     for k in (20, 40, 80):
         rows[f"B4 (C, {k} spots of B4)"] = recalibrated(whole, sections["B4"], k)
     bulb = sections["rep11"]

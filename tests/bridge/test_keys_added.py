@@ -33,7 +33,9 @@ def test_ordinary_keys_are_taken(key: str) -> None:
     assert check_new_key(key) == key
 
 
-@pytest.mark.parametrize("value", [pd.NA, [], np.zeros(2), {}, object(), "c", None, 1], ids=repr)
+@pytest.mark.parametrize(
+    "value", [pd.NA, [], np.zeros(2), {}, object(), "c", None, 1], ids=lambda value: type(value).__name__
+)
 def test_whatever_is_no_option_is_named(value) -> None:
     with pytest.raises(ValueError, match=r"mode=.* is not an option; choose one of \['a', 'b'\]"):
         check_choice(value, ("a", "b"), name="mode")

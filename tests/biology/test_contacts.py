@@ -130,3 +130,18 @@ def test_adjacent_is_by_share():
     ]
     assert contacts.adjacent(min_share=0.45, min_edges=2)[0].tolist() == [False, True, True]
     assert contacts.adjacent(min_share=0.45, min_edges=2)[1].tolist() == [False, False, True]
+
+
+def test_enrichment_does_not_see_what_is_in_other_sections():
+    """Two like sections say together what one says, also beside a third one of other domains."""
+    edges = queen(4, 4)
+    one = count_contacts(edges, LABELS, 3)
+    codes = np.concatenate([LABELS, LABELS, np.full(16, 3), LABELS % 2 + 3])
+    sections = np.repeat([0, 1, 2, 3], 16)
+    all_edges = np.concatenate([edges + 16 * section for section in range(4)])
+    study = count_contacts(all_edges, codes, 5, sections=sections)
+    np.testing.assert_allclose(study.log2_enrichment[:3, :3], one.log2_enrichment)
+    last = count_contacts(edges, LABELS % 2, 2)
+    np.testing.assert_allclose(study.log2_enrichment[3:, 3:], last.log2_enrichment)
+    assert np.isnan(study.log2_enrichment[:3, 3:]).all()
+    assert (study.share[:3, 3:] == 0).all()

@@ -8,8 +8,10 @@ from scipy.ndimage import gaussian_filter
 from scipy.sparse import csr_matrix
 from scipy.stats import mannwhitneyu, norm, rankdata
 
+from storm.biology.contrasts import contrast
 from storm.biology.distances import distance_bins, typical_pitch
 from storm.biology.ranks import benjamini_hochberg, rank_columns, rank_sum_test, spatial_rank_test
+from storm.biology.type_tests import compare_types
 
 VALUES = np.array([[3, 0, 1], [2, 0, 1], [4, 1, 0], [1, 0, 2], [0, 2, 2], [0, 3, 1], [1, 2, 0]], dtype=float)
 DOMAIN = np.array([True] * 3 + [False] * 4)
@@ -121,6 +123,38 @@ def test_sections_are_independent_and_pairs_are_sampled(monkeypatch):
     assert len(few.pairs) == 10
     np.testing.assert_allclose(few.contrast, bins.contrast[:10])
     assert all(len(pairs) <= 50 for pairs in few.pairs)
+
+
+def test_the_sample_of_pairs_does_not_depend_on_the_order_of_the_rows(monkeypatch):
+    monkeypatch.setattr("storm.biology.distances.SAMPLED", 50)
+    rng = np.random.default_rng(6)
+    centres, domain, sections = rng.uniform(0, 30, (300, 2)), rng.random(300) < 0.5, np.repeat([0, 1], 150)
+    order = rng.permutation(300)
+    one = distance_bins(centres, domain, pitch=1.0, sections=sections)
+    two = distance_bins(centres[order], domain[order], pitch=1.0, sections=sections[order])
+    for pairs, mixed in zip(one.pairs, two.pairs, strict=True):
+        np.testing.assert_array_equal(pairs, order[mixed])
+    np.testing.assert_array_equal(one.contrast, two.contrast)
+
+
+def test_exact_p_values_end_where_they_take_long():
+    rng = np.random.default_rng(7)
+    for n, exact in ((2000, True), (2001, False)):
+        values, domain = rng.random((n, 1)), np.arange(n) < 5
+        p = compare_types(values, domain).p[0]
+        assert (p == rank_sum_test(rank_columns(values), domain).p[0]) != exact
+        if exact:
+            assert p == mannwhitneyu(values[domain, 0], values[~domain, 0], method="exact").pvalue
+
+
+def test_genes_that_nobody_has_are_not_tested():
+    values = csr_matrix(np.zeros((6, 4)))
+    domain = np.arange(6) < 3
+    assert np.isnan(contrast(values, domain, bins=distance_bins(np.eye(6, 2), domain, pitch=1.0)).p).all()
+    values = np.random.default_rng(8).poisson(2, (6, 4)).astype(float)
+    padded = np.column_stack([values, np.zeros((6, 10))])
+    one, two = contrast(csr_matrix(values), domain), contrast(csr_matrix(padded), domain)
+    np.testing.assert_array_equal(two.p_adjusted, [*one.p_adjusted, *[np.nan] * 10])
 
 
 def test_pitch_is_that_of_places():

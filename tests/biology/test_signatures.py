@@ -38,6 +38,13 @@ def test_the_seed_decides_and_numpy_s_own_is_left_alone():
     np.testing.assert_array_equal(before, np.random.get_state()[1])  # noqa: NPY002
 
 
+def test_means_are_in_double_precision():
+    values = np.random.default_rng(0).gamma(1, 2, (2000, 60)).astype(np.float32)
+    genes = np.arange(7)
+    one, two = (score_genes(csr_matrix(v), genes, ctrl_size=20, n_bins=5) for v in (values, values.astype(np.float64)))
+    np.testing.assert_array_equal(one, two)
+
+
 def test_no_controls():
     with pytest.raises(ValueError, match="no gene is left as a control"):
         score_genes(ROWS, np.arange(6), n_bins=3)

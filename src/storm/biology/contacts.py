@@ -20,8 +20,9 @@ class Contacts:
         Of the edges that leave domain i, the share that leads to domain j, shape (k, k); NaN on the diagonal, and for a
         domain without outward edges.
     log2_enrichment
-        log2 of that share over what it is if the spots of the other domains lie in random places (their number over the
-        number of all spots outside i), shape (k, k); −inf without an edge, NaN where the share is.
+        log2 of the outward edges of i that lead to j over what they are if the spots of the other domains of each
+        section lie in random places (there, j's number of spots over that of all spots outside i), shape (k, k); −inf
+        without an edge, NaN where the share is, and where no edge leaves i in a section of j.
     z
         Standard score of ``edges`` if the labels of each section are permuted, shape (k, k); NaN where no permutation
         changes them.
@@ -68,21 +69,25 @@ def count_contacts(edges: np.ndarray, codes: np.ndarray, k: int, *, sections: np
     edges = np.asarray(edges).reshape(-1, 2)
     edges = edges[(codes[edges] >= 0).all(axis=1)]
     groups = np.zeros(len(codes), dtype=int) if sections is None else np.asarray(sections)
-    counts, mean, variance = (np.zeros((k, k)) for _ in range(3))
+    counts, mean, variance, by_size = (np.zeros((k, k)) for _ in range(4))
     for section in np.unique(groups[codes >= 0]):
         own = edges[groups[edges[:, 0]] == section]
         size = np.bincount(codes[(groups == section) & (codes >= 0)], minlength=k)
-        counts += _pairs(own, codes, k)
+        pairs = _pairs(own, codes, k)
+        counts += pairs
+        leaving = pairs.sum(axis=1) - np.diag(pairs)
+        # A domain that fills its section has no outward edge there.
+        by_size += leaving[:, None] * size / np.maximum(size.sum() - size, 1)[:, None]
         expected, spread = _permuted(own, size)
         mean += expected
         variance += spread
-    sizes = np.bincount(codes[codes >= 0], minlength=k)
     outward = counts.copy()
     np.fill_diagonal(outward, 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         share = outward / outward.sum(axis=1, keepdims=True)
         np.fill_diagonal(share, np.nan)
-        enrichment = np.log2(share / (sizes / (sizes.sum() - sizes)[:, None]))
+        enrichment = np.log2(outward / by_size)
+        np.fill_diagonal(enrichment, np.nan)
         z = np.where(variance > 1e-12 * np.maximum(mean, 1), (counts - mean) / np.sqrt(variance), np.nan)
     return Contacts(counts.astype(np.int64), share, enrichment, z)
 

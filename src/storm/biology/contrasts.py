@@ -21,7 +21,8 @@ class Contrast:
     Attributes
     ----------
     z, p, p_adjusted
-        Score, two-sided p-value and Benjamini-Hochberg rate over the genes tested; NaN for genes that were not.
+        Score, two-sided p-value and Benjamini-Hochberg rate over the genes tested; NaN for genes that were not, among
+        them those that neither side has.
     log2_fold_change
         log2 of the ratio of mean expression, each the inverse of the mean log expression.
     auc
@@ -57,12 +58,14 @@ def contrast(
     bins
         Pairs of these spots by distance; ``None`` leaves out the spatial test.
     min_pct
-        Share of the spots, of the domain or of the reference, in which a gene that is tested was seen at least.
+        Share of the spots, of the domain or of the reference, in which a gene that is tested was seen at least; genes
+        that were seen in none are never tested.
     """
     pts, pts_reference = (_seen(values[rows]) for rows in (domain, ~domain))
     one, other = (_mean(values[rows]) for rows in (domain, ~domain))
     fold = np.log2((np.expm1(one) + _SMALL) / (np.expm1(other) + _SMALL))
-    tested = np.maximum(pts, pts_reference) >= min_pct
+    seen = np.maximum(pts, pts_reference)
+    tested = (seen > 0) & (seen >= min_pct)
     ranks = rank_columns(values[:, np.flatnonzero(tested)])
     test = rank_sum_test(ranks, domain)
     p_spatial = np.full(int(tested.sum()), np.nan) if bins is None else spatial_rank_test(ranks, domain, bins)[1]

@@ -86,6 +86,7 @@ def distance_bins(
     found = [np.empty((0, 2), dtype=np.int64)]
     for section in np.unique(groups[placed]):
         rows = np.flatnonzero(placed & (groups == section))
+        rows = rows[np.lexsort(centres[rows].T)]  # a sample of pairs must not depend on the order of the rows
         tree = cKDTree(centres[rows])
         reach = np.inf if n <= ALL_PAIRS else (REACH + 0.5) * pitch
         found.append(rows[tree.query_pairs(reach, output_type="ndarray")])

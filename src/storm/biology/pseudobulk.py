@@ -56,7 +56,9 @@ def usable_sections(sections: np.ndarray, domain: np.ndarray) -> list[int]:
     ]
 
 
-def paired_test(counts: csr_matrix, domain: np.ndarray, sections: np.ndarray) -> PairedTest:
+def paired_test(
+    counts: csr_matrix, domain: np.ndarray, sections: np.ndarray, *, genes: np.ndarray | None = None
+) -> PairedTest:
     """Test summed counts by PyDESeq2, with the design ``~ section + side``.
 
     Parameters
@@ -67,10 +69,17 @@ def paired_test(counts: csr_matrix, domain: np.ndarray, sections: np.ndarray) ->
         Which spots are the domain's, bool, shape (n,).
     sections
         Section of each spot, shape (n,); at least three are usable.
+    genes
+        Which genes to test, bool, shape (g,); ``None`` for all. Those with fewer than ten counts in all are not.
 
     Returns
     -------
     PairedTest
+
+    Raises
+    ------
+    ValueError
+        If no gene is left.
 
     References
     ----------
@@ -88,7 +97,14 @@ def paired_test(counts: csr_matrix, domain: np.ndarray, sections: np.ndarray) ->
             rows.append(np.asarray(counts[chosen & (sections == section)].sum(axis=0)).ravel())
             sides.append((f"s{section}", side))
     sums = np.rint(np.stack(rows)).astype(int)
-    tested = np.flatnonzero(sums.sum(axis=0) >= _LEAST_COUNTS)
+    enough = sums.sum(axis=0) >= _LEAST_COUNTS
+    tested = np.flatnonzero(enough if genes is None else enough & genes)
+    if not len(tested):
+        msg = (
+            f"no gene is left to test: {enough.sum()} of {len(enough)} have {_LEAST_COUNTS} counts or more in the "
+            f"{len(used)} sections that are used, and none of these passes min_pct=; lower it, or use test='wilcoxon'"
+        )
+        raise ValueError(msg)
     names = [f"{section}-{side}" for section, side in sides]
     frame = pd.DataFrame(sums[:, tested], index=names, columns=[f"g{gene}" for gene in tested])
     metadata = pd.DataFrame(sides, index=names, columns=["section", "side"])

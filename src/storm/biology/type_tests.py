@@ -10,6 +10,9 @@ from scipy.stats import mannwhitneyu
 from storm.biology.distances import DistanceBins
 from storm.biology.ranks import rank_columns, rank_sum_test, spatial_rank_test
 
+#: Spots of the smaller side, and of both, up to which p-values are exact: beyond, that takes seconds for each type.
+_EXACT, _EXACT_IN_ALL = 8, 2000
+
 
 @dataclass(frozen=True)
 class TypeTest:
@@ -22,7 +25,8 @@ class TypeTest:
     u
         Mann-Whitney U of the domain.
     p
-        Two-sided p-value: exact for up to eight spots of a side without ties, otherwise by the normal approximation.
+        Two-sided p-value: exact for up to eight spots of a side, 2,000 in all, without ties; otherwise by the normal
+        approximation.
     p_spatial
         p-value of the test that counts what neighbouring spots share; NaN without places.
     """
@@ -51,7 +55,7 @@ def compare_types(values: np.ndarray, domain: np.ndarray, bins: DistanceBins | N
     ranks = rank_columns(values)
     test = rank_sum_test(ranks, domain)
     p = test.p.copy()
-    if min(domain.sum(), n - domain.sum()) <= 8:
+    if min(domain.sum(), n - domain.sum()) <= _EXACT and n <= _EXACT_IN_ALL:
         p = np.array([mannwhitneyu(column[domain], column[~domain], method="auto").pvalue for column in values.T])
         p[test.z == 0] = np.where(np.ptp(values, axis=0) == 0, 1.0, p)[test.z == 0]
     p_spatial = np.full(t, np.nan) if bins is None else spatial_rank_test(ranks, domain, bins)[1]

@@ -35,6 +35,9 @@ SIGNATURE = "storm_signature"
 #: Key of the data frame in an entry of ``uns[UNS]`` whose result is one.
 TABLE = "table"
 
+#: In the entry of ``uns[UNS]`` of a result that is no column: the function that wrote it, and may write it again.
+MADE_BY = "made_by"
+
 #: ``uns[UNS][CHECK]`` holds the report of :func:`storm.pp.check`, if it was asked for.
 CHECK = "check"
 

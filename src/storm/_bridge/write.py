@@ -13,7 +13,7 @@ from scipy import sparse
 
 from storm._bridge.select import annotated_regions, is_spatialdata, records_of
 from storm._checks import check_new_key
-from storm._keys import CHECK, DEFAULTS, LIMIT_ENDINGS, OBS_ENDINGS, UNS, VAR_ENDINGS
+from storm._keys import CHECK, DEFAULTS, LIMIT_ENDINGS, MADE_BY, OBS_ENDINGS, UNS, VAR_ENDINGS
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -80,7 +80,8 @@ def check_keys_added(
     TypeError
         If a key is not text.
     ValueError
-        If a key cannot be stored, is reserved, or is taken by something that STORM did not write.
+        If a key cannot be stored, is reserved, or is taken by something that STORM did not write, or by a result that
+        is no column, such as that of :func:`storm.tl.enrich`.
     """
     annotated = annotated_regions(table)
     links = [] if annotated is None else list(annotated[1:])
@@ -90,8 +91,9 @@ def check_keys_added(
     for slot, keys in (("obs", obs), ("obsm", obsm), ("layers", layers)):
         for key in keys:
             check_new_key(key, name=name, reserved=reserved[slot])
+            _check_maker(records, key, None, name=name)
             base = next((key.removesuffix(end) for end in _ENDINGS if key.endswith(end)), key)
-            own = key in records or base in records or key in DEFAULTS or base in DEFAULTS
+            own = any(one in DEFAULTS or (one in records and _maker(records[one]) is None) for one in (key, base))
             entries = [(slot, key)]
             if slot == "layers" and base == key:
                 entries += [("var", f"{key}{ending}") for ending in VAR_ENDINGS]
@@ -102,6 +104,43 @@ def check_keys_added(
                         f"another {name}, or remove that entry first"
                     )
                     raise ValueError(msg)
+
+
+def check_record_added(table: AnnData, key: str, *, made_by: str) -> None:
+    """Raise unless a result that is no column can be recorded in ``uns["storm"]``, where its function may replace it.
+
+    Parameters
+    ----------
+    table
+        The table that gets the result.
+    key
+        Key of the record, which has an entry :data:`~storm._keys.MADE_BY`.
+    made_by
+        The function that writes it.
+
+    Raises
+    ------
+    TypeError
+        If the key is not text.
+    ValueError
+        If the key cannot be stored, is reserved, or holds the record of something else.
+    """
+    check_new_key(key, reserved=[CHECK])
+    _check_maker(records_of(table), key, made_by)
+
+
+def _maker(record: Any) -> str | None:
+    """The function that recorded a result which is no column; ``None`` for what belongs to a column."""
+    return record.get(MADE_BY) if isinstance(record, Mapping) else None
+
+
+def _check_maker(records: Mapping[str, Any], key: str, made_by: str | None, *, name: str = "key_added") -> None:
+    if key in records and (maker := _maker(records[key])) != made_by:
+        of = "another result" if maker is None else f"the result of {maker}"
+        msg = (
+            f"{name}={key!r}: uns[{UNS!r}][{key!r}] belongs to {of}; choose another {name}, or remove that entry first"
+        )
+        raise ValueError(msg)
 
 
 def write_results(

@@ -11,8 +11,8 @@ from storm import __version__, _keys
 from storm._bridge.keys import Keys
 from storm._bridge.placed import read_labels, read_sections
 from storm._bridge.workspace import open_workspace
-from storm._bridge.write import write_results
-from storm._checks import check_between, check_new_key, check_whole
+from storm._bridge.write import check_record_added, write_results
+from storm._checks import check_between, check_whole
 from storm.biology.contacts import Contacts, count_contacts
 from storm.data.contacts import contact_edges
 
@@ -71,7 +71,8 @@ def adjacent_domains(
 
         - ``edges``: number of edges between them (within the domain where ``i`` is ``j``),
         - ``share``: share of the outward edges of ``i`` that lead to ``j``; NaN where ``i`` is ``j``,
-        - ``log2_enrichment``: log2 of that share over the share of ``j`` among the spots outside of ``i``,
+        - ``log2_enrichment``: log2 of these edges over what they are if the share that leads to ``j`` in each section
+          is that of ``j`` among its spots outside of ``i``,
         - ``z``: standard score of ``edges`` if the labels of each section are permuted (exact moments),
         - ``adjacent``: whether ``j`` is adjacent to ``i``.
 
@@ -80,7 +81,8 @@ def adjacent_domains(
     KeyError
         If there is no such column or element.
     ValueError
-        If the column holds no domains, a section is ambiguous, or no spot has a place.
+        If the column holds no domains, a section is ambiguous, no spot has a place, or ``key_added`` is taken by
+        another result.
 
     Examples
     --------
@@ -91,9 +93,10 @@ def adjacent_domains(
     """
     check_between(min_share, name="min_share", low=0, high=1)
     check_whole(min_edges, name="min_edges")
-    key_added = check_new_key(_keys.adjacency(key) if key_added is None else key_added)
+    key_added = _keys.adjacency(key) if key_added is None else key_added
     keys = Keys(table_key=table_key, shapes_key=shapes_key, coordinate_system=coordinate_system)
     work = open_workspace(data, keys, image=False, copy=copy)
+    check_record_added(work.table, key_added, made_by="storm.tl.adjacent_domains")
     labels = read_labels(work.table, key)
     places = read_sections(data, keys, library_key=library_key)
     edges = contact_edges(places.centres, places.sections)
@@ -101,6 +104,7 @@ def adjacent_domains(
     frame = _frame(contacts, labels.names, min_share=min_share, min_edges=min_edges)
     facts = {
         "storm_version": __version__,
+        _keys.MADE_BY: "storm.tl.adjacent_domains",
         "key": key,
         "library_key": library_key,
         "n_edges": len(edges),

@@ -13,8 +13,8 @@ from storm._bridge.embedding import read_embedding
 from storm._bridge.keys import Keys
 from storm._bridge.placed import read_labels
 from storm._bridge.workspace import open_workspace
-from storm._bridge.write import write_results
-from storm._checks import check_between, check_choice, check_new_key, check_whole
+from storm._bridge.write import check_record_added, write_results
+from storm._checks import check_between, check_choice, check_whole
 from storm._inference.clustering import repeat
 from storm.data.components import finite_rows
 
@@ -84,7 +84,8 @@ def domain_stability(
     KeyError
         If the table has no such embedding or column.
     ValueError
-        If a number is not a whole number from 2 on, an argument is out of range, or there are fewer rows than domains.
+        If a number is not a whole number from 2 on, an argument is out of range, there are fewer rows than domains, or
+        ``key_added`` is taken by another result.
     TypeError
         If ``n_domains`` is one number instead of several.
 
@@ -103,8 +104,8 @@ def domain_stability(
     if not numbers:
         msg = "n_domains is empty; give numbers of domains, for example range(3, 11)"
         raise ValueError(msg)
-    check_new_key(key_added)
     work = open_workspace(data, Keys(table_key=table_key), image=False, copy=copy)
+    check_record_added(work.table, key_added, made_by="storm.tl.domain_stability")
     embedding = read_embedding(work.table, use_rep)
     labels = None if truth is None else read_labels(work.table, truth).codes
     stability, to_truth, rows = repeat(
@@ -129,6 +130,7 @@ def domain_stability(
         frame["ari_truth"] = np.concatenate([to_truth[k] for k in numbers])
     facts = {
         "storm_version": __version__,
+        _keys.MADE_BY: "storm.tl.domain_stability",
         "use_rep": use_rep,
         "method": method,
         "runs": runs,

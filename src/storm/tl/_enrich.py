@@ -17,7 +17,7 @@ from storm._bridge.ranked import ranked_genes
 from storm._bridge.results import default_p
 from storm._bridge.select import select_table
 from storm._bridge.workspace import open_workspace
-from storm._bridge.write import write_results
+from storm._bridge.write import check_record_added, write_results
 from storm._checks import check_between, check_choice, check_gene_lists, check_new_key, check_whole
 from storm._logging import logger
 from storm.biology.enrichment import over_representation, preranked_enrichment, read_gmt, sets_with_genes
@@ -124,6 +124,7 @@ def enrich(
     check_new_key(key_added)
     given = check_gene_lists(sets, name="sets") if isinstance(sets, Mapping) else read_gmt(sets)
     _, table = select_table(data, table_key)
+    check_record_added(table, key_added, made_by="storm.tl.enrich")
     ranking = ranked_genes(table, key)
     names = list(dict.fromkeys(ranking["group"]))
     wanted = [groups] if isinstance(groups, str) else list(groups)
@@ -170,6 +171,7 @@ def enrich(
 
     facts: dict[str, Any] = {
         "storm_version": __version__,
+        _keys.MADE_BY: "storm.tl.enrich",
         "method": method,
         "key": key,
         "n_sets": len(given),

@@ -176,3 +176,60 @@ def test_spots_outside_the_tissue_take_no_part(toy, tiny_model) -> None:
     np.testing.assert_allclose(table.obsm["X_storm"][10:], kept.obsm["X_storm"], atol=1e-5)
     row = storm.pp.check(table, model=tiny_model, estimate=False)["in_tissue"]
     assert row.facts == {"outside": 10}
+
+
+@pytest.fixture
+def halves() -> ad.AnnData:
+    """Two halves with genes of their own, adjacent and ranked."""
+    rng = np.random.default_rng(0)
+    centres = np.array([(x, y) for y in range(6) for x in range(12)], dtype=float) * 100
+    right = centres[:, 0] >= 600
+    counts = rng.poisson(np.where(right[:, None] == (np.arange(24) < 12), 6, 2)).astype(np.float32)
+    adata = ad.AnnData(counts, obsm={"spatial": centres, "X_storm": rng.normal(size=(72, 3))})
+    adata.var_names = [f"GENE{i}" for i in range(24)]
+    adata.obs["storm_domain"] = pd.Categorical(np.where(right, "right", "left"))
+    storm.tl.rank_domain_genes(adata)
+    storm.tl.adjacent_domains(adata)
+    return adata
+
+
+SETS = {"some": [f"GENE{i}" for i in range(12)], "others": [f"GENE{i}" for i in range(12, 24)]}
+
+
+def test_tables_of_one_function_are_not_replaced_by_another(halves) -> None:
+    storm.tl.enrich(halves, SETS)
+    storm.tl.domain_stability(halves, [2, 3], runs=2)
+    storm.tl.signature(halves, ["GENE1"], method="zscore", key_added="score")
+    before = dict(halves.uns["storm"])
+    verbs = {
+        "rank_genes_groups": storm.tl.rank_domain_genes,
+        "storm_domain_adjacency": storm.tl.adjacent_domains,
+        "enrichment": lambda adata, key_added: storm.tl.enrich(adata, SETS, key_added=key_added),
+        "domain_stability": lambda adata, key_added: storm.tl.domain_stability(
+            adata, [2, 3], runs=2, key_added=key_added
+        ),
+        "score": lambda adata, key_added: storm.tl.signature(adata, ["GENE1"], method="zscore", key_added=key_added),
+    }
+    for own, verb in verbs.items():
+        for key in before:
+            if key != own:
+                with pytest.raises(ValueError, match=rf"key_added='{key}': uns\['storm'\]\['{key}'\] belongs to"):
+                    verb(halves, key_added=key)
+        for key in ("check", "a/b"):
+            with pytest.raises(ValueError, match=f"key_added='{key}'"):
+                verb(halves, key_added=key)
+    assert all(halves.uns["storm"][key] is record for key, record in before.items())
+    for own, verb in verbs.items():
+        verb(halves, key_added=own)  # its own it replaces
+    assert set(halves.uns["storm"]) == set(before)
+
+
+def test_a_table_of_that_name_does_not_make_a_column_ours(halves) -> None:
+    halves.obs["enrichment"] = "annotated by hand"
+    halves.obs["enrichment_ood_p"] = 1.0
+    storm.tl.enrich(halves, SETS)
+    for key in ("enrichment", "enrichment_ood_p"):
+        with pytest.raises(ValueError, match=f"key_added='{key}'"):
+            storm.tl.signature(halves, ["GENE1"], key_added=key)
+    assert (halves.obs["enrichment"] == "annotated by hand").all()
+    assert (halves.obs["enrichment_ood_p"] == 1).all()

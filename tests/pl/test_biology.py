@@ -90,6 +90,8 @@ def test_volcano_names_what_is_missing(section):
         storm.pl.volcano(section, "middle", p="p_spatial")
     with pytest.raises(KeyError, match=r"\['NOPE'\]"):
         storm.pl.volcano(section, "middle", genes="NOPE")
+    with pytest.raises(TypeError, match="genes=<NA> is a NAType"):
+        storm.pl.volcano(section, "middle", genes=pd.NA)
     assert "adjusted" in storm.pl.volcano(section, "middle").get_ylabel()
 
 

@@ -76,7 +76,7 @@ def test_markers_of_adjacent_domains(planted):
     storm.tl.rank_domain_genes(planted)
     assert (planted.X != before).nnz == 0
     references = planted.uns["storm"]["rank_genes_groups"]["references"]
-    assert {name: list(others) for name, others in references.items()} == {"0": ["1"], "1": ["0", "2"], "2": ["1"]}
+    assert references.to_numpy().tolist() == [["0", "1"], ["1", "0"], ["1", "2"], ["2", "1"]]
     frame = storm.get.rank_domain_genes(planted)
     for domain in "012":
         own = frame[frame["group"] == domain]
@@ -130,7 +130,7 @@ def test_scanpy_reads_the_result_also_from_disk(planted, tmp_path, suffix):
 def test_pseudobulk_counts_sections(planted):
     storm.tl.rank_domain_genes(planted, test="pseudobulk", library_key="slide", groups=["1"])
     frame = storm.get.rank_domain_genes(planted)
-    assert planted.uns["storm"]["rank_genes_groups"]["n_sections"] == {"1": 4}
+    assert planted.uns["storm"]["rank_genes_groups"]["n_sections"].tolist() == [4]
     assert frame["names"].iloc[0] == "gene1"
     assert frame["pvals_adj"].iloc[0] < 1e-6
     assert frame["logfoldchanges"].iloc[0] == pytest.approx(2, abs=0.4)
@@ -150,7 +150,12 @@ def test_genes_that_are_rare_are_not_tested(planted):
     assert frame["pvals"].notna().sum() == 28
     storm.tl.rank_domain_genes(planted)
     frame = storm.get.rank_domain_genes(planted, "0").set_index("names")
-    assert frame.loc["gene5", ["pvals", "p_spatial", "auc", "logfoldchanges"]].tolist() == [1, 1, 0.5, 0]
+    # What nobody has is not tested either way, and does not weigh in the rates.
+    assert frame["pvals"].index[frame["pvals"].isna()].tolist() == ["gene5"]
+    assert frame.loc["gene5", ["p_spatial", "auc", "pvals_adj"]].isna().all()
+    assert frame.loc["gene5", "logfoldchanges"] == 0
+    least = frame["pvals"].min()
+    assert frame.loc[frame["pvals"] == least, "pvals_adj"].iloc[0] == pytest.approx(29 * least)
 
 
 def test_small_and_lonely_domains_are_named(planted):
@@ -160,8 +165,11 @@ def test_small_and_lonely_domains_are_named(planted):
     with pytest.warns(UserWarning, match="'lonely'"):
         storm.tl.rank_domain_genes(planted)
     assert storm.get.rank_domain_genes(planted)["group"].unique().tolist() == ["0", "1", "2"]
-    with pytest.raises(ValueError, match="no domain can be tested"):
-        storm.tl.rank_domain_genes(planted, groups=["lonely"])
+    for reference in ("adjacent", "rest"):
+        with pytest.raises(ValueError, match=r"no domain can be tested: 'lonely'.*; name larger domains, or others$"):
+            storm.tl.rank_domain_genes(planted, reference=reference, groups=["lonely"])
+    with pytest.raises(ValueError, match=r"'0' has a reference of fewer than 2 spots.*give reference='rest'$"):
+        storm.tl.rank_domain_genes(planted, reference="lonely", groups=["0"])
 
 
 @pytest.mark.parametrize(
@@ -177,6 +185,12 @@ def test_small_and_lonely_domains_are_named(planted):
         ({"key_added": "mine"}, ValueError, "holds no ranking of genes"),
         ({"min_pct": 3}, ValueError, "min_pct=3"),
         ({"normalise": "maybe"}, ValueError, "normalise='maybe'"),
+        ({"groups": pd.NA}, TypeError, "groups=<NA> is a NAType"),
+        ({"reference": pd.NA, "spatial": False}, TypeError, "reference=<NA> is a NAType"),
+        ({"reference": 3}, TypeError, "reference=3 is a int"),
+        ({"key_added": "storm"}, ValueError, "key_added='storm' is reserved"),
+        ({"key_added": "spatial"}, ValueError, "key_added='spatial' is reserved"),
+        ({"key_added": "log1p"}, ValueError, "key_added='log1p' is reserved"),
     ],
 )
 def test_bad_input(planted, arguments, error, text):
@@ -229,3 +243,66 @@ def test_row_order_does_not_matter(planted):
         for adata in (planted, mixed)
     )
     pd.testing.assert_frame_equal(one, two)
+
+
+@pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
+def test_names_with_a_slash_are_stored(planted, tmp_path, suffix):
+    planted.obs["storm_domain"] = planted.obs["storm_domain"].cat.rename_categories(["a/b", "a_b", "c"])
+    storm.tl.adjacent_domains(planted)
+    storm.tl.rank_domain_genes(planted)
+    path = tmp_path / f"section{suffix}"
+    getattr(planted, "write_h5ad" if suffix == ".h5ad" else "write_zarr")(path)
+    back = (ad.read_h5ad if suffix == ".h5ad" else ad.read_zarr)(path)
+    frame = storm.get.rank_domain_genes(back, "a/b").set_index("names")
+    pd.testing.assert_frame_equal(storm.get.rank_domain_genes(back), storm.get.rank_domain_genes(planted))
+    own = (planted.obs["storm_domain"] == "a/b").to_numpy()
+    np.testing.assert_allclose(frame.loc[planted.var_names, "pts"], np.asarray((planted.X[own] > 0).mean(axis=0))[0])
+    references = back.uns["storm"]["rank_genes_groups"]["references"]
+    assert references.to_numpy().tolist() == [["a/b", "a_b"], ["a_b", "a/b"], ["a_b", "c"], ["c", "a_b"]]
+    assert "a_b against a/b, c" in storm.pl.volcano(back, "a_b").get_title()
+
+
+def test_a_ranking_of_scanpy_is_kept(planted):
+    import scanpy as sc
+
+    planted.X = planted.X.astype(np.float32)
+    sc.pp.log1p(planted)
+    sc.tl.rank_genes_groups(planted, "storm_domain", method="wilcoxon")
+    before = planted.uns["rank_genes_groups"]
+    with pytest.raises(ValueError, match="holds a ranking that scanpy wrote"):
+        storm.tl.rank_domain_genes(planted)
+    assert planted.uns["rank_genes_groups"] is before
+    storm.tl.rank_domain_genes(planted, key_added="beside")
+    storm.tl.rank_domain_genes(planted, "slide", key_added="beside")  # its own is replaced
+    assert planted.uns["storm"]["beside"]["key"] == "slide"
+
+
+def test_the_pitch_is_measured_once(planted, monkeypatch):
+    from storm.tl import _rank_domain_genes as module
+
+    calls = []
+    monkeypatch.setattr(module, "typical_pitch", lambda *places: calls.append(places) or 100.0)
+    storm.tl.rank_domain_genes(planted)
+    assert len(calls) == 1
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pydeseq2") is None, reason="needs pydeseq2")
+def test_pseudobulk_tests_the_genes_that_are_frequent_enough(planted):
+    counts = planted.X.toarray()
+    counts[:, 5] = 0
+    counts[::16, 5] = 5
+    planted.X = counts
+    storm.tl.rank_domain_genes(planted, test="pseudobulk", library_key="slide", groups=["1"], min_pct=0.2)
+    frame = storm.get.rank_domain_genes(planted).set_index("names")
+    assert frame["pvals"].index[frame["pvals"].isna()].tolist() == ["gene5"]
+    planted.X = counts * 0 + np.eye(192, 30, dtype=int)
+    with pytest.raises(ValueError, match="no gene is left to test: 0 of 30 have 10 counts or more"):
+        storm.tl.rank_domain_genes(planted, test="pseudobulk", library_key="slide", groups=["1"])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pydeseq2") is None, reason="needs pydeseq2")
+def test_control_probes_are_no_genes_whatever_the_scale(planted):
+    planted.var_names = ["NegControlProbe_00042", *planted.var_names[1:]]
+    with pytest.warns(UserWarning, match="1 control probes"):
+        storm.tl.rank_domain_genes(planted, test="pseudobulk", library_key="slide", groups=["1"], normalise=False)
+    assert "NegControlProbe_00042" not in set(storm.get.rank_domain_genes(planted)["names"])

@@ -70,7 +70,7 @@ def read_counts(
         msg = f"the table is empty: it holds {table.n_obs} observations × {table.n_vars} genes"
         raise ValueError(msg)
     stored, var, where = stored_matrix(table, layer)
-    gene = _genes(var)
+    gene = genes_of(var)
     names = var.index[gene]
     if not names.is_unique:
         twice = list(names[names.duplicated()].unique())
@@ -150,7 +150,7 @@ def _layers(table: AnnData) -> str:
     return f"layers {sorted(layer_names(table))}" if layer_names(table) else "no layers"
 
 
-def _genes(var: pd.DataFrame) -> np.ndarray:
+def genes_of(var: pd.DataFrame) -> np.ndarray:
     """Which features are genes, bool, shape (n_vars,); the others are counted in a warning."""
     column = next((name for name in _KIND_COLUMNS if name in var), None)
     kinds = None if column is None else var[column].to_numpy(dtype=object)

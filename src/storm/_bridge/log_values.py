@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from storm._bridge.counts import as_csr, read_counts, stored_matrix
+from storm._bridge.counts import as_csr, genes_of, read_counts, stored_matrix
 from storm.data.normalise import log_normalise
 
 if TYPE_CHECKING:
@@ -62,6 +62,9 @@ def read_log_values(
     if normalise is not True:
         values = as_csr(stored, where=where)
         if normalise is False or (values.data != np.rint(values.data)).any():
+            gene = genes_of(var)
+            if not gene.all():  # left out here as read_counts leaves them out
+                values, var = values[:, np.flatnonzero(gene)], var[gene]
             _check_log_scale(values.data, where=where)
             names = var.index.to_numpy(dtype=str)
             if len(set(names)) < len(names):

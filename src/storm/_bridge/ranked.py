@@ -12,7 +12,18 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 #: Entries of the ranking with a field per group, in the order of the columns.
-_COLUMNS = ("names", "scores", "logfoldchanges", "pvals", "pvals_adj", "auc", "p_spatial", "p_spatial_adj")
+_COLUMNS = (
+    "names",
+    "scores",
+    "logfoldchanges",
+    "pvals",
+    "pvals_adj",
+    "auc",
+    "p_spatial",
+    "p_spatial_adj",
+    "share",
+    "share_reference",
+)
 
 
 def ranked_genes(table: AnnData, key: str, group: str | None = None) -> pd.DataFrame:
@@ -49,7 +60,5 @@ def ranked_genes(table: AnnData, key: str, group: str | None = None) -> pd.DataF
     for name in groups if group is None else [group]:
         frame = pd.DataFrame({column: np.asarray(result[column][name]) for column in _COLUMNS})
         frame.insert(0, "group", name)
-        for column, entry in (("pts", "pts"), ("pts_reference", "pts_rest")):
-            frame[column] = result[entry][name].reindex(frame["names"]).to_numpy()
-        frames.append(frame)
+        frames.append(frame.rename(columns={"share": "pts", "share_reference": "pts_reference"}))
     return pd.concat(frames, ignore_index=True)

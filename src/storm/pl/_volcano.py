@@ -140,10 +140,13 @@ def volcano(
         down = np.flatnonzero(called & (fold < 0))[::-1][:n_genes]
         named = [*up, *down]
     _name_points(ax, [(x[i], height[i], names[i]) for i in named])
-    references = table.uns.get(_keys.UNS, {}).get(key_added, {}).get("references", {}).get(group.replace("/", "_"), [])
-    against = ", ".join(map(str, references)) or "the others"
+    references = table.uns.get(_keys.UNS, {}).get(key_added, {}).get("references")
+    against = [] if references is None else references.loc[references["group"] == group, "reference"].astype(str)
     ax.set(xlabel="log2 fold change", ylabel=f"−log10 p ({_AXIS[p]})", xlim=(-1.08 * edge, 1.08 * edge))
-    ax.set_title("\n".join(wrap(f"{group} against {against}", 50)) if title is None else title, fontsize=9)
+    ax.set_title(
+        "\n".join(wrap(f"{group} against {', '.join(against) or 'the others'}", 50)) if title is None else title,
+        fontsize=9,
+    )
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -15,7 +15,7 @@ from storm._bridge.keys import Keys
 from storm._bridge.log_values import read_log_values
 from storm._bridge.placed import Labels, Places, read_labels, read_sections
 from storm._bridge.workspace import open_workspace
-from storm._bridge.write import write_results
+from storm._bridge.write import check_record_added, write_results
 from storm._checks import check_between, check_choice, check_extra, check_new_key, check_whole
 from storm.biology.contacts import count_contacts
 from storm.biology.contrasts import Contrast, contrast
@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 
 #: Spots of a domain and of its reference that a test needs.
 _LEAST_ROWS = 2
+#: Entries of ``uns`` that mean something to others, or to STORM.
+_RESERVED = (_keys.UNS, _keys.CHECK, "spatial", "spatialdata_attrs", "log1p")
+
+#: The name that its records bear.
+_NAME = "storm.tl.rank_domain_genes"
 
 
 def rank_domain_genes(
@@ -88,8 +93,8 @@ def rank_domain_genes(
         and side, tested by PyDESeq2 with the design ``~ section + side``, for at least three sections that have ten
         spots of either side.
     min_pct
-        Share of the spots, of the domain or of the reference, in which a gene that is tested was seen at least; other
-        genes get NaN.
+        Share of the spots, of the domain or of the reference, in which a gene that is tested was seen at least. Other
+        genes, and always those that neither side has, get NaN: they were not tested.
     spatial
         Whether to compute ``p_spatial``, which needs places.
     library_key, table_key, shapes_key, coordinate_system
@@ -99,7 +104,8 @@ def rank_domain_genes(
     seed
         Random seed of the pairs of spots from which the autocorrelation of a large section is estimated.
     key_added
-        Key of the result in ``uns``, by default the one that scanpy's functions read.
+        Key of the result in ``uns``, by default the one that scanpy's functions read. A ranking of this function is
+        replaced, one of scanpy is not.
     copy
         Return a changed copy and leave ``data`` alone.
 
@@ -107,21 +113,25 @@ def rank_domain_genes(
     -------
     SpatialData or AnnData or None
         The copy if ``copy``, else ``None``; the table gets ``uns[key_added]`` with scanpy's entries (``names``,
-        ``scores``, ``logfoldchanges``, ``pvals``, ``pvals_adj``, by falling score; ``pts``, ``pts_rest``) and
+        ``scores``, ``logfoldchanges``, ``pvals``, ``pvals_adj``, by falling score; ``pts``, ``pts_rest``, unless the
+        name of a domain has a ``"/"``, which no column of a stored frame may have) and
 
         - ``auc``: probability that a spot of the domain has a higher value than one of the reference,
         - ``p_spatial``, ``p_spatial_adj``: the spatial test, and its Benjamini-Hochberg rate,
+        - ``share``, ``share_reference``: the shares of ``pts`` and ``pts_rest``, in the order of the scores,
 
-        and ``uns["storm"][key_added]`` with parameters and the reference of each domain. A table of one row per gene
-        comes from :func:`storm.get.rank_domain_genes`.
+        and ``uns["storm"][key_added]`` with parameters and ``references``, a data frame of the domains that each is
+        compared with. A table of one row per gene comes from :func:`storm.get.rank_domain_genes`.
 
     Raises
     ------
     KeyError
         If there is no such column, layer or element.
     ValueError
-        If there is nothing to compare, a name is not a domain, values are neither counts nor on a log scale, or
-        sections are too few for ``"pseudobulk"``.
+        If there is nothing to compare, a name is not a domain, values are neither counts nor on a log scale, sections
+        are too few for ``"pseudobulk"``, or ``key_added`` is taken by something else.
+    TypeError
+        If ``groups`` or ``reference`` is neither text nor a list of it.
     ImportError
         If PyDESeq2 is not installed for ``test="pseudobulk"``.
     """
@@ -130,32 +140,29 @@ def rank_domain_genes(
     check_between(min_share, name="min_share", low=0, high=1)
     check_whole(min_edges, name="min_edges")
     check_whole(seed, name="seed", least=0)
-    check_new_key(key_added)
+    check_new_key(key_added, reserved=_RESERVED)
     if test == "pseudobulk":
         check_extra("pydeseq2", extra="pseudobulk", purpose='test="pseudobulk"')
     keys = Keys(table_key=table_key, shapes_key=shapes_key, coordinate_system=coordinate_system, layer=layer)
     work = open_workspace(data, keys, image=False, copy=copy)
     table = work.table
     _check_replaceable(table.uns, key_added)
+    check_record_added(table, key_added, made_by=_NAME)
     labels = read_labels(table, key, least=2)
     wanted = _names(groups, labels, name="groups")
-    needs_places = spatial or reference == "adjacent" or test == "pseudobulk"
+    kind = reference if isinstance(reference, str) else "named"
+    needs_places = spatial or kind == "adjacent" or test == "pseudobulk"
     places = read_sections(data, keys, library_key=library_key) if needs_places else None
     against = _references(reference, wanted, labels, places, min_share=min_share, min_edges=min_edges)
-    sides = _sides(wanted, against, labels)
+    sides = _sides(wanted, against, labels, whole=kind == "rest")
     values, genes, normalised = read_log_values(table, layer, normalise=normalise)
 
     contrasts = {}
+    pitch = float("nan") if places is None else typical_pitch(places.centres, places.sections)
     for name, (rows, domain) in sides.items():
         bins = None
         if spatial and test == "wilcoxon" and places is not None:
-            bins = distance_bins(
-                places.centres[rows],
-                domain,
-                pitch=typical_pitch(places.centres, places.sections),
-                sections=places.sections[rows],
-                seed=seed,
-            )
+            bins = distance_bins(places.centres[rows], domain, pitch=pitch, sections=places.sections[rows], seed=seed)
         contrasts[name] = contrast(values[rows], domain, bins=bins, min_pct=min_pct)
     paired: dict[str, PairedTest] = {}
     if test == "pseudobulk":
@@ -163,12 +170,15 @@ def rank_domain_genes(
         del values
         counts, counted = read_counts(table, layer)
         assert (counted == genes).all()  # both read the same matrix
-        paired = {name: _paired(counts[rows], domain, places, rows, name) for name, (rows, domain) in sides.items()}
+        paired = {
+            name: _paired(counts[rows], domain, places, rows, name, tested=np.isfinite(contrasts[name].z))
+            for name, (rows, domain) in sides.items()
+        }
 
     result = _as_scanpy(contrasts, paired, genes)
     result["params"] = {
         "groupby": key,
-        "reference": reference if isinstance(reference, str) else ", ".join(reference),
+        "reference": reference if isinstance(reference, str) else ", ".join(map(str, reference)),
         "method": test,
         "use_raw": False,
         "layer": layer,
@@ -176,9 +186,12 @@ def rank_domain_genes(
     }
     facts = {
         "storm_version": __version__,
+        _keys.MADE_BY: _NAME,
         "key": key,
         "test": test,
-        "references": {name.replace("/", "_"): against[name] for name in contrasts},
+        "references": pd.DataFrame(
+            [(name, other) for name in contrasts for other in against[name]], columns=["group", "reference"]
+        ),
         "normalised": normalised,
         "min_pct": min_pct,
         "spatial": spatial and test == "wilcoxon",
@@ -186,24 +199,33 @@ def rank_domain_genes(
         "seed": seed,
     }
     if paired:
-        facts["n_sections"] = {name.replace("/", "_"): len(one.sections) for name, one in paired.items()}
+        facts["n_sections"] = [len(one.sections) for one in paired.values()]  # in the order of the domains
     write_results(table, uns={key_added: facts})
     table.uns[key_added] = result
     return work.owner if copy else None
 
 
 def _check_replaceable(uns: Mapping[str, Any], key_added: str) -> None:
-    """Raise if the key holds something else than a ranking of genes, which a new one replaces as it does in scanpy."""
+    """Raise if the key holds something else than a ranking of this function, which a new one replaces."""
     old = uns.get(key_added)
-    if old is not None and not (isinstance(old, Mapping) and {"params", "names"} <= set(old)):
-        msg = f"key_added={key_added!r}: uns[{key_added!r}] exists and holds no ranking of genes; choose another"
-        raise ValueError(msg)
+    entries = set(old) if isinstance(old, Mapping) else set()
+    if old is None or {"params", "names", "auc"} <= entries:
+        return
+    holds = "a ranking that scanpy wrote" if {"params", "names"} <= entries else "no ranking of genes"
+    msg = (
+        f"key_added={key_added!r}: uns[{key_added!r}] exists and holds {holds}; choose another key_added, or remove "
+        f"that entry first"
+    )
+    raise ValueError(msg)
 
 
 def _names(given: str | Sequence[str], labels: Labels, *, name: str) -> list[str]:
     """Names of domains as a list; raise if one is none."""
     if isinstance(given, str) and given == "all" and name == "groups":
         return list(labels.names)
+    if not isinstance(given, Iterable):
+        msg = f"{name}={given!r} is a {type(given).__name__}; give the name of a domain as text, or a list of names"
+        raise TypeError(msg)
     names = [given] if isinstance(given, str) else [str(one) for one in given]
     if not names or (unknown := [one for one in names if one not in labels.names]):
         listed = ", ".join(map(repr, unknown)) if names else "nothing"
@@ -235,31 +257,38 @@ def _references(
 
 
 def _sides(
-    groups: list[str], against: Mapping[str, list[str]], labels: Labels
+    groups: list[str], against: Mapping[str, list[str]], labels: Labels, *, whole: bool
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Rows of each comparison, and which of them are the domain's; domains that cannot be compared are warned of."""
-    sides, left_out = {}, []
+    """Rows of each comparison, and which of them are the domain's; domains that cannot be compared are warned of.
+
+    ``whole`` says that the reference of each is all the rest already.
+    """
+    sides, left_out, larger = {}, [], False
     for group in groups:
         number = labels.names.index(group)
         others = [labels.names.index(name) for name in against[group]]
         rows = np.flatnonzero((labels.codes == number) | np.isin(labels.codes, others))
         domain = labels.codes[rows] == number
-        if not others:
-            left_out.append(f"{group!r} has no domain to be compared with")
-        elif min(domain.sum(), (~domain).sum()) < _LEAST_ROWS:
-            side = "" if domain.sum() < _LEAST_ROWS else "the reference of "
-            left_out.append(f"{side}{group!r} has fewer than {_LEAST_ROWS} spots")
+        if domain.sum() < _LEAST_ROWS:
+            left_out.append(f"{group!r} has fewer than {_LEAST_ROWS} spots")
+        elif (~domain).sum() < _LEAST_ROWS:
+            reason = f"a reference of fewer than {_LEAST_ROWS} spots" if others else "no domain to be compared with"
+            left_out.append(f"{group!r} has {reason}")
+            larger = not whole  # then more of the other domains would do
         else:
             sides[group] = (rows, domain)
     if not sides:
-        msg = f"no domain can be tested: {'; '.join(left_out)}; give reference='rest', or other domains"
+        rest = ", or give reference='rest'" if larger else ""
+        msg = f"no domain can be tested: {'; '.join(left_out)}; name larger domains, or others{rest}"
         raise ValueError(msg)
     if left_out:
         warnings.warn(f"not tested: {'; '.join(left_out)}", UserWarning, stacklevel=3)
     return sides
 
 
-def _paired(counts: csr_matrix, domain: np.ndarray, places: Places, rows: np.ndarray, name: str) -> PairedTest:
+def _paired(
+    counts: csr_matrix, domain: np.ndarray, places: Places, rows: np.ndarray, name: str, *, tested: np.ndarray
+) -> PairedTest:
     sections = places.sections[rows]
     used = usable_sections(sections, domain)
     if len(used) < LEAST_SECTIONS:
@@ -275,7 +304,7 @@ def _paired(counts: csr_matrix, domain: np.ndarray, places: Places, rows: np.nda
             f"use test='wilcoxon'"
         )
         raise ValueError(msg)
-    return paired_test(counts, domain, sections)
+    return paired_test(counts, domain, sections, genes=tested)
 
 
 def _as_scanpy(
@@ -295,6 +324,8 @@ def _as_scanpy(
             "auc": one.auc,
             "p_spatial": one.p_spatial,
             "p_spatial_adj": one.p_spatial_adjusted,
+            "share": one.pts,
+            "share_reference": one.pts_reference,
         }
         for entry, values in entries.items():
             columns.setdefault(entry, {})[name] = values[order]
@@ -305,6 +336,8 @@ def _as_scanpy(
         for name, values in by_name.items():
             records[name] = values
         result[entry] = records.view(np.recarray)
+    if any("/" in name for name in contrasts):  # then no column can have the name
+        return result
     index = pd.Index(genes)
     result["pts"] = pd.DataFrame({name: one.pts for name, one in contrasts.items()}, index=index)
     result["pts_rest"] = pd.DataFrame({name: one.pts_reference for name, one in contrasts.items()}, index=index)

@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import spatialdata
+import torch
 from scipy.spatial import cKDTree
 from sklearn.decomposition import PCA
 
 import storm
-from storm.benchmark import _components, _graph_attention
+from storm.benchmark import _components, _graph_attention, _graph_convolution
 from storm.benchmark._components import aggregated, neighbour_augmented
 from storm.benchmark._section import CountedSection
 from storm.benchmark._summary import SCORES
@@ -261,6 +262,68 @@ def test_graph_attention_learns_and_is_reproducible(section, monkeypatch):
     ]
     assert found[0] == found[1]
     assert found[0] > 0.7
+
+
+@pytest.mark.parametrize("lattice", [True, False])
+def test_weights_of_the_graph_convolution_add_up_to_a_half(lattice):
+    """Gaussian weights of one width, of which the others of a spot get half of its own on average."""
+    rng = np.random.default_rng(0)
+    centres = counted().centres if lattice else np.vstack([rng.normal(size=(150, 2)), rng.normal(size=(50, 2)) + 40])
+    weights = _graph_convolution.graph_weights(centres, 1.0).toarray()
+    assert (np.diagonal(weights) == 1).all()
+    assert (weights.sum() - len(weights)) / len(weights) == pytest.approx(0.5, abs=1e-5)
+    squared = np.square(centres[:, None] - centres[None]).sum(axis=-1)
+    near = (weights > 1e-6) & (weights < 1)
+    width = np.sqrt(-squared[near] / (2 * np.log(weights[near])))
+    np.testing.assert_allclose(width, width[0], rtol=1e-4)
+    assert (np.exp(-squared[weights == 0] / (2 * width[0] ** 2)) < 1e-8).all()
+
+
+def test_graph_convolution_sums_components_and_needs_places():
+    section = counted()
+    components = PCA(30, random_state=0).fit_transform(section.values)
+    want = _graph_convolution.graph_weights(section.centres, 1.0).toarray() @ components
+    np.testing.assert_allclose(_graph_convolution.convolved(section), want, atol=1e-5)
+    with pytest.raises(ValueError, match="all spots lie in one place"):
+        _graph_convolution.convolved(replace(section, centres=np.zeros_like(section.centres)))
+
+
+def test_graph_convolution_finds_stripes_if_the_others_weigh_enough(section, monkeypatch):
+    """Half a spot's own weight, the method's, leaves the noise of so weak a signal; six times it does not."""
+    scores = []
+    for others in (0.5, 6.0):
+        monkeypatch.setattr(_graph_convolution, "_OTHERS", others)
+        found = storm.benchmark.domains(section, ["graph_convolution"], truth="truth", seeds=[0, 1])
+        scores.append(found["ari"].mean())
+    assert scores[1] > 0.7 > scores[0]
+
+
+def test_shares_and_their_target_by_their_definition():
+    embedded, centres = torch.tensor([[0.0, 0], [3, 4], [1, 0]]), torch.tensor([[0.0, 0], [3, 0]])
+    near = np.array([[1, 1 / 10], [1 / 26, 1 / 17], [1 / 2, 1 / 5]])
+    shares = near / near.sum(axis=1, keepdims=True)
+    found = _graph_convolution.student_shares(embedded, centres)
+    np.testing.assert_allclose(found, shares, rtol=1e-5)
+    squared = shares**2 / shares.sum(axis=0)
+    np.testing.assert_allclose(
+        _graph_convolution.sharpened(found), squared / squared.sum(axis=1, keepdims=True), rtol=1e-5
+    )
+
+
+def test_embedded_clustering_finds_groups_and_is_reproducible():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(3, size=120)
+    values = 8 * np.eye(5)[truth] + rng.normal(size=(120, 5))
+    values[7] = np.nan
+    known = np.isfinite(values).all(axis=1)
+    state = torch.get_rng_state()
+    codes = _graph_convolution.embedded_clustering(values, known, 3, 0)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert codes[7] == -1
+    assert storm.metrics.ari(truth[known], codes[known]) == 1
+    assert (codes == _graph_convolution.embedded_clustering(values, known, 3, 0)).all()
+    with pytest.raises(ValueError, match="n_domains=200 is more than the 119 rows"):
+        _graph_convolution.embedded_clustering(values, known, 200, 0)
 
 
 def test_summary_counts_a_section_once(table):

@@ -54,9 +54,9 @@ def domains(
     """Compare methods for spatial domains on annotated sections.
 
     Every method sees a section by itself and never its labels. Its representation is clustered by k-means with ten
-    starts, as :func:`storm.tl.domains` does (``"aggregated_mixture"`` by a Gaussian mixture), once for each number of
-    domains and seed. Rows without a label take part in the clustering and are left out of the agreement. Nothing is
-    written into the sections.
+    starts, as :func:`storm.tl.domains` does (``"aggregated_mixture"`` by a Gaussian mixture, ``"graph_convolution"`` by
+    deep embedded clustering), once for each number of domains and seed. Rows without a label take part in the
+    clustering and are left out of the agreement. Nothing is written into the sections.
 
     Parameters
     ----------

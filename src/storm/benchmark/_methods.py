@@ -43,6 +43,18 @@ def _graph_attention(section: CountedSection) -> np.ndarray:
     return graph_attention(section)
 
 
+def _graph_convolution(section: CountedSection) -> np.ndarray:
+    from storm.benchmark._graph_convolution import convolved
+
+    return convolved(section)
+
+
+def _embedded_clustering(values: np.ndarray, known: np.ndarray, k: int, seed: int) -> np.ndarray:
+    from storm.benchmark._graph_convolution import embedded_clustering
+
+    return embedded_clustering(values, known, k, seed)
+
+
 @dataclass(frozen=True)
 class Comparator:
     """A method that is made of a section's counts and places.
@@ -68,6 +80,7 @@ COMPARATORS: dict[str, Comparator] = {
     "neighbour_augmented_0.8": Comparator(partial(neighbour_augmented, weight=0.8)),
     "aggregated": Comparator(aggregated),
     "aggregated_mixture": Comparator(aggregated, mixture),
+    "graph_convolution": Comparator(_graph_convolution, _embedded_clustering),
     "graph_attention": Comparator(_graph_attention),
 }
 

@@ -7,6 +7,9 @@
 - each section of C by a head that was trained on the other four: another section of a known patient;
 - B4 by a head of all five, and the five by a head of B4: another patient, which is not promised;
 - the same with some spots of B4 measured (ten random choices): its other spots;
+- with both patients in the training, and the head chosen by what holds for either (``groups=``): each section of C by a
+  head of B4 and the other four, and each half of B4 (along x, with a gap of two spots) by a head of C and its other
+  half;
 - tiles of each of these, and of a mouse's olfactory bulb, against the tiles of C.
 
 Coverage is of spots × genes at a nominal 90 %, for the depth of each spot (rounded to the depths of the table), beside
@@ -38,8 +41,8 @@ def load(name: str, data: Path):
     return sdata
 
 
-def judge(head, flat, sdata) -> dict:
-    """Coverage, width and correlation on a section."""
+def judge(head, flat, sdata, rows=slice(None)) -> dict:
+    """Coverage, width and correlation on a section, or some of its spots."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         storm.tl.predict_expression(sdata, head=head, keep="all", to="table", device="cpu")
@@ -47,9 +50,9 @@ def judge(head, flat, sdata) -> dict:
     spots = read_spots(sdata, image=False)
     columns = {name: i for i, name in enumerate(spots.genes)}
     known = [g for g in table.var_names if g in columns]
-    truth = log_normalise(spots.counts)[:, [columns[g] for g in known]].toarray()
-    pred = table[:, known].to_df().to_numpy()
-    depth = np.asarray(spots.counts.sum(axis=1)).ravel()
+    truth = log_normalise(spots.counts)[:, [columns[g] for g in known]].toarray()[rows]
+    pred = table[:, known].to_df().to_numpy()[rows]
+    depth = np.asarray(spots.counts.sum(axis=1)).ravel()[rows]
     at = [head.genes.index(g) for g in known]
     limits = [np.stack([head.intervals.at(d)[side][at] for d in depth]) for side in (0, 1)]
     lower, upper = np.maximum(pred + limits[0], 0), np.maximum(pred + limits[1], 0)
@@ -104,6 +107,29 @@ def fit(sections: list, n_genes: int):
     return head, flat_interval(head, sections) if len(sections) > 1 else None
 
 
+def two_patients(sections: dict, n_genes: int) -> dict:
+    """Heads of both patients, chosen by the rule for several, on what they were not trained on; beside heads of C."""
+    rows = {}
+
+    def both(label: str, names: list, sdata, test=slice(None), masks=None) -> None:
+        parts, patients = [sections[n] for n in names], [n[0] for n in names]
+        head = storm.tl.fit_expression(parts, n_genes=n_genes, groups=patients, train=masks, device="cpu")
+        own = storm.tl.fit_expression(parts[: -len(OTHER)], list(head.genes), device="cpu")
+        for of, one in (("C and B4", head), ("C", own)):
+            chosen = {key: one.notes["config"][key] for key in ("penalty", "scale")}
+            rows[f"{label} (rest of {of})"] = judge(one, None, sdata, test) | chosen
+
+    for name in PATIENT_C:
+        both(name, [*(n for n in PATIENT_C if n != name), *OTHER], sections[name])
+    x = read_spots(sections["B4"], image=False).centres[:, 0]
+    middle, gap = np.median(x), 2 * 200.0
+    names = [*PATIENT_C, *OTHER]
+    for side, train, test in (("right", x < middle - gap, x >= middle), ("left", x > middle + gap, x <= middle)):
+        masks = [np.ones(sections[n].tables["table"].n_obs, dtype=bool) for n in PATIENT_C] + [train]
+        both(f"B4, {side} half", names, sections["B4"], np.flatnonzero(test), masks)
+    return rows
+
+
 def flat_interval(head, sections: list) -> tuple[np.ndarray, np.ndarray]:
     """Signed quantiles of the errors as they are: what a table by depth replaces."""
     errors = []
@@ -141,6 +167,7 @@ def main() -> None:
         rows[f"{name} (B4)"] = judge(*other, sections[name])
     for k in (20, 40, 80):
         rows[f"B4 (C, {k} spots of B4)"] = recalibrated(whole, sections["B4"], k)
+    rows |= two_patients(sections, args.genes)
     bulb = sections["rep11"]
     raw = np.asarray(bulb.tables["table"].obsm["X_stain-texture"])
     rows["bulb rep11, tiles only (C)"] = {"unusual": float((whole.novelty.p(raw) <= 0.05).mean())}

@@ -4,6 +4,7 @@
     python benchmarks/scaling.py --like visium_hd --n 700000 --steps open check windows embed domains predict
     python benchmarks/scaling.py --like xenium --n 500000 --steps open check windows embed domains predict
     python benchmarks/scaling.py --like visium_hd --n 700000 --model storm-mini --modality st --steps open own embed
+    python benchmarks/scaling.py --n 1000000 --steps open predict --head-genes 5000 --stream
 
 A drawn section is written as a SpatialData zarr and opened again: an H&E (a drawn piece, repeated) in chunks with a
 pyramid, outlines, a table whose expression follows eight planted tissues.
@@ -13,6 +14,9 @@ pyramid, outlines, a table whose expression follows eight planted tissues.
 ``visium_hd``  bins of 8 µm (squares) with 18,000 genes, of which about 150 are seen in each; 0.2738 µm per pixel
 ``xenium``     cells (octagons) 10 µm apart with 5,000 genes, of which about 150 are seen in each; 0.2738 µm per pixel
 =============  =====================================================================================================
+
+With ``--stream``, the predicted genes are written to a store of their own, block by block, and read from it again: one
+gene of all cells, and ten thousand cells. ``--head-genes`` widens the head by repeating its genes.
 
 ``--model tiny`` is the smallest model with a tile encoder that costs next to nothing, so that reading, gathering and
 writing show. Each section runs in a process of its own. Memory is anonymous memory (`RssAnon`: what the process needs,
@@ -190,6 +194,35 @@ class Peak:
         }  # fmt: skip
 
 
+def widened(head: Any, n_genes: int) -> Any:
+    """The head with its genes repeated, under other names, until there are so many."""
+    from dataclasses import replace
+
+    import numpy as np
+
+    from storm.model.heads import ExpressionMLP
+
+    take = np.arange(n_genes) % len(head.genes)
+    layer = head.module.hidden[0]
+    wide = ExpressionMLP(layer.in_features, n_genes, hidden=layer.out_features)
+    genewise = {"offset", "linear.weight", "linear.bias", "hidden.3.weight", "hidden.3.bias"}
+    wide.load_state_dict({k: v[take] if k in genewise else v for k, v in head.module.state_dict().items()})
+    genes = tuple(f"{head.genes[i]}.{k}" for k, i in enumerate(take))
+    reliability = np.abs(head.reliability[take])
+    return replace(head, genes=genes, reliability=reliability, reliability_min=None, intervals=None, module=wide.eval())
+
+
+def read_back(path: Path) -> None:
+    """One gene of all cells, and all genes of ten thousand cells."""
+    import anndata as ad
+    import numpy as np
+
+    table = ad.experimental.read_lazy(path)
+    for part in (table[:, 7], table[500:10_500]):
+        if not np.isfinite(np.asarray(part.X)).all():
+            raise ValueError(path)
+
+
 def models(name: str, genes: Any) -> tuple[Any, Any]:
     """The model, and a head where it brings none."""
     import torch
@@ -227,6 +260,9 @@ def measure(path: Path, args: argparse.Namespace) -> dict[str, Any]:
         model, head = storm.load_model(args.model), None
     imports = memory_mb("RssAnon"), memory_mb("VmRSS")
     how = {"model": model, "field": args.field}
+    if args.head_genes is not None:
+        head = widened(model.head if head is None else head, args.head_genes)
+    out_path = path.with_name("genes.zarr") if args.stream else None
 
     def windows() -> None:
         make_windows(read_spots(sdata, image=False, table=False).centres)
@@ -241,7 +277,8 @@ def measure(path: Path, args: argparse.Namespace) -> dict[str, Any]:
         "windows": windows,
         "embed": lambda: storm.tl.embed(sdata, modality=args.modality, readout=args.readout, **how),
         "domains": lambda: storm.tl.domains(sdata, 7),
-        "predict": lambda: storm.tl.predict_expression(sdata, head=head, **how),
+        "predict": lambda: storm.tl.predict_expression(sdata, head=head, out=out_path, **how),
+        "read": lambda: read_back(out_path),
     }
     out: dict[str, Any] = {"steps": {}}
     with Peak(imports) as peak:
@@ -249,7 +286,7 @@ def measure(path: Path, args: argparse.Namespace) -> dict[str, Any]:
     out["steps"]["open"] = peak.report()
     table = sdata.tables["table"]
     out |= {"n": table.n_obs, "genes": table.n_vars, "nonzeros": int(table.X.nnz / table.n_obs)}
-    for name in args.steps:
+    for name in [*args.steps, *(["read"] if args.stream else [])]:
         if name == "open":
             continue
         step = own() if name == "own" else runs[name]
@@ -278,6 +315,8 @@ def main() -> None:
     parser.add_argument("--modality", default="auto", choices=["auto", "both", "he", "st"])
     parser.add_argument("--readout", default="section")
     parser.add_argument("--field", default="exact", choices=["exact", "dense"])
+    parser.add_argument("--head-genes", type=int)
+    parser.add_argument("--stream", action="store_true")
     parser.add_argument("--keep", type=Path, help="folder where sections are kept for the next run")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_matrix, random_array
 
+from storm.data import rows as storm_rows
 from storm.data.windows import make_windows
 from storm.model import build_storm
 from storm.model.heads import expression_loss
@@ -21,7 +24,7 @@ from storm.pretraining.held_out import evaluate, hold_out, mean_predictor
 from storm.pretraining.losses import gaussian_nll, negative_binomial_nll
 from storm.pretraining.objective import Masking, masked_loss
 from storm.pretraining.optimise import make_optimiser, make_schedule
-from storm.pretraining.ridge import PENALTIES, RidgePath
+from storm.pretraining.ridge import PENALTIES, HeldOut, RidgePath
 from storm.pretraining.sections import SectionTensors, TrainingSection
 
 
@@ -196,7 +199,6 @@ def test_head_learns_a_planted_map_and_is_reproducible():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(600, 10)).astype(np.float32)
     y = (x @ rng.normal(size=(10, 6)) + 3).astype(np.float32)
-    y[:50, 2] = np.nan
     head = fit_head(x[:500], y[:500], HeadConfig(penalty=1.0, epochs=60, lr=5e-3, dropout=0.2))
     with torch.no_grad():
         found = head(torch.from_numpy(x[500:])).numpy()
@@ -213,9 +215,39 @@ def test_ridge_weights_are_those_of_the_normal_equations():
     wanted = np.linalg.solve(z.T @ z + 0.3 * 40 * np.eye(6), z.T @ (y - y.mean(axis=0)))
     np.testing.assert_allclose(path.weights(0.3), wanted, atol=1e-10)
     head = fit_head(x, y, HeadConfig(penalty=0.3, epochs=0))
-    np.testing.assert_allclose(apply_head(head, x.astype(np.float32)), path.predict(x, 0.3), atol=1e-5)
+    np.testing.assert_allclose(apply_head(head, x.astype(np.float32)), path.predict(x, path.weights(0.3)), atol=1e-5)
     with pytest.raises(ValueError, match="penalty=None"):
         fit_head(x, y, HeadConfig())
+
+
+def test_held_out_errors_need_no_predictions():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(2, 3, size=(60, 6)), rng.poisson(0.5, size=(60, 9)).astype(np.float32)
+    path = RidgePath.fit(x[:40], csr_matrix(y[:40]))
+    np.testing.assert_allclose(path.weights(0.3), RidgePath.fit(x[:40], y[:40]).weights(0.3))
+    for rows in (slice(40, 60), slice(40, 44)):  # more spots than features, and fewer
+        held, weights = HeldOut(path, x[rows], csr_matrix(y[rows])), path.weights(0.3)
+        assert held.total == pytest.approx(np.square(y[rows] - path.offset).sum())
+        along, own = held.moments(weights)
+        for scale in (0.5, 1.0, 2.0):
+            wanted = np.square(y[rows] - path.predict(x[rows], scale * weights)).sum()
+            assert held.total * (1 - 2 * scale * along + scale**2 * own) == pytest.approx(wanted)
+
+
+def test_a_whole_transcriptome_is_never_dense(monkeypatch):
+    rng = np.random.default_rng(0)
+    n, n_genes = 600, 20_000
+    x = rng.normal(size=(n, 8)).astype(np.float32)
+    y = random_array((n, n_genes), density=0.01, rng=rng, format="csr", dtype=np.float32)
+    folds = [(np.delete(np.arange(n), part), part) for part in np.array_split(np.arange(n), 3)]
+    monkeypatch.setattr(storm_rows, "_IN_MEMORY", 0)
+    tracemalloc.start()
+    chosen, found = choose_head(x, csr_matrix(y), folds, HeadConfig(epochs=0))
+    fit_head(x, csr_matrix(y), chosen)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert isinstance(found, np.memmap)
+    assert peak < 0.7 * n * n_genes * 8
 
 
 def test_a_head_is_as_bold_as_held_out_spots_allow():
@@ -226,7 +258,8 @@ def test_a_head_is_as_bold_as_held_out_spots_allow():
     clear, penalties = x @ weights, {}
     for name, y in {"clear": clear, "noisy": clear + 12 * noise, "nothing": noise}.items():
         chosen, found = choose_head(x, y, folds, HeadConfig(keep=1, epochs=0))
-        assert [values.shape for values in found] == [(100, 5)] * 4
+        assert found.shape == (400, 5)
+        assert np.isfinite(found).all()
         penalties[name] = chosen.penalty
     assert penalties["clear"] == min(PENALTIES) < penalties["noisy"] < penalties["nothing"]
     careful, _ = choose_head(x, clear + 12 * noise, folds, HeadConfig(keep=0.7, epochs=0))
@@ -235,8 +268,7 @@ def test_a_head_is_as_bold_as_held_out_spots_allow():
     crossed = np.tanh(x[:, :5]) * np.sign(x[:, 5:10]) * 3
     bold, found = choose_head(x, crossed, folds, HeadConfig(lr=2e-2, dropout=0.0, hidden=128, weight_decay=0.0))
     assert bold.epochs == 10
-    held_out = np.concatenate([part for _, part in folds])
-    assert np.corrcoef(np.concatenate(found).ravel(), crossed[held_out].ravel())[0, 1] > 0.3
+    assert np.corrcoef(found.ravel(), crossed.ravel())[0, 1] > 0.3
     given, _ = choose_head(x, clear, folds, HeadConfig(penalty=5.0, epochs=1))
     assert (given.penalty, given.epochs) == (5.0, 1)
 
@@ -251,7 +283,7 @@ def test_with_patients_the_head_is_the_best_on_them_at_its_own_scale():
     folds = [(np.flatnonzero(patient != k), np.flatnonzero(patient == k)) for k in (0, 1)]
 
     def error(found):
-        return np.mean([np.square(y[test] - values).sum() for (_, test), values in zip(folds, found, strict=True)])
+        return np.square(y - found).sum()
 
     sections, cautious = choose_head(x, y, folds, HeadConfig(epochs=0))
     patients, best = choose_head(x, y, folds, HeadConfig(epochs=0), patients=True)
@@ -260,12 +292,11 @@ def test_with_patients_the_head_is_the_best_on_them_at_its_own_scale():
     assert patients.scale != 1
     assert error(best) < error(cautious)
     # No factor on the chosen predictions is better, and the trained head carries it.
-    assert all(
-        error(best) <= error([y[a].mean(0) + k * (v - y[a].mean(0)) for (a, _), v in zip(folds, best, strict=True)])
-        for k in (0.9, 1.1)
-    )
+    means = np.concatenate([np.tile(y[train].mean(axis=0), (200, 1)) for train, _ in folds])
+    assert all(error(best) <= error(means + k * (best - means)) for k in (0.9, 1.1))
     head = fit_head(x, y, patients)
-    wanted = RidgePath.fit(x, y).predict(x, patients.penalty, scale=patients.scale)
+    path = RidgePath.fit(x, y)
+    wanted = path.predict(x, patients.scale * path.weights(patients.penalty))
     np.testing.assert_allclose(apply_head(head, x), wanted, atol=1e-4)
     asked, _ = choose_head(x, y, folds, HeadConfig(epochs=0, penalty=1.0), patients=True)
     assert (asked.penalty, asked.scale) == (1.0, 1.0)

@@ -129,6 +129,16 @@ def test_a_prediction_that_is_the_only_table_is_a_table(toy, tiny_model, head):
     assert select_table(toy)[0] == "table_mine"
 
 
+def test_all_genes_are_those_with_counts(toy, tiny_model):
+    table = toy.tables["table"]
+    silent = table.var_names[3]
+    table.X = table.X.multiply(np.arange(table.n_vars) != 3).tocsr()
+    head = storm.tl.fit_expression(toy, "all", model=tiny_model, config=LINEAR, conformal=False)
+    assert list(head.genes) == [name for name in table.var_names if name != silent]
+    named = storm.tl.fit_expression(toy, list(head.genes), model=tiny_model, config=LINEAR, conformal=False)
+    np.testing.assert_array_equal(named.module.linear.weight, head.module.linear.weight)
+
+
 def test_image_only(toy, tiny_model, head):
     alone = SpatialData(images=dict(toy.images))
     storm.tl.predict_expression(alone, head.genes[:7], model=tiny_model, head=head)

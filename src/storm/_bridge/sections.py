@@ -20,6 +20,7 @@ from storm._bridge.select import records_of
 from storm._bridge.selection import Selection, select
 from storm._bridge.workspace import Workspace, write_all
 from storm.data.journal import Journal, journal_of
+from storm.data.rows import large_empty
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -167,7 +168,8 @@ class Study:
                     self._kept[work, slot, key] = values
                     continue
                 if whole is None:
-                    whole = np.full((n_obs, values.shape[1]), np.nan, dtype=np.float32)
+                    whole = large_empty((n_obs, values.shape[1]))
+                    whole[:] = np.nan
                     self._kept[work, slot, key] = whole
                 if whole.shape[1] != values.shape[1]:
                     msg = (

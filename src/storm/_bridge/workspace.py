@@ -69,6 +69,11 @@ class Workspace:
         """Add a table beside the one that was read, together with the elements that were made for this call."""
         add_elements(self.owner, shapes=self.made.get("shapes"), tables={**self.made.get("tables", {}), name: table})
 
+    def add_made(self) -> None:
+        """Add the elements that were made for this call, such as a grid of tiles, if there are any."""
+        if self.made:
+            add_elements(self.owner, **self.made)
+
 
 def write_all(results: Sequence[tuple[Workspace, Mapping[str, Any]]]) -> None:
     """Write results into the tables of some objects, all of them or none, and hand over what was made for them.
@@ -88,8 +93,7 @@ def write_all(results: Sequence[tuple[Workspace, Mapping[str, Any]]]) -> None:
         for work, slots in results:
             undo.append(write_results(work.table, **slots))
         for work, _ in results:
-            if work.made:
-                add_elements(work.owner, **work.made)
+            work.add_made()
     except BaseException:
         for step in reversed(undo):
             step()

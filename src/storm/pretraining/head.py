@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.sparse import csr_matrix
 
 from storm._checks import check_between, check_positive, check_whole
 from storm.data.normalise import row_blocks
+from storm.data.rows import large_empty
 from storm.model.heads import ExpressionMLP, expression_loss
 from storm.pretraining.config_groups import check_lr
 from storm.pretraining.divergence import check_losses, check_weights
@@ -102,7 +104,7 @@ class HeadConfig:
             raise ValueError(msg)
 
 
-def fit_head(features: np.ndarray, expression: np.ndarray, config: HeadConfig) -> ExpressionMLP:
+def fit_head(features: np.ndarray, expression: np.ndarray | csr_matrix, config: HeadConfig) -> ExpressionMLP:
     """Train a head.
 
     Parameters
@@ -110,7 +112,7 @@ def fit_head(features: np.ndarray, expression: np.ndarray, config: HeadConfig) -
     features
         Shape (n, f), finite.
     expression
-        log1p-normalised expression, shape (n, g); NaN marks a gene that a section did not measure.
+        log1p-normalised expression, shape (n, g); of a sparse one only a batch at a time is made dense.
     config
         Recipe, with its ``penalty`` and ``epochs`` chosen; see :func:`~storm.pretraining.head_choice.choose_head`.
 
@@ -124,19 +126,19 @@ def fit_head(features: np.ndarray, expression: np.ndarray, config: HeadConfig) -
     ValueError
         If penalty or epochs are still open, or a loss or a weight becomes infinite or NaN.
     """
-    return train_head(RidgePath.fit(features, expression), features, expression, config)
+    y = csr_matrix(expression)
+    return train_head(RidgePath.fit(features, y), features, y, config)
 
 
-def train_head(path: RidgePath, features: np.ndarray, expression: np.ndarray, config: HeadConfig) -> ExpressionMLP:
+def train_head(path: RidgePath, features: np.ndarray, expression: csr_matrix, config: HeadConfig) -> ExpressionMLP:
     """Train a head from a ridge path over the same spots; see :func:`fit_head`."""
     if config.penalty is None or config.epochs is None:
         msg = f"penalty={config.penalty} and epochs={config.epochs} must be numbers here; choose_head finds them"
         raise ValueError(msg)
     x = torch.from_numpy(np.asarray(features, dtype=np.float32))
-    y = torch.from_numpy(np.asarray(expression, dtype=np.float32))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        head = ExpressionMLP(x.shape[1], y.shape[1], hidden=config.hidden, dropout=config.dropout)
+        head = ExpressionMLP(x.shape[1], expression.shape[1], hidden=config.hidden, dropout=config.dropout)
         with torch.no_grad():
             for tensor, values in (
                 (head.mean, path.mean),
@@ -151,7 +153,8 @@ def train_head(path: RidgePath, features: np.ndarray, expression: np.ndarray, co
         head.train()
         for epoch in range(config.epochs):
             for rows in torch.randperm(len(x)).split(config.batch_size):
-                loss = expression_loss(head(x[rows]), y[rows], l1=config.l1, l2=config.l2)
+                y = torch.from_numpy(expression[rows.numpy()].toarray().astype(np.float32, copy=False))
+                loss = expression_loss(head(x[rows]), y, l1=config.l1, l2=config.l2)
                 check_losses({"the head": loss.item()}, lr=config.lr, when=f"in epoch {epoch}")
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
@@ -174,9 +177,10 @@ def apply_head(head: ExpressionMLP, features: np.ndarray) -> np.ndarray:
     Returns
     -------
     ndarray
-        log1p-normalised expression, float32, shape (n, n_genes); a row of features with a NaN gives a row of NaN.
+        log1p-normalised expression, float32, shape (n, n_genes), in a scratch file where it is large; a row of features
+        with a NaN gives a row of NaN.
     """
-    out = np.empty((len(features), head.linear.out_features), dtype=np.float32)
+    out = large_empty((len(features), head.linear.out_features))
     with torch.inference_mode():
         for rows in row_blocks((len(features), max(features.shape[1], out.shape[1]))):
             out[rows] = head(torch.from_numpy(np.ascontiguousarray(features[rows]))).numpy()

@@ -7,13 +7,14 @@ thinned to several depths, and quantiles taken at each.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
 from storm._loading.head_calibration import Intervals, Novelty
+from storm.data.normalise import row_blocks
 from storm.data.novelty import left_out_distances, reference_rows
 from storm.metrics.intervals import conformal_quantile, hierarchical_quantile
 from storm.pretraining.head_sections import HeadSection, Recipe, targets
@@ -99,8 +100,8 @@ def fit_intervals(
     symbols
         Genes of the head, by symbol where their Ensembl id is known, shape (g,).
     predictions
-        Of each section the prediction of its spots by a head that was not trained on them, shape (n, g); NaN rows for
-        spots without one.
+        Of each section the prediction of its ``rows`` by a head that was not trained on them, shape (rows, g); NaN rows
+        for spots without one.
     patients
         Patient of each section, if they were held out in turn. With as many as the level needs, nine for 90 %, the
         intervals are widened (or narrowed) until they hold for a new patient.
@@ -119,32 +120,34 @@ def fit_intervals(
     rng = np.random.default_rng(seed)
     owners = ["all"] * len(sections) if patients is None else list(patients)
     new_patient = len(set(owners)) >= 1 / alpha - 1
-    rows = [np.flatnonzero(np.isfinite(values).all(axis=1)) for values in predictions]
-    totals = [np.asarray(s.counts.sum(axis=1)).ravel()[r] for s, r in zip(sections, rows, strict=True)]
+    held = [np.flatnonzero(np.isfinite(values[:, 0])) for values in predictions]
+    totals = [np.asarray(s.counts[s.rows[r]].sum(axis=1)).ravel() for s, r in zip(sections, held, strict=True)]
     kept, lower, upper, counted = [], [], [], []
     for depth in depths:
-        errors: dict[str, list[np.ndarray]] = {}
-        for section, owner, own, total, predicted in zip(sections, owners, rows, totals, predictions, strict=True):
+        measured: dict[str, list[tuple[csr_matrix, np.ndarray, np.ndarray]]] = {}
+        for section, owner, own, total, predicted in zip(sections, owners, held, totals, predictions, strict=True):
             deep = own[total >= _ENOUGH * depth]
-            counts = thin(section.counts[deep], depth, rng)
-            shallow = replace(section, counts=counts, features=section.features[deep], train=section.train[deep])
+            rows = section.rows[deep]
+            counts = thin(section.counts[rows], depth, rng)
+            shallow = replace(section, counts=counts, features=section.features[rows], train=section.train[rows])
             # A spot that lost the last count of its library has no expression.
-            own_error = (targets(shallow, symbols) - predicted[deep])[shallow.usable]
-            if len(own_error):
-                errors.setdefault(owner, []).append(own_error)
-        groups = [np.concatenate(parts) for parts in errors.values()]
-        if not groups:
+            usable = np.flatnonzero(shallow.usable)
+            if len(usable):
+                part = targets(shallow, symbols)[usable].tocsc(), predicted, deep[usable]
+                measured.setdefault(owner, []).append(part)
+        n_spots = sum(len(at) for parts in measured.values() for *_, at in parts)
+        if not n_spots:
             continue
-        error = np.concatenate(groups)
-        low, high = -conformal_quantile(-error, alpha=alpha / 2), conformal_quantile(error, alpha=alpha / 2)
-        if new_patient:
-            beyond = hierarchical_quantile([np.maximum(low - e, e - high) for e in groups], alpha=alpha)
-            low, high = np.minimum(low - beyond, high + beyond), np.maximum(low - beyond, high + beyond)
+        limits = [
+            _quantiles(measured.values(), genes, alpha=alpha, new_patient=new_patient)
+            for genes in row_blocks((len(symbols), n_spots))
+        ]
+        low, high = (np.concatenate(side) for side in zip(*limits, strict=True))
         if np.isfinite(low).all() and np.isfinite(high).all():
             kept.append(float(depth))
             lower.append(low)
             upper.append(high)
-            counted.append(sum(len(e) for e in groups))
+            counted.append(n_spots)
     if not kept:
         return None
     return Intervals(
@@ -156,6 +159,26 @@ def fit_intervals(
         n_spots=np.array(counted),
         default_depth=float(np.median(np.concatenate(totals))),
     )
+
+
+def _quantiles(
+    measured: Iterable[list[tuple[csr_matrix, np.ndarray, np.ndarray]]],
+    genes: slice,
+    *,
+    alpha: float,
+    new_patient: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Limits of some genes, from what was measured and predicted (and in which of its rows) in the sections of each."""
+    groups = [
+        np.concatenate([truth[:, genes].toarray() - predicted[rows, genes] for truth, predicted, rows in parts])
+        for parts in measured
+    ]
+    error = np.concatenate(groups)
+    low, high = -conformal_quantile(-error, alpha=alpha / 2), conformal_quantile(error, alpha=alpha / 2)
+    if new_patient:
+        beyond = hierarchical_quantile([np.maximum(low - e, e - high) for e in groups], alpha=alpha)
+        low, high = np.minimum(low - beyond, high + beyond), np.maximum(low - beyond, high + beyond)
+    return low, high
 
 
 def own_intervals(section: HeadSection, symbols: Sequence[str], predicted: np.ndarray, *, alpha: float) -> Intervals:
@@ -185,7 +208,7 @@ def own_intervals(section: HeadSection, symbols: Sequence[str], predicted: np.nd
             f"more; give more spots, or a larger alpha"
         )
         raise ValueError(msg)
-    error = targets(section, symbols)[rows] - predicted
+    error = targets(section, symbols)[rows].toarray() - predicted
     depth = float(np.median(np.asarray(section.counts.sum(axis=1)).ravel()[rows]))
     return Intervals(
         alpha=float(alpha),

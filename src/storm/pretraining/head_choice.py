@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
+from storm.data.normalise import row_blocks
+from storm.data.rows import large_empty
 from storm.pretraining.head import HeadConfig, apply_head, train_head
-from storm.pretraining.ridge import PENALTIES, RidgePath
+from storm.pretraining.ridge import PENALTIES, HeldOut, RidgePath
 
 #: Epochs of gradient training in the paper.
 _EPOCHS = 10
@@ -18,12 +21,12 @@ _KEEP = 0.7
 
 def choose_head(
     features: np.ndarray,
-    expression: np.ndarray,
+    expression: np.ndarray | csr_matrix,
     folds: Sequence[tuple[np.ndarray, np.ndarray]],
     config: HeadConfig,
     *,
     patients: bool = False,
-) -> tuple[HeadConfig, list[np.ndarray]]:
+) -> tuple[HeadConfig, np.ndarray]:
     """Choose the penalty, the scale and the number of epochs of a recipe.
 
     Of the heads in the order of their boldness (linear ones from the strongest penalty to the weakest, then the one
@@ -37,7 +40,7 @@ def choose_head(
     features
         Shape (n, f), finite.
     expression
-        log1p-normalised expression, shape (n, g); NaN marks a gene that a section did not measure.
+        log1p-normalised expression, shape (n, g); only some rows at a time are made dense.
     folds
         Rows to train on and rows that are held out, of each fold.
     config
@@ -49,57 +52,52 @@ def choose_head(
     -------
     config : HeadConfig
         With numbers for ``penalty``, ``scale``, ``epochs`` and ``keep``.
-    predictions : list of ndarray
-        Expression of each fold's held-out rows by a head that was trained on its other rows.
+    predictions : ndarray
+        Expression of each row by a head that was trained on the other rows of its fold, float32, shape (n, g), in a
+        scratch file where it is large; NaN in rows that no fold holds out.
     """
-    paths = [RidgePath.fit(features[train], expression[train]) for train, _ in folds]
-    held = [(features[test], expression[test]) for _, test in folds]
-    total = [max(np.nansum(np.square(y - path.offset)), 1e-12) for path, (_, y) in zip(paths, held, strict=True)]
+    y = csr_matrix(expression)
+    paths = [RidgePath.fit(features[train], y[train]) for train, _ in folds]
+    held = [HeldOut(path, features[test], y[test]) for path, (_, test) in zip(paths, folds, strict=True)]
     keep = config.keep or (1.0 if patients else _KEEP)
-
-    def explained(predictions: list[np.ndarray]) -> float:
-        errors = [
-            np.nansum(np.square(y - predicted)) / whole
-            for (_, y), predicted, whole in zip(held, predictions, total, strict=True)
-        ]
-        return 1 - float(np.mean(errors))
-
-    def linear(penalty: float, scale: float = 1.0) -> list[np.ndarray]:
-        return [path.predict(x, penalty, scale=scale) for path, (x, _) in zip(paths, held, strict=True)]
-
-    def scaled(penalty: float) -> float:
-        """The factor on the weights by which they explain most, or 1 where none above 0 helps."""
-        along, own = 0.0, 0.0
-        for path, (_, y), predicted, whole in zip(paths, held, linear(penalty), total, strict=True):
-            moved = np.where(np.isnan(y), 0, predicted - path.offset)
-            along += float((moved * np.nan_to_num(y - path.offset)).sum()) / whole
-            own += float(np.square(moved).sum()) / whole
-        return along / own if along > 0 else 1.0
-
-    def trained(chosen: HeadConfig) -> list[np.ndarray]:
-        heads = [
-            train_head(path, features[train], expression[train], chosen)
-            for path, (train, _) in zip(paths, folds, strict=True)
-        ]
-        return [apply_head(head, x) for head, (x, _) in zip(heads, held, strict=True)]
-
-    strongest_first = sorted(PENALTIES, reverse=True) if config.penalty is None else [config.penalty]
-    if config.scale is None and config.penalty is None and patients:
-        scales = [scaled(penalty) for penalty in strongest_first]
-    else:
-        scales = [1.0 if config.scale is None else config.scale] * len(strongest_first)
-    gains = [explained(linear(*head)) for head in zip(strongest_first, scales, strict=True)]
+    penalties = sorted(PENALTIES, reverse=True) if config.penalty is None else [config.penalty]
+    own_scale = config.scale is None and config.penalty is None and patients
+    scales, gains = [], []
+    for penalty in penalties:
+        moments = [one.moments(path.weights(penalty)) for path, one in zip(paths, held, strict=True)]
+        along, own = np.sum(moments, axis=0)
+        # The factor on the weights by which they explain most, or 1 where none above 0 helps.
+        scale = along / own if own_scale and along > 0 else config.scale or 1.0
+        scales.append(float(scale))
+        gains.append(float(np.mean([2 * scale * a - scale**2 * o for a, o in moments])))
     first = _first(gains, keep)
-    penalty, scale = strongest_first[first], scales[first]
+    penalty, scale = penalties[first], scales[first]
     plain = replace(config, penalty=penalty, scale=scale, epochs=0, keep=keep)
     bold = replace(plain, epochs=_EPOCHS if config.epochs is None else config.epochs)
-    if not bold.epochs:
-        return plain, linear(penalty, scale)
-    predictions = trained(bold)
-    if config.epochs is not None:
-        return bold, predictions
-    gains = [gains[first], max(gains), explained(predictions)]
-    return (plain, linear(penalty, scale)) if _first(gains, keep) == 0 or gains[2] <= gains[0] else (bold, predictions)
+    predictions = large_empty(y.shape)
+    predictions[:] = np.nan
+    if bold.epochs:
+        errors = []
+        for path, one, (train, test) in zip(paths, held, folds, strict=True):
+            head = train_head(path, features[train], y[train], bold)
+            error = 0.0
+            for rows in np.array_split(test, _blocks(len(test), y.shape[1])):
+                predictions[rows] = apply_head(head, features[rows])
+                error += float(np.square(y[rows].toarray() - predictions[rows], dtype=np.float64).sum())
+            errors.append(error / one.total)
+        gain = 1 - float(np.mean(errors))
+        if config.epochs is not None or (_first([gains[first], max(gains), gain], keep) > 0 and gain > gains[first]):
+            return bold, predictions
+    for path, (_, test) in zip(paths, folds, strict=True):
+        weights = scale * path.weights(penalty)
+        for rows in np.array_split(test, _blocks(len(test), y.shape[1])):
+            predictions[rows] = path.predict(features[rows], weights)
+    return plain, predictions
+
+
+def _blocks(n: int, n_genes: int) -> int:
+    """Number of blocks of rows whose values are dense at a time."""
+    return sum(1 for _ in row_blocks((n, n_genes)))
 
 
 def _first(gains: list[float], keep: float) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, vstack
 
 from storm.data.genes import Vocabulary, match_genes
 from storm.data.libraries import Library, shared_library
@@ -98,7 +98,7 @@ def with_common_library(sections: Sequence[HeadSection]) -> tuple[list[HeadSecti
     return [replace(section, library=library) for section in sections], shares
 
 
-def variable_genes(sections: Sequence[HeadSection], n_genes: int) -> list[str]:
+def variable_genes(sections: Sequence[HeadSection], n_genes: int | None) -> list[str]:
     """Choose the genes that vary most over the training spots, among those that all sections measure.
 
     Parameters
@@ -106,7 +106,7 @@ def variable_genes(sections: Sequence[HeadSection], n_genes: int) -> list[str]:
     sections
         Sections with their library.
     n_genes
-        Number of genes.
+        Number of genes; ``None`` for all that vary.
 
     Returns
     -------
@@ -129,11 +129,14 @@ def variable_genes(sections: Sequence[HeadSection], n_genes: int) -> list[str]:
         x = section.expression()[section.rows][:, [own[key] for key in common]]
         mean = np.asarray(x.mean(axis=0)).ravel()
         variance += np.asarray(x.multiply(x).mean(axis=0)).ravel() - mean**2
+    if n_genes is None:
+        # Without a count in the training spots there is nothing to learn.
+        n_genes = int((variance > 0).sum())
     top = np.sort(np.argsort(-variance, kind="stable")[:n_genes])
     return [str(sections[0].names[columns[0][common[i]]]) for i in top]
 
 
-def targets(section: HeadSection, symbols: Sequence[str]) -> np.ndarray:
+def targets(section: HeadSection, symbols: Sequence[str]) -> csr_matrix:
     """Expression of some genes, log1p-normalised, shape (n, len(symbols)).
 
     Parameters
@@ -147,7 +150,7 @@ def targets(section: HeadSection, symbols: Sequence[str]) -> np.ndarray:
     columns = np.empty(len(symbols), dtype=int)
     known = np.flatnonzero(index >= 0)
     columns[index[known]] = known
-    return section.expression()[:, columns].toarray()
+    return section.expression()[:, columns]
 
 
 def not_measured(sections: Sequence[HeadSection], symbols: Sequence[str]) -> list[int]:
@@ -178,8 +181,8 @@ class Recipe:
     held_out
         Description of the spots that were held out.
     predictions
-        Of each section the expression of its spots by a head that was not trained on them, float32, shape (n, g); NaN
-        where a spot was not held out.
+        Of each section the expression of its ``rows`` by a head that was not trained on them, float32, shape (rows, g);
+        NaN where a spot was not held out.
     n_patients
         Patients that were held out in turn; 1 where sections or parts of them were.
     chosen_by
@@ -207,7 +210,7 @@ class Recipe:
 
 def choose_recipe(
     sections: Sequence[HeadSection],
-    expression: Sequence[np.ndarray],
+    expression: Sequence[csr_matrix],
     config: HeadConfig,
     *,
     groups: Sequence[str] | None,
@@ -232,7 +235,7 @@ def choose_recipe(
     rows = [section.rows for section in sections]
     owner = np.repeat(np.arange(len(sections)), [len(r) for r in rows])
     x = np.concatenate([section.features[r] for section, r in zip(sections, rows, strict=True)])
-    y = np.concatenate([values[r] for values, r in zip(expression, rows, strict=True)])
+    y = csr_matrix(vstack([values[r] for values, r in zip(expression, rows, strict=True)]))
     n_patients, kind = 1, "part"
     if len(sections) == 1:
         folds = _along_x(sections[0].centres[rows[0], 0], sections[0].reach)
@@ -245,31 +248,20 @@ def choose_recipe(
         folds = [(np.flatnonzero(label != one), np.flatnonzero(label == one)) for one in dict.fromkeys(label.tolist())]
         held_out = f"each {kind} in turn left out of training, mean over sections"
     folds = [(train, test) for train, test in folds if min(len(train), len(test)) >= _LEAST_SPOTS]
-    whole = np.full(y.shape, np.nan, dtype=np.float32)
     scores = np.full((1, y.shape[1]), np.nan)
     if folds:
         open_values = [name for name in ("penalty", "epochs") if getattr(config, name) is None]
         config, predictions = choose_head(x, y, folds, config, patients=kind == "group")
         chosen_by = _choice(open_values, config, n_folds=len(folds), kind=kind)
-        for (_, test), values in zip(folds, predictions, strict=True):
-            whole[test] = values
-        scores = np.stack(
-            [
-                _correlation(y[test][owner[test] == i], values[owner[test] == i])
-                for (_, test), values in zip(folds, predictions, strict=True)
-                for i in np.unique(owner[test])
-            ]
-        )
+        parts = [test[owner[test] == i] for _, test in folds for i in np.unique(owner[test])]
+        scores = np.stack([_correlation(y[part], predictions[part]) for part in parts])
     else:
         strongest = max(PENALTIES) if config.penalty is None else config.penalty
         config = replace(config, penalty=strongest, epochs=config.epochs or 0)
         held_out = "not measured: there are too few spots to set some aside"
         chosen_by = "nothing: there are too few spots to set some aside"
-    by_section = []
-    for i, (section, own) in enumerate(zip(sections, rows, strict=True)):
-        values = np.full((len(section.features), y.shape[1]), np.nan, dtype=np.float32)
-        values[own] = whole[owner == i]
-        by_section.append(values)
+        predictions = np.broadcast_to(np.float32(np.nan), y.shape)
+    by_section = np.split(predictions, np.cumsum([len(own) for own in rows])[:-1])
     return Recipe(config, scores, held_out, by_section, n_patients, chosen_by)
 
 
@@ -284,7 +276,7 @@ def _choice(chosen: Sequence[str], config: HeadConfig, *, n_folds: int, kind: st
     return f"{rule} on {n_folds} {what}, each held out in turn ({' and '.join(chosen)})"
 
 
-def held_out_correlation(head: ExpressionMLP, section: HeadSection, expression: np.ndarray) -> np.ndarray:
+def held_out_correlation(head: ExpressionMLP, section: HeadSection, expression: csr_matrix) -> np.ndarray:
     """Correlation of each gene over the spots of a section that were not trained on, shape (g,)."""
     rows = np.flatnonzero(section.usable & ~section.train)
     return _correlation(expression[rows], apply_head(head, section.features[rows]))
@@ -309,5 +301,5 @@ def _along_x(x: np.ndarray, reach: float) -> list[tuple[np.ndarray, np.ndarray]]
     return folds
 
 
-def _correlation(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    return pearson_per_gene(truth, predicted) if len(truth) >= _LEAST_SPOTS else np.full(truth.shape[1], np.nan)
+def _correlation(truth: csr_matrix, predicted: np.ndarray) -> np.ndarray:
+    return pearson_per_gene(truth, predicted) if len(predicted) >= _LEAST_SPOTS else np.full(truth.shape[1], np.nan)

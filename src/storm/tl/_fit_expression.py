@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import vstack
 
 from storm._bridge.keys import Keys
 from storm._bridge.study import Section, Study, open_study
@@ -70,7 +71,9 @@ def fit_expression(
         A SpatialData with an H&E image and a table of raw counts, or several; a table may hold several sections.
     genes
         Gene or genes to predict, by symbol or Ensembl id. By default the ``n_genes`` whose log1p-normalised expression
-        varies most over the training spots of all sections, among the genes that all of them measure.
+        varies most over the training spots of all sections, among the genes that all of them measure. ``"all"`` takes
+        all of these that have a count in a training spot; their expression stays sparse, and predictions for held-out
+        spots lie in a scratch file (in ``TMPDIR``) where they are large.
     model
         See :func:`storm.tl.embed`.
     train
@@ -140,7 +143,8 @@ def fit_expression(
         raise ValueError(msg)
     if standardise is not None:
         check_choice(standardise, get_args(Standardise), name="standardise")
-    wanted = None if genes is None else check_genes(genes)
+    every = isinstance(genes, str) and genes == "all"
+    wanted = None if genes is None or every else check_genes(genes)
     loaded = load_model(model)
     if config is not None and not isinstance(config, HeadConfig):
         msg = f"config={config!r} is a {type(config).__name__}; give storm.HeadConfig(...), or None for the defaults"
@@ -179,7 +183,7 @@ def fit_expression(
     if any(len(part.rows) < 2 for part in parts):
         msg = "a section has fewer than two spots with H&E and counts to train on; check its training mask and image"
         raise ValueError(msg)
-    chosen = variable_genes(parts, n_genes) if wanted is None else wanted
+    chosen = variable_genes(parts, None if every else n_genes) if wanted is None else wanted
     symbols = as_symbols(chosen, loaded.vocabulary)
     if missing := [chosen[i] for i in not_measured(parts, symbols)]:
         msg = f"{len(missing)} of {len(chosen)} genes are not measured in every section: {sorted(missing)[:10]}"
@@ -189,7 +193,7 @@ def fit_expression(
     config, reliability, lowest, held_out = recipe.config, recipe.reliability, recipe.lowest, recipe.held_out
     head = fit_head(
         np.concatenate([part.features[part.rows] for part in parts]),
-        np.concatenate([values[part.rows] for part, values in zip(parts, expression, strict=True)]),
+        vstack([values[part.rows] for part, values in zip(parts, expression, strict=True)], format="csr"),
         config,
     )
     if train is not None:

@@ -4,35 +4,34 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
-import pandas as pd
 
 from storm._bridge.counts import gene_names
 from storm._bridge.keys import Keys
 from storm._bridge.read import spots_of
 from storm._bridge.select import is_spatialdata
-from storm._bridge.study import Study, open_study
+from storm._bridge.streamed import check_new_store, stream_table
+from storm._bridge.study import open_study
 from storm._bridge.workspace import Workspace, write_all
-from storm._bridge.write import annotate_like
 from storm._checks import check_choice, check_genes, check_positive
 from storm._inference.device import Compute
 from storm._inference.he_features import he_features
-from storm._inference.head_trust import gene_columns, limits, unusual_tiles, useful_genes
+from storm._inference.head_trust import gene_columns, unusual_tiles, useful_genes
 from storm._inference.neighbourhoods import section_windows
+from storm._inference.predicted_genes import empty_table, layer_results, matrix_names, new_table, predicted_blocks
 from storm._inference.record import provenance, warn_nan, warn_species
 from storm._inference.tile_cache import model_tiles
 from storm._inference.tokens import he_tokens
-from storm._keys import EXPRESSION, LIMIT_ENDINGS, UNS, predicted_table, unusual
+from storm._keys import EXPRESSION, UNS, predicted_table, unusual
 from storm._loading import ExpressionHead, StormModel, load_model
 from storm._logging import logger
 from storm._types import Field, Precision, Standardise
 from storm.data.genes import GeneMatch, Vocabulary, as_symbols, match_genes
-from storm.pretraining.head import apply_head
 
 if TYPE_CHECKING:
-    from anndata import AnnData
     from spatialdata import SpatialData
 
 #: Largest layer that ``to="auto"`` makes, in bytes: a layer has a column for every gene of the table.
@@ -59,6 +58,7 @@ def predict_expression(
     intervals: bool = False,
     depth: float | None = None,
     to: Literal["auto", "layer", "table"] = "auto",
+    out: str | Path | None = None,
     key_added: str = EXPRESSION,
     device: str | Sequence[str] = "auto",
     batch_size: int | None = None,
@@ -101,6 +101,11 @@ def predict_expression(
         ``"layer"``, ``"table"``, or ``"auto"``: a layer if the predicted genes are all genes of the table and the layer
         takes no more than 2 GiB, else a new table. A layer has a column for every gene of the table, and those that
         were not predicted are NaN, which principal components, for one, do not take.
+    out
+        Path of a zarr store that is made for the new table, which is then not added to ``data``. It is written block by
+        block, so that memory does not grow with the number of spots times genes (a million cells × 5,000 genes are 20
+        GB). Read it with :func:`anndata.experimental.read_lazy`, or with :func:`anndata.read_zarr` where it fits.
+        Without it, a prediction above half a GiB lies in a scratch file (in ``TMPDIR``) as long as the object lives.
     key_added
         Name of the layer, of the provenance, and ending of the new table's name.
     device, batch_size, precision, copy
@@ -113,7 +118,8 @@ def predict_expression(
 
         - ``layers[key_added]``, float32, shape (n_obs, n_vars): log1p of counts per 10,000, NaN in the columns of genes
           that were not predicted, or
-        - a table ``"<table>_<key_added>"`` that annotates the same shapes, with the predicted genes in ``X``,
+        - a table ``"<table>_<key_added>"`` that annotates the same shapes, with the predicted genes in ``X`` (with
+          ``out=`` there instead),
 
         and in it
 
@@ -134,6 +140,8 @@ def predict_expression(
     ValueError
         If the model has no head, the head belongs to another model, a gene is not one of the head's or given twice, or
         the image, the scale or the table does not fit. ``data`` is then as it was.
+    FileExistsError
+        If there is something at ``out``. On any error nothing is written there.
     TypeError
         If ``data`` is not a SpatialData.
 
@@ -143,6 +151,10 @@ def predict_expression(
     """
     check_choice(to, ("auto", "layer", "table"), name="to")
     check_choice(keep, ("useful", "all"), name="keep")
+    if out is not None and (to == "layer" or copy or (isinstance(data, list | tuple) and len(data) > 1)):
+        what = "to='layer'" if to == "layer" else "copy=True" if copy else "a list of objects"
+        msg = f"out= takes the table of one object, which {what} does not go with; leave out= or {what} out"
+        raise ValueError(msg)
     if depth is not None:
         check_positive(depth, name="depth", unit="counts")
     for one in data if isinstance(data, list | tuple) else [data]:
@@ -190,11 +202,12 @@ def predict_expression(
         stride_um=stride_um,
         copy=copy,
         keys_added={
-            "layers": [key_added, *(f"{key_added}{ending}" for ending in LIMIT_ENDINGS if intervals)],
+            "layers": matrix_names(key_added, intervals=intervals),
             "obs": [unusual(key_added)],
         },
     )
     genes_out = [head.genes[i] for i in columns]
+    path = None if out is None else check_new_store(out, store=study.works[0].store)
     places = []
     for work in study.works:
         work.check_new_table(predicted_table(str(work.selection.table_key), key_added))
@@ -222,10 +235,7 @@ def predict_expression(
                         f"{features.shape[1]}; train it again with storm.tl.fit_expression"
                     )
                     raise ValueError(msg)
-            predicted = apply_head(head.module, features)
-            if len(columns) < len(head.genes) or wanted is not None:  # choosing copies what may be gigabytes
-                predicted = predicted[:, columns]
-            warn_nan(predicted, spots, name=key_added, section=section.name)
+            warn_nan(features, spots, name=key_added, section=section.name)
             p, share = unusual_tiles(head, tiles.values, section=section.name)
             facts = provenance(
                 loaded,
@@ -246,14 +256,24 @@ def predict_expression(
                     "library": str(head.notes.get("library", "all genes")),
                 },
             )
-            study.keep(section, predicted={key_added: predicted}, ood={key_added: p[:, None]}, uns={key_added: facts})
+            study.keep(section, features={key_added: features}, ood={key_added: p[:, None]}, uns={key_added: facts})
         trust = gene_columns(head, columns, key_added=key_added, depth=depth)
+        offsets = (trust[f"{key_added}_lo"], trust[f"{key_added}_hi"]) if intervals else None
         layers, tables = [], []
         for work, (match, into_layer) in zip(study.works, places, strict=True):
-            if into_layer:
-                layers.append((work, _layer(study, work, match, trust, key_added=key_added, intervals=intervals)))
+            blocks = predicted_blocks(head, columns, study.kept(work, "features", key_added), offsets=offsets)
+            if path is not None:
+                _, *limits = matrix_names(key_added, intervals=intervals)
+                table = empty_table(study, work, genes_out, trust, key_added=key_added)
+                table.uns[UNS] = {key_added: study.facts(work, key_added, table=table)}
+                stream_table(path, table, blocks, layers=limits)
+                work.add_made()
+            elif into_layer:
+                result = layer_results(study, work, blocks, match, trust, key_added=key_added, intervals=intervals)
+                layers.append((work, result))
             else:
-                tables.append((work, _table(study, work, genes_out, trust, key_added=key_added, intervals=intervals)))
+                table = new_table(study, work, blocks, genes_out, trust, key_added=key_added, intervals=intervals)
+                tables.append((work, table))
         write_all(layers)
         for work, table in tables:
             work.add_table(predicted_table(str(work.selection.table_key), key_added), table)
@@ -332,80 +352,3 @@ def _place(
         raise ValueError(msg)
     small = table.n_obs * table.n_vars * 4 <= _LAYER_BYTES
     return match, to == "layer" or (to == "auto" and n_own == len(genes) == table.n_vars and small)
-
-
-def _layer(
-    study: Study, work: Workspace, match: GeneMatch, trust: dict[str, np.ndarray], *, key_added: str, intervals: bool
-) -> dict[str, Any]:
-    """What is written where the predicted genes are the table's own."""
-    own = np.flatnonzero(match.index >= 0)
-
-    def spread(values: np.ndarray) -> np.ndarray:
-        """Values of the predicted genes in the columns of the table."""
-        whole = np.full((*values.shape[:-1], work.table.n_vars), np.nan, dtype=np.float32)
-        whole[..., own] = values[..., match.index[own]]
-        return whole
-
-    return {
-        "rows": study.rows(work),
-        "layers": {
-            name: spread(values) for name, values in _matrices(study, work, trust, key_added, intervals).items()
-        },
-        "obs": {unusual(key_added): study.kept(work, "ood", key_added)[:, 0]},
-        "var": {name: spread(values) for name, values in trust.items()},
-        "uns": {key_added: study.facts(work, key_added)},
-    }
-
-
-def _matrices(
-    study: Study, work: Workspace, trust: dict[str, np.ndarray], key_added: str, intervals: bool
-) -> dict[str, np.ndarray]:
-    """The prediction and, if asked for, the limits of its intervals, by name, each of shape (n_obs, genes)."""
-    predicted = study.kept(work, "predicted", key_added)
-    if not intervals:
-        return {key_added: predicted}
-    lower, upper = limits(predicted, trust[f"{key_added}_lo"], trust[f"{key_added}_hi"])
-    return {key_added: predicted, f"{key_added}_lower": lower, f"{key_added}_upper": upper}
-
-
-def _table(
-    study: Study,
-    work: Workspace,
-    genes: list[str],
-    trust: dict[str, np.ndarray],
-    *,
-    key_added: str,
-    intervals: bool,
-) -> AnnData:
-    """The new table of predicted genes; rows of sections that were not computed keep what an earlier one holds.
-
-    Raises
-    ------
-    ValueError
-        If these rows hold predictions of other genes, which would be lost.
-    """
-    rows = study.rows(work)
-    predicted, *beside = _matrices(study, work, trust, key_added, intervals).items()
-    new = annotate_like(work.table, predicted[1], var=pd.DataFrame(trust, index=pd.Index(genes)))
-    new.layers.update(beside)
-    new.obs[unusual(key_added)] = study.kept(work, "ood", key_added)[:, 0]
-    old = work.owner.tables.get(predicted_table(str(work.selection.table_key), key_added))
-    if old is not None and rows is not None:
-        if old.obs_names.equals(new.obs_names) and old.var_names.equals(new.var_names):
-            new.X = np.where(rows[:, None], new.X, old.X)
-            for name, values in old.layers.items():
-                new.layers[name] = np.where(rows[:, None], new.layers.get(name, np.float32(np.nan)), values)
-            column = unusual(key_added)
-            if column in old.obs:
-                new.obs[column] = np.where(rows, new.obs[column], old.obs[column])
-        elif old.n_obs == len(rows) and np.isfinite(old.X[~rows]).any():
-            msg = (
-                f"the table of key_added={key_added!r} holds predictions of {old.n_vars} genes in the rows of other "
-                f"sections, and these are {new.n_vars} genes, not the same; predict the same genes, or choose another "
-                f"key_added"
-            )
-            raise ValueError(msg)
-        else:
-            old = None
-    new.uns[UNS] = {key_added: study.facts(work, key_added, table=new if old is None else old)}
-    return new

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 #: What an embedding is made from; ``"auto"`` is what the object has.
 Modality = Literal["auto", "both", "he", "st"]
@@ -27,3 +28,7 @@ Standardise = Literal["section", "training"]
 
 #: What is taken for a technical difference between the sections of a study, and removed.
 Batch = Literal["anchors", "center", "harmony", "none"]
+
+#: ``over(step, *each, **shared)``: what ``step(section, *own, **shared)`` returns for each section of a study, in their
+#: order, where ``own`` are the section's entries of ``each``.
+Over = Callable[..., list[Any]]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+import tempfile
+import weakref
 from dataclasses import replace
 
 import anndata as ad
@@ -13,7 +16,7 @@ from scipy import sparse
 from sklearn.metrics import adjusted_rand_score
 
 import storm
-import storm._inference.joint
+import storm._inference.joint_steps
 from storm._inference.alignment import align
 from storm.data.normalise import moments, pooled
 from storm.data.reach import Reach
@@ -164,13 +167,13 @@ def test_the_network_takes_part_in_all_sections_or_in_none(toy_once, tiny_model,
         del table.uns["spatialdata_attrs"]
         tables.append(table)
     encoder = {150: 0.5, 60: -0.5}
-    real = storm._inference.joint.gate
+    real = storm._inference.joint_steps.gate
 
     def decided(own, spots, windows, model):
         reach = Reach(1.0, np.array([1.0]), np.array([own.best + encoder[len(spots)]]))
         return replace(real(own, spots, windows, model), reach=reach)
 
-    monkeypatch.setattr("storm._inference.joint.gate", decided)
+    monkeypatch.setattr("storm._inference.joint_steps.gate", decided)
     for sign, width in ((1, 42), (-1, 10)):
         encoder = {n: sign * gain for n, gain in encoder.items()}
         storm.tl.embed(tables, model=tiny_model, readout="adaptive")
@@ -203,6 +206,34 @@ def test_he_and_expression_of_a_study(tiny_model) -> None:
         assert np.isfinite(table.obsm["X_storm"]).all()
         both = np.concatenate([table.obsm["X_storm_he"], table.obsm["X_storm_st"]], axis=1)
         np.testing.assert_array_equal(both, table.obsm["X_storm"])
+
+
+def test_one_section_is_held_at_a_time(tiny_model, monkeypatch, tmp_path) -> None:
+    """What is large lies on the disk between the steps: memory is that of the largest section and the result."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    held: list[weakref.ref] = []
+    read, tiles = storm._inference.joint_steps.read_section, storm._inference.joint_steps.model_tiles
+
+    def read_one(*args):
+        gc.collect()
+        assert not [one for one in held if one() is not None]
+        spots, windows = read(*args)
+        held.extend(map(weakref.ref, (spots, windows, spots.counts)))
+        return spots, windows
+
+    def tiles_of_one(*args, **kwargs):
+        found = tiles(*args, **kwargs)
+        held.append(weakref.ref(found.values))
+        return found
+
+    monkeypatch.setattr(storm._inference.joint_steps, "read_section", read_one)
+    monkeypatch.setattr(storm._inference.joint_steps, "model_tiles", tiles_of_one)
+    objects = [storm.datasets.toy("visium", n=40, seed=seed) for seed in (0, 1, 2)]
+    for one in objects:
+        one.tables["table"].X = one.tables["table"].X.astype(np.float64)  # otherwise the counts are the user's own
+    storm.tl.embed(objects, model=tiny_model, readout="adaptive")
+    assert len(held) >= 3 * 4 + 3 * 3
+    assert not list(tmp_path.iterdir())
 
 
 def test_harmony(model, monkeypatch) -> None:

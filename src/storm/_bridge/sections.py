@@ -84,6 +84,10 @@ class Section:
             self.keys, self.images = replace(self.keys, image_key=selection.image_key), [selection.image_key]
         return selection
 
+    def journal(self, whole: Journal) -> Journal:
+        """Its part of the journal of the object that it is in."""
+        return whole if self.member is None else whole.part(self.name)
+
     @contextmanager
     def named(self) -> Iterator[None]:
         """Let errors say which section they are about, where there are several."""
@@ -130,10 +134,7 @@ class Study:
         """
         with ExitStack() as stack:
             by_work = {id(work): stack.enter_context(journal_of(work.store, key)) for work in self.works}
-            yield [
-                by_work[id(section.work)] if section.member is None else by_work[id(section.work)].part(section.name)
-                for section in self.sections
-            ]
+            yield [section.journal(by_work[id(section.work)]) for section in self.sections]
 
     def keep(
         self,

@@ -44,6 +44,7 @@ def open_study(
     keys_added: Mapping[str, Iterable[str]] | None = None,
     writable: bool = True,
     mixed: bool = False,
+    label: str = "",
 ) -> Study:
     """Find the sections that a call works on.
 
@@ -61,6 +62,8 @@ def open_study(
         As in :func:`~storm._bridge.workspace.open_workspace`.
     mixed
         Whether some sections may have an image where others have none.
+    label
+        Name of a single object, where it is one of several that are opened one at a time.
 
     Returns
     -------
@@ -77,7 +80,7 @@ def open_study(
         ambiguous.
     """
     objects = given_once(data)
-    labels = labels_of(objects) if isinstance(data, list | tuple) else [""]
+    labels = labels_of(objects) if isinstance(data, list | tuple) else [label]
     names = image_by_section(image_key)
     if names is None and isinstance(image_key, str):
         keys = replace(keys, image_key=image_key)

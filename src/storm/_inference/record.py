@@ -62,11 +62,8 @@ def wants_counts(spots: Spots, modality: str) -> bool:
     return has_genes and modality != "he"
 
 
-def warn_nan(values: np.ndarray, spots: Spots, *, name: str, section: str = "") -> None:
-    """Count the rows that could not be computed, by reason; of a section, if it has a name."""
-    missing = ~np.isfinite(values).all(axis=1)
-    if not missing.any():
-        return
+def unknown_rows(spots: Spots) -> dict[str, np.ndarray]:
+    """Rows of which nothing may be known, bool, shape (n,), by the reason."""
     reasons = {}
     unplaced = ~spots.placed
     if spots.off_tissue is not None:
@@ -77,6 +74,14 @@ def warn_nan(values: np.ndarray, spots: Spots, *, name: str, section: str = "") 
         reasons["centred outside the image"] = spots.placed & ~spots.patches.inside(spots.centres)
     if spots.counts is not None:
         reasons["without counts"] = np.asarray(spots.counts.sum(axis=1)).ravel() == 0
+    return reasons
+
+
+def warn_nan(values: np.ndarray, reasons: Mapping[str, np.ndarray], *, name: str, section: str = "") -> None:
+    """Count the rows that could not be computed, by reason (:func:`unknown_rows`); of a section, if it has a name."""
+    missing = ~np.isfinite(values).all(axis=1)
+    if not missing.any():
+        return
     counted = ", ".join(f"{(rows & missing).sum()} {why}" for why, rows in reasons.items() if (rows & missing).any())
     where = f"section {section!r}: " if section else ""
     text = f"{where}{missing.sum()} of {len(missing)} rows of {name!r} are NaN: {counted}"

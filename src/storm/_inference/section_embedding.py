@@ -13,7 +13,14 @@ from storm._inference.combine import combine
 from storm._inference.device import Compute
 from storm._inference.neighbourhoods import section_windows
 from storm._inference.reconstruction import reconstructions
-from storm._inference.record import provenance, wanted_counts, wants_counts, wants_tiles, warn_few_genes
+from storm._inference.record import (
+    provenance,
+    unknown_rows,
+    wanted_counts,
+    wants_counts,
+    wants_tiles,
+    warn_few_genes,
+)
 from storm._inference.section_components import own_components
 from storm._inference.tile_cache import model_tiles
 from storm._inference.tokens import he_tokens, st_tokens
@@ -60,15 +67,15 @@ class SectionEmbedding:
         Float32, shape (n, d); NaN where nothing could be computed.
     by_modality
         Views of its columns, per modality.
-    spots
-        The section as it was read.
+    unknown
+        Rows of which nothing may be known, by the reason; see :func:`~storm._inference.record.unknown_rows`.
     facts
         Provenance.
     """
 
     vector: np.ndarray
     by_modality: dict[str, np.ndarray]
-    spots: Spots
+    unknown: dict[str, np.ndarray]
     facts: dict[str, Any]
 
 
@@ -151,4 +158,4 @@ def embed_section(selection: Selection, plan: EmbedPlan, journal: Journal) -> Se
     )
     if match is not None and not chosen.get("st_tokens", False):
         warn_few_genes(match, loaded)
-    return SectionEmbedding(vector=vector, by_modality=by_modality, spots=spots, facts=facts)
+    return SectionEmbedding(vector=vector, by_modality=by_modality, unknown=unknown_rows(spots), facts=facts)

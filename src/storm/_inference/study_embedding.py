@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from storm._inference.joint import embed_together
+from storm._inference.joint_steps import Part, finish, one_by_one
 from storm._inference.section_embedding import EmbedPlan, SectionEmbedding, embed_section
-from storm.data.journal import Journal
+from storm.data.journal import Journal, on_disk
 
 if TYPE_CHECKING:
     from storm._bridge.study import Section, Study
@@ -39,7 +40,15 @@ def embed_sections(
     """
     expression = plan.modality != "he" and any(section.work.table.n_vars for section in study)
     if plan.joint and len(study) > 1 and plan.readout == "adaptive" and expression:
-        yield from embed_together(study, plan, journals)
+        with on_disk(journals) as folders:
+            parts = [
+                Part(section=section, plan=plan, journal=journal)
+                for section, journal in zip(study, folders, strict=True)
+            ]
+            for part, last in zip(
+                parts, embed_together(one_by_one(parts), plan.model, batch=plan.batch, seed=plan.seed), strict=True
+            ):
+                yield part.section, finish(part, last)
         return
     for section, journal in zip(study, journals, strict=True):
         with section.named():

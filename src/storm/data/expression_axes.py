@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
 from storm._checks import check_choice, check_whole
+from storm._types import Over
 from storm.data.components import with_signs
 from storm.data.normalise import log_normalise
 
@@ -81,9 +82,7 @@ def median_counts(sections: Iterable[tuple[csr_matrix, np.ndarray]]) -> float:
     sections
         As in :func:`fit_axes`.
     """
-    totals = np.concatenate([np.empty(0), *(_totals(counts)[rows] for counts, rows in sections)])
-    totals = totals[totals > 0]
-    return float(np.median(totals)) if len(totals) else 1.0
+    return _median(_totals_of(counts, rows) for counts, rows in sections)
 
 
 def fit_axes(
@@ -122,35 +121,97 @@ def fit_axes(
     -------
     ExpressionAxes
     """
+    return fit_axes_over(
+        over_counts(sections),
+        target_sum=target_sum,
+        n_genes=n_genes,
+        n_components=n_components,
+        centre=centre,
+        max_rows=max_rows,
+    )
+
+
+def over_counts(sections: Iterable[tuple[csr_matrix, np.ndarray]]) -> Over:
+    """Sums over sections, read one after the other; see :func:`fit_axes_over`."""
+
+    def over(function: Callable[..., Any], *each: Sequence[Any], **shared: Any) -> list[Any]:
+        return [
+            function(counts, rows, *(values[k] for values in each), **shared)
+            for k, (counts, rows) in enumerate(sections)
+        ]
+
+    return over
+
+
+def fit_axes_over(
+    over: Over,
+    *,
+    target_sum: float | None = None,
+    n_genes: int = N_GENES,
+    n_components: int = N_COMPONENTS,
+    centre: Literal["each", "together"] = "each",
+    max_rows: int = _MAX_ROWS,
+) -> ExpressionAxes:
+    """:func:`fit_axes` of sections that lie anywhere: only sums of theirs come here.
+
+    Parameters
+    ----------
+    over
+        ``over(function, *each, **shared)`` returns ``function(counts, rows, *own, **shared)`` of each section, where
+        ``own`` are the section's entries of ``each``.
+    target_sum, n_genes, n_components, centre, max_rows
+        As in :func:`fit_axes`.
+    """
     check_choice(centre, ("each", "together"), name="centre")
     check_whole(n_genes, name="n_genes")
     check_whole(n_components, name="n_components")
-    target = median_counts(sections) if target_sum is None else float(target_sum)
-    counted, means, variances = [], [], []
-    for counts, rows in sections:
-        sample = _sample(counts, rows, max_rows)
-        n, total, square = max(len(sample), 1), np.zeros(counts.shape[1]), np.zeros(counts.shape[1])
-        for part in _blocks(sample):
-            block = log_normalise(counts[part], target_sum=target).astype(np.float64)
-            total += np.asarray(block.sum(axis=0)).ravel()
-            square += np.asarray(block.multiply(block).sum(axis=0)).ravel()
-        counted.append(len(sample))
-        means.append(total / n)
-        variances.append(square / n - np.square(total / n))
+    target = _median(over(_totals_of)) if target_sum is None else float(target_sum)
+    counted, means, variances = zip(*over(_gene_moments, target=target, max_rows=max_rows), strict=True)
     # An empty section says nothing about which genes vary.
     some = [variance for variance, n in zip(variances, counted, strict=True) if n] or variances
     genes = np.sort(np.argsort(-np.mean(some, axis=0), kind="stable")[:n_genes])
     section_means = np.stack(means)[:, genes]
     mean = np.average(section_means, axis=0, weights=np.maximum(counted, 1e-9))
-    products = np.zeros((len(genes), len(genes)))
-    for i, (counts, rows) in enumerate(sections):
-        for part in _blocks(_sample(counts, rows, max_rows)):
-            block = log_normalise(counts[part], target_sum=target)[:, genes].toarray()
-            block = block - (section_means[i] if centre == "each" else mean)
-            products += block.T @ block
+    around = section_means if centre == "each" else np.broadcast_to(mean, section_means.shape)
+    products = np.sum(over(_products, list(around), genes=genes, target=target, max_rows=max_rows), axis=0)
     _, axes = np.linalg.eigh(products)
     loadings = with_signs(axes[:, ::-1][:, :n_components])
     return ExpressionAxes(genes, mean, section_means, loadings, target, centre)
+
+
+def _totals_of(counts: csr_matrix, rows: np.ndarray) -> np.ndarray:
+    """Counts of the spots that have any, shape (≤ rows,)."""
+    totals = _totals(counts)[rows]
+    return totals[totals > 0]
+
+
+def _median(totals: Iterable[np.ndarray]) -> float:
+    whole = np.concatenate([np.empty(0), *totals])
+    return float(np.median(whole)) if len(whole) else 1.0
+
+
+def _gene_moments(
+    counts: csr_matrix, rows: np.ndarray, *, target: float, max_rows: int
+) -> tuple[int, np.ndarray, np.ndarray]:
+    """Number of spots, and mean and variance of each gene over them."""
+    sample = _sample(counts, rows, max_rows)
+    n, total, square = max(len(sample), 1), np.zeros(counts.shape[1]), np.zeros(counts.shape[1])
+    for part in _blocks(sample):
+        block = log_normalise(counts[part], target_sum=target).astype(np.float64)
+        total += np.asarray(block.sum(axis=0)).ravel()
+        square += np.asarray(block.multiply(block).sum(axis=0)).ravel()
+    return len(sample), total / n, square / n - np.square(total / n)
+
+
+def _products(
+    counts: csr_matrix, rows: np.ndarray, around: np.ndarray, *, genes: np.ndarray, target: float, max_rows: int
+) -> np.ndarray:
+    """Sums of products of some genes around a point, shape (g, g)."""
+    products = np.zeros((len(genes), len(genes)))
+    for part in _blocks(_sample(counts, rows, max_rows)):
+        block = log_normalise(counts[part], target_sum=target)[:, genes].toarray() - around
+        products += block.T @ block
+    return products
 
 
 def _sample(counts: csr_matrix, rows: np.ndarray, max_rows: int) -> np.ndarray:

@@ -10,10 +10,13 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+import numpy as np
 
 from storm._files import is_no_room, replacing
 from storm._logging import logger
@@ -72,6 +75,19 @@ class Journal:
                 raise
             logger.warning("%s cannot be used (%s): this run cannot be resumed if it is killed", self.folder, error)
             return Rows(shape)
+
+    def values(self, name: str) -> np.ndarray:
+        """Values of a stage that has ended, float32, shape (n, d), mapped from its file.
+
+        Raises
+        ------
+        OSError
+            If the journal does not hold them.
+        """
+        if self.folder is None:
+            msg = f"a run without a folder keeps no values of its stage {name!r}"
+            raise FileNotFoundError(msg)
+        return np.load(self.folder / f"{name}.npy", mmap_mode="r")
 
     def _stored_rows(self, folder: Path, name: str, shape: tuple[int, int], facts: dict[str, Any]) -> Rows:
         if folder.exists() and not folder.is_dir():
@@ -155,6 +171,18 @@ def journal_of(store: Path | None, key: str) -> Iterator[Journal]:
         journal = Journal(None if beside is None else beside / journal_name(key))
         yield journal
         journal.remove()
+
+
+@contextmanager
+def on_disk(journals: Sequence[Journal]) -> Iterator[list[Journal]]:
+    """The journals, those without a folder in a temporary one (in ``TMPDIR``), so that no values lie in memory."""
+    with ExitStack() as stack:
+        yield [
+            journal
+            if journal.folder is not None
+            else Journal(Path(stack.enter_context(TemporaryDirectory(prefix="storm-", ignore_cleanup_errors=True))))
+            for journal in journals
+        ]
 
 
 def journal_name(key: str) -> str:

@@ -196,7 +196,7 @@ def embed(
     )
     with study.journals(key_added) as journals:
         for section, result in embed_sections(study, plan, journals):
-            warn_nan(result.vector, result.spots, name=key_added, section=section.name)
+            warn_nan(result.vector, result.unknown, name=key_added, section=section.name)
             obsm = {key_added: result.vector}
             if per_modality:
                 obsm |= {f"{key_added}_{name}": part for name, part in result.by_modality.items()}

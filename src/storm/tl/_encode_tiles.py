@@ -13,7 +13,7 @@ from storm._bridge.read import spots_of
 from storm._bridge.study import open_study
 from storm._checks import check_positive
 from storm._inference.device import Compute
-from storm._inference.record import warn_nan
+from storm._inference.record import unknown_rows, warn_nan
 from storm._inference.tile_cache import held_result, input_size, tile_embedding
 from storm._keys import tiles_key
 from storm._logging import logger
@@ -184,7 +184,7 @@ def encode_tiles(
             # In memory: the rows may lie in the journal's file, which is about to go.
             values = np.array(embedding.values)
             if not embedding.reused:
-                warn_nan(values, spots, name=key, section=section.name)
+                warn_nan(values, unknown_rows(spots), name=key, section=section.name)
             reused += embedding.reused
             study.keep(section, obsm={key: values}, uns={key: embedding.facts})
         if reused == len(study):

@@ -22,7 +22,7 @@ from storm._inference.he_features import he_features
 from storm._inference.head_trust import gene_columns, unusual_tiles, useful_genes
 from storm._inference.neighbourhoods import section_windows
 from storm._inference.predicted_genes import empty_table, layer_results, matrix_names, new_table, predicted_blocks
-from storm._inference.record import provenance, warn_nan, warn_species
+from storm._inference.record import provenance, unknown_rows, warn_nan, warn_species
 from storm._inference.tile_cache import model_tiles
 from storm._inference.tokens import he_tokens
 from storm._keys import EXPRESSION, UNS, predicted_table, unusual
@@ -235,7 +235,7 @@ def predict_expression(
                         f"{features.shape[1]}; train it again with storm.tl.fit_expression"
                     )
                     raise ValueError(msg)
-            warn_nan(features, spots, name=key_added, section=section.name)
+            warn_nan(features, unknown_rows(spots), name=key_added, section=section.name)
             p, share = unusual_tiles(head, tiles.values, section=section.name)
             facts = provenance(
                 loaded,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +32,34 @@ def read_embedding(table: AnnData, use_rep: str) -> Any:
         raise KeyError(msg)
     check_key(use_rep, sorted(table.obsm), name="use_rep", where="obsm")
     return _as_matrix(table.obsm[use_rep], name=f"obsm[{use_rep!r}]")
+
+
+def stack_embeddings(embeddings: Sequence[Any], *, name: str) -> tuple[Any, np.ndarray]:
+    """Embeddings of several tables below each other, and where one ends and the next begins.
+
+    Parameters
+    ----------
+    embeddings
+        What :func:`read_embedding` returns for each table.
+    name
+        Their key in ``obsm``, for the error.
+
+    Raises
+    ------
+    ValueError
+        If they have different numbers of columns.
+    """
+    if len(embeddings) == 1:
+        return embeddings[0], np.empty(0, dtype=int)
+    widths = [embedding.shape[1] for embedding in embeddings]
+    if len(set(widths)) > 1:
+        msg = (
+            f"obsm[{name!r}] has {widths} columns in the {len(widths)} objects, so that they cannot be clustered "
+            f"together; embed them together: storm.tl.embed([...])"
+        )
+        raise ValueError(msg)
+    rows = [np.asarray(embedding, dtype=np.float32) for embedding in embeddings]
+    return np.concatenate(rows), np.cumsum([len(part) for part in rows])[:-1]
 
 
 def _as_matrix(values: Any, *, name: str) -> Any:

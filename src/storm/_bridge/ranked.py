@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -62,3 +62,32 @@ def ranked_genes(table: AnnData, key: str, group: str | None = None) -> pd.DataF
         frame.insert(0, "group", name)
         frames.append(frame.rename(columns={"share": "pts", "share_reference": "pts_reference"}))
     return pd.concat(frames, ignore_index=True)
+
+
+def common_ranking(tables: Sequence[AnnData], key: str, group: str | None = None) -> pd.DataFrame:
+    """The ranking of some tables, which is the same in all that hold one.
+
+    Parameters
+    ----------
+    tables
+        The tables.
+    key, group
+        As in :func:`ranked_genes`.
+
+    Raises
+    ------
+    KeyError
+        As :func:`ranked_genes`, if no table holds one.
+    ValueError
+        If they hold different rankings.
+    """
+    held = [ranked_genes(table, key, group) for table in tables if key in table.uns] or [
+        ranked_genes(tables[0], key, group)
+    ]
+    if any(not held[0].equals(other) for other in held[1:]):
+        msg = (
+            f"the objects hold different rankings in uns[{key!r}]; rank them together, "
+            f"storm.tl.rank_domain_genes([...]), or give one object at a time"
+        )
+        raise ValueError(msg)
+    return held[0]

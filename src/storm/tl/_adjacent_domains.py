@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,9 +10,7 @@ import pandas as pd
 
 from storm import __version__, _keys
 from storm._bridge.keys import Keys
-from storm._bridge.placed import read_labels, read_sections
-from storm._bridge.workspace import open_workspace
-from storm._bridge.write import check_record_added, write_results
+from storm._bridge.pool import open_pool
 from storm._checks import check_between, check_whole
 from storm.biology.contacts import Contacts, count_contacts
 from storm.data.contacts import contact_edges
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def adjacent_domains(
-    data: SpatialData | AnnData,
+    data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
     key: str = _keys.DOMAIN,
     *,
     library_key: str | None = None,
@@ -33,7 +32,7 @@ def adjacent_domains(
     min_edges: int = 3,
     key_added: str | None = None,
     copy: bool = False,
-) -> SpatialData | AnnData | None:
+) -> SpatialData | AnnData | list[SpatialData | AnnData] | None:
     """Find which domains lie beside each other.
 
     Two spots touch if they are neighbours on the lattice (four on a square one, six on a hexagonal one); where there is
@@ -47,7 +46,8 @@ def adjacent_domains(
     Parameters
     ----------
     data
-        Object whose table holds ``obs[key]``.
+        Object whose table holds ``obs[key]``. The edges of a list of objects are counted together, and each table gets
+        the same result.
     key
         Column of ``obs`` with the domains; rows without one do not count.
     library_key
@@ -64,10 +64,10 @@ def adjacent_domains(
 
     Returns
     -------
-    SpatialData or AnnData or None
-        The copy if ``copy``, else ``None``; the table gets ``uns["storm"][key_added]`` with the parameters and a data
-        frame, which :func:`storm.get.adjacent_domains` returns. It has a row for each ordered pair of domains ``i`` and
-        ``j``:
+    SpatialData or AnnData or list of these or None
+        The copy if ``copy``, a list for a list, else ``None``; the table gets ``uns["storm"][key_added]`` with the
+        parameters and a data frame, which :func:`storm.get.adjacent_domains` returns. It has a row for each ordered
+        pair of domains ``i`` and ``j``:
 
         - ``edges``: number of edges between them (within the domain where ``i`` is ``j``),
         - ``share``: share of the outward edges of ``i`` that lead to ``j``; NaN where ``i`` is ``j``,
@@ -95,10 +95,10 @@ def adjacent_domains(
     check_whole(min_edges, name="min_edges")
     key_added = _keys.adjacency(key) if key_added is None else key_added
     keys = Keys(table_key=table_key, shapes_key=shapes_key, coordinate_system=coordinate_system)
-    work = open_workspace(data, keys, image=False, copy=copy)
-    check_record_added(work.table, key_added, made_by="storm.tl.adjacent_domains")
-    labels = read_labels(work.table, key)
-    places = read_sections(data, keys, library_key=library_key)
+    pool = open_pool(data, keys, library_key=library_key, copy=copy)
+    pool.check_record_added(key_added, made_by="storm.tl.adjacent_domains")
+    labels = pool.labels(key)
+    places = pool.places()
     edges = contact_edges(places.centres, places.sections)
     contacts = count_contacts(edges, labels.codes, len(labels.names), sections=places.sections)
     frame = _frame(contacts, labels.names, min_share=min_share, min_edges=min_edges)
@@ -113,8 +113,8 @@ def adjacent_domains(
         "min_edges": min_edges,
         _keys.TABLE: frame,
     }
-    write_results(work.table, uns={key_added: facts})
-    return work.owner if copy else None
+    pool.write(uns={key_added: facts | pool.facts})
+    return pool.copies(data) if copy else None
 
 
 def _frame(contacts: Contacts, names: list[str], *, min_share: float, min_edges: int) -> pd.DataFrame:

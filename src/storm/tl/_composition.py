@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,11 +12,9 @@ import pandas as pd
 
 from storm import __version__, _keys
 from storm._bridge.keys import Keys
-from storm._bridge.log_values import read_log_values
-from storm._bridge.placed import Labels, Places, read_labels, read_sections
+from storm._bridge.placed import Labels, Places
+from storm._bridge.pool import open_pool
 from storm._bridge.signature import signature_frame
-from storm._bridge.workspace import open_workspace
-from storm._bridge.write import write_results
 from storm._checks import check_choice
 from storm.biology.composition import Mixture, marker_scores, nnls, nusvr
 from storm.biology.distances import distance_bins, typical_pitch
@@ -33,7 +31,7 @@ _HALF = 0.5
 
 
 def composition(
-    data: SpatialData | AnnData,
+    data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
     signature: pd.DataFrame | Mapping[str, Iterable[str]] | AnnData | str | Path,
     *,
     method: Literal["nnls", "nusvr", "markers"] = "nnls",
@@ -49,7 +47,7 @@ def composition(
     seed: int = 0,
     key_added: str = _keys.X_COMPOSITION,
     copy: bool = False,
-) -> SpatialData | AnnData | None:
+) -> SpatialData | AnnData | list[SpatialData | AnnData] | None:
     """Estimate the cell types of spots from a signature, and compare them between domains.
 
     ``"nnls"`` explains the expression of each spot by non-negative shares of the signature's types, on a linear scale.
@@ -63,7 +61,8 @@ def composition(
     Parameters
     ----------
     data
-        Object with expression.
+        Object with expression. Of a list of objects, the genes are read that all of them have, and the domains are
+        tested over the spots of all of them.
     signature
         For ``"nnls"`` and ``"nusvr"`` a data frame of genes × types on a linear scale, such as
         :func:`storm.datasets.signatures` returns, or the path of one (LM22 has that shape), or an AnnData of single
@@ -90,8 +89,8 @@ def composition(
 
     Returns
     -------
-    SpatialData or AnnData or None
-        The copy if ``copy``, else ``None``; the table gets
+    SpatialData or AnnData or list of these or None
+        The copy if ``copy``, a list for a list, else ``None``; the table gets
 
         - ``obsm[key_added]``: float32, shape (n_obs, types): fractions of sum 1, NaN where no type explains anything;
           or scores for ``"markers"``; not for ``"nusvr"``,
@@ -128,11 +127,14 @@ def composition(
     _check_kind(frame, method)
     residual_key = f"{key_added}_residual"
     keys = Keys(table_key=table_key, shapes_key=shapes_key, coordinate_system=coordinate_system, layer=layer)
-    work = open_workspace(data, keys, image=False, copy=copy, keys_added={"obsm": [key_added], "obs": [residual_key]})
-    _check_replaced(work.table, method, key_added, residual_key)
-    labels = None if key is None else read_labels(work.table, key)
-    places = read_sections(data, keys, library_key=library_key) if key is not None and spatial else None
-    values, genes, normalised = read_log_values(work.table, layer, normalise=normalise)
+    pool = open_pool(
+        data, keys, library_key=library_key, copy=copy, keys_added={"obsm": [key_added], "obs": [residual_key]}
+    )
+    for table in pool.tables:
+        _check_replaced(table, method, key_added, residual_key)
+    labels = None if key is None else pool.labels(key)
+    places = pool.places() if key is not None and spatial else None
+    values, genes, normalised = pool.log_values(layer, normalise=normalise)
     columns, frame, facts = _match(frame, genes)
     facts |= {
         "storm_version": __version__,
@@ -150,11 +152,11 @@ def composition(
         shares, results = _of_spots(values[:, columns], frame, method, key_added, residual_key)
         if labels is not None:
             facts[_keys.TABLE] = _tests(shares, list(frame.columns), labels, places, seed=seed)
-    uns = {key_added: facts} | (
+    uns = {key_added: facts | pool.facts} | (
         {residual_key: {"residual_of": key_added}} if residual_key in results.get("obs", {}) else {}
     )
-    write_results(work.table, uns=uns, **results)
-    return work.owner if copy else None
+    pool.write(uns=uns, **results)
+    return pool.copies(data) if copy else None
 
 
 def _check_kind(frame: pd.DataFrame, method: str) -> None:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
 
 from storm import __version__, _keys
-from storm._bridge.embedding import read_embedding
 from storm._bridge.keys import Keys
-from storm._bridge.placed import read_labels
-from storm._bridge.workspace import open_workspace
-from storm._bridge.write import check_record_added, write_results
+from storm._bridge.pool import open_pool
 from storm._checks import check_between, check_choice, check_whole
 from storm._inference.clustering import repeat
 from storm.data.components import finite_rows
@@ -24,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def domain_stability(
-    data: SpatialData | AnnData,
+    data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
     n_domains: Iterable[int] = range(3, 11),
     *,
     runs: int = 10,
@@ -36,7 +33,7 @@ def domain_stability(
     seed: int = 0,
     key_added: str = _keys.STABILITY,
     copy: bool = False,
-) -> SpatialData | AnnData | None:
+) -> SpatialData | AnnData | list[SpatialData | AnnData] | None:
     """Find which numbers of domains come back when the clustering is repeated.
 
     Each run clusters a random part of the rows from other starts. Two runs agree by the adjusted Rand index over the
@@ -46,7 +43,8 @@ def domain_stability(
     Parameters
     ----------
     data
-        Object whose table holds ``obsm[use_rep]``; see :func:`storm.tl.embed`.
+        Object whose table holds ``obsm[use_rep]``; see :func:`storm.tl.embed`. The rows of a list of objects are
+        clustered together, as by :func:`storm.tl.domains`, and each table gets the same result.
     n_domains
         Numbers of domains.
     runs
@@ -70,9 +68,9 @@ def domain_stability(
 
     Returns
     -------
-    SpatialData or AnnData or None
-        The copy if ``copy``, else ``None``; the table gets ``uns["storm"][key_added]`` with parameters and a data frame
-        of one row per number and run, which :func:`storm.get.domain_stability` returns:
+    SpatialData or AnnData or list of these or None
+        The copy if ``copy``, a list for a list, else ``None``; the table gets ``uns["storm"][key_added]`` with
+        parameters and a data frame of one row per number and run, which :func:`storm.get.domain_stability` returns:
 
         - ``n_domains``, ``run``,
         - ``ari``: mean adjusted Rand index with the other runs at this number,
@@ -104,10 +102,10 @@ def domain_stability(
     if not numbers:
         msg = "n_domains is empty; give numbers of domains, for example range(3, 11)"
         raise ValueError(msg)
-    work = open_workspace(data, Keys(table_key=table_key), image=False, copy=copy)
-    check_record_added(work.table, key_added, made_by="storm.tl.domain_stability")
-    embedding = read_embedding(work.table, use_rep)
-    labels = None if truth is None else read_labels(work.table, truth).codes
+    pool = open_pool(data, Keys(table_key=table_key), copy=copy)
+    pool.check_record_added(key_added, made_by="storm.tl.domain_stability")
+    embedding = pool.embedding(use_rep)
+    labels = None if truth is None else pool.labels(truth).codes
     stability, to_truth, rows = repeat(
         embedding,
         finite_rows(embedding),
@@ -140,5 +138,5 @@ def domain_stability(
         "seed": seed,
         _keys.TABLE: frame,
     }
-    write_results(work.table, uns={key_added: facts})
-    return work.owner if copy else None
+    pool.write(uns={key_added: facts | pool.facts})
+    return pool.copies(data) if copy else None

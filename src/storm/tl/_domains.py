@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from storm import __version__
-from storm._bridge.embedding import read_embedding
+from storm._bridge.embedding import read_embedding, stack_embeddings
 from storm._bridge.keys import Keys
 from storm._bridge.select import records_of
 from storm._bridge.study import Study, open_study
@@ -135,7 +135,7 @@ def domains(
     )  # fmt: skip
     tables = [work.table for work in study.works]
     earlier = None if align_to is None else _earlier(tables, align_to)
-    embedding, ends = _together([read_embedding(table, use_rep) for table in tables], name=use_rep)
+    embedding, ends = stack_embeddings([read_embedding(table, use_rep) for table in tables], name=use_rep)
     warn_own_axes([records_of(table).get(use_rep) for table in tables], name=use_rep)
     known = finite_rows(embedding)
     codes, facts = cluster_rows(
@@ -203,18 +203,3 @@ def _shares(study: Study, codes: np.ndarray, names: list[str]) -> dict[str, Any]
     ]
     sections = [section.name for section in study]
     return {"sections": sections, "domains": names, **proportions(codes, rows, len(names))}
-
-
-def _together(embeddings: list[Any], *, name: str) -> tuple[Any, np.ndarray]:
-    """Embeddings of several objects below each other, and where one ends and the next begins."""
-    if len(embeddings) == 1:
-        return embeddings[0], np.empty(0, dtype=int)
-    widths = [embedding.shape[1] for embedding in embeddings]
-    if len(set(widths)) > 1:
-        msg = (
-            f"obsm[{name!r}] has {widths} columns in the {len(widths)} objects, so that they cannot be clustered "
-            f"together; embed them together: storm.tl.embed([...])"
-        )
-        raise ValueError(msg)
-    rows = [np.asarray(embedding, dtype=np.float32) for embedding in embeddings]
-    return np.concatenate(rows), np.cumsum([len(part) for part in rows])[:-1]

@@ -13,11 +13,9 @@ import pandas as pd
 
 from storm import __version__, _keys
 from storm._bridge.keys import Keys
-from storm._bridge.ranked import ranked_genes
+from storm._bridge.pool import open_pool
+from storm._bridge.ranked import common_ranking
 from storm._bridge.results import default_p
-from storm._bridge.select import select_table
-from storm._bridge.workspace import open_workspace
-from storm._bridge.write import check_record_added, write_results
 from storm._checks import check_between, check_choice, check_gene_lists, check_new_key, check_whole
 from storm._logging import logger
 from storm.biology.enrichment import over_representation, preranked_enrichment, read_gmt, sets_with_genes
@@ -28,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def enrich(
-    data: SpatialData | AnnData,
+    data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
     sets: Mapping[str, Iterable[str]] | str | Path,
     *,
     method: Literal["ora", "gsea"] = "ora",
@@ -44,7 +42,7 @@ def enrich(
     key_added: str = _keys.ENRICHMENT,
     table_key: str | None = None,
     copy: bool = False,
-) -> SpatialData | AnnData | None:
+) -> SpatialData | AnnData | list[SpatialData | AnnData] | None:
     """Test which gene sets the genes of a domain belong to.
 
     Over-representation (``"ora"``, the paper's) asks whether a set holds more of a domain's genes than chance would put
@@ -58,7 +56,8 @@ def enrich(
     Parameters
     ----------
     data
-        Object whose table holds the result of :func:`storm.tl.rank_domain_genes`.
+        Object whose table holds the result of :func:`storm.tl.rank_domain_genes`; or the objects of a list that was
+        ranked together, each of which gets the same result.
     sets
         Genes by set, such as :func:`storm.datasets.gene_sets` returns, or the path of a GMT file. The genes have the
         names that the table gives them.
@@ -87,10 +86,10 @@ def enrich(
 
     Returns
     -------
-    SpatialData or AnnData or None
-        The copy if ``copy``, else ``None``; the table gets ``uns["storm"][key_added]`` with parameters, the number of
-        sets left out by reason, and a data frame of one row per domain and set by rising p-value, which
-        :func:`storm.get.enrich` returns:
+    SpatialData or AnnData or list of these or None
+        The copy if ``copy``, a list for a list, else ``None``; the table gets ``uns["storm"][key_added]`` with
+        parameters, the number of sets left out by reason, and a data frame of one row per domain and set by rising
+        p-value, which :func:`storm.get.enrich` returns:
 
         - ``"ora"``: ``group``, ``set``, ``n_genes``, ``n_selected`` (of the domain), ``n_overlap``, ``expected``,
           ``odds_ratio``, ``pvals``, ``pvals_adj``, ``genes`` (the overlap),
@@ -102,7 +101,8 @@ def enrich(
     KeyError
         If there is no ranking, or no such domain in it.
     ValueError
-        If no set has the right number of tested genes, or an argument is out of range.
+        If no set has the right number of tested genes, an argument is out of range, or the objects of a list hold
+        different rankings.
     TypeError
         If the genes of a set are no list, or text, of which each letter would be a gene.
     FileNotFoundError
@@ -123,9 +123,9 @@ def enrich(
     most: float = np.inf if max_genes is None else check_whole(max_genes, name="max_genes", least=min_genes)
     check_new_key(key_added)
     given = check_gene_lists(sets, name="sets") if isinstance(sets, Mapping) else read_gmt(sets)
-    _, table = select_table(data, table_key)
-    check_record_added(table, key_added, made_by="storm.tl.enrich")
-    ranking = ranked_genes(table, key)
+    pool = open_pool(data, Keys(table_key=table_key), copy=copy)
+    pool.check_record_added(key_added, made_by="storm.tl.enrich")
+    ranking = common_ranking(pool.tables, key)
     names = list(dict.fromkeys(ranking["group"]))
     wanted = [groups] if isinstance(groups, str) else list(groups)
     if wanted == ["all"]:
@@ -180,9 +180,8 @@ def enrich(
         "max_genes": max_genes,
     }
     facts |= {"seed": seed} if method == "gsea" else {"direction": direction, "p": p, "fdr": fdr, "min_lfc": min_lfc}
-    work = open_workspace(data, Keys(table_key=table_key), image=False, copy=copy)
-    write_results(work.table, uns={key_added: {**facts, _keys.TABLE: pd.concat(frames, ignore_index=True)}})
-    return work.owner if copy else None
+    pool.write(uns={key_added: {**facts, **pool.facts, _keys.TABLE: pd.concat(frames, ignore_index=True)}})
+    return pool.copies(data) if copy else None
 
 
 def _refuse(sets: Mapping[str, Iterable[str]], tested: list[str], min_genes: int, max_genes: int | None) -> None:

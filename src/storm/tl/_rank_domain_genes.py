@@ -10,12 +10,9 @@ import numpy as np
 import pandas as pd
 
 from storm import __version__, _keys
-from storm._bridge.counts import read_counts
 from storm._bridge.keys import Keys
-from storm._bridge.log_values import read_log_values
-from storm._bridge.placed import Labels, Places, read_labels, read_sections
-from storm._bridge.workspace import open_workspace
-from storm._bridge.write import check_record_added, write_results
+from storm._bridge.placed import Labels, Places
+from storm._bridge.pool import open_pool
 from storm._checks import check_between, check_choice, check_extra, check_new_key, check_whole
 from storm.biology.contacts import count_contacts
 from storm.biology.contrasts import Contrast, contrast
@@ -38,7 +35,7 @@ _NAME = "storm.tl.rank_domain_genes"
 
 
 def rank_domain_genes(
-    data: SpatialData | AnnData,
+    data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
     key: str = _keys.DOMAIN,
     reference: str | Sequence[str] = "adjacent",
     *,
@@ -57,7 +54,7 @@ def rank_domain_genes(
     seed: int = 0,
     key_added: str = _keys.RANKED_GENES,
     copy: bool = False,
-) -> SpatialData | AnnData | None:
+) -> SpatialData | AnnData | list[SpatialData | AnnData] | None:
     """Rank the genes that set a domain apart from what lies beside it.
 
     The result has scanpy's shape, so that ``sc.get.rank_genes_groups_df``, ``sc.pl.rank_genes_groups_dotplot`` and
@@ -75,7 +72,8 @@ def rank_domain_genes(
     Parameters
     ----------
     data
-        Object whose table holds ``obs[key]`` and expression.
+        Object whose table holds ``obs[key]`` and expression. A list of objects is ranked together, by the genes that
+        all of them have, and each table gets the same result.
     key
         Column of ``obs`` with the domains; rows without one are left out, also of the reference.
     reference
@@ -111,10 +109,10 @@ def rank_domain_genes(
 
     Returns
     -------
-    SpatialData or AnnData or None
-        The copy if ``copy``, else ``None``; the table gets ``uns[key_added]`` with scanpy's entries (``names``,
-        ``scores``, ``logfoldchanges``, ``pvals``, ``pvals_adj``, by falling score; ``pts``, ``pts_rest``, unless the
-        name of a domain has a ``"/"``, which no column of a stored frame may have) and
+    SpatialData or AnnData or list of these or None
+        The copy if ``copy``, a list for a list, else ``None``; the table gets ``uns[key_added]`` with scanpy's entries
+        (``names``, ``scores``, ``logfoldchanges``, ``pvals``, ``pvals_adj``, by falling score; ``pts``, ``pts_rest``,
+        unless the name of a domain has a ``"/"``, which no column of a stored frame may have) and
 
         - ``auc``: probability that a spot of the domain has a higher value than one of the reference,
         - ``p_spatial``, ``p_spatial_adj``: the spatial test, and its Benjamini-Hochberg rate,
@@ -144,18 +142,18 @@ def rank_domain_genes(
     if test == "pseudobulk":
         check_extra("pydeseq2", extra="pseudobulk", purpose='test="pseudobulk"')
     keys = Keys(table_key=table_key, shapes_key=shapes_key, coordinate_system=coordinate_system, layer=layer)
-    work = open_workspace(data, keys, image=False, copy=copy)
-    table = work.table
-    _check_replaceable(table.uns, key_added)
-    check_record_added(table, key_added, made_by=_NAME)
-    labels = read_labels(table, key, least=2)
+    pool = open_pool(data, keys, library_key=library_key, copy=copy)
+    for table in pool.tables:
+        _check_replaceable(table.uns, key_added)
+    pool.check_record_added(key_added, made_by=_NAME)
+    labels = pool.labels(key, least=2)
     wanted = _names(groups, labels, name="groups")
     kind = reference if isinstance(reference, str) else "named"
     needs_places = spatial or kind == "adjacent" or test == "pseudobulk"
-    places = read_sections(data, keys, library_key=library_key) if needs_places else None
+    places = pool.places() if needs_places else None
     against = _references(reference, wanted, labels, places, min_share=min_share, min_edges=min_edges)
     sides = _sides(wanted, against, labels, whole=kind == "rest")
-    values, genes, normalised = read_log_values(table, layer, normalise=normalise)
+    values, genes, normalised = pool.log_values(layer, normalise=normalise)
 
     contrasts = {}
     pitch = float("nan") if places is None else typical_pitch(places.centres, places.sections)
@@ -168,8 +166,8 @@ def rank_domain_genes(
     if test == "pseudobulk":
         assert places is not None  # they tell the sections apart
         del values
-        counts, counted = read_counts(table, layer)
-        assert (counted == genes).all()  # both read the same matrix
+        counts, counted = pool.counts(layer)
+        assert (counted == genes).all()  # both read the same matrices
         paired = {
             name: _paired(counts[rows], domain, places, rows, name, tested=np.isfinite(contrasts[name].z))
             for name, (rows, domain) in sides.items()
@@ -200,9 +198,10 @@ def rank_domain_genes(
     }
     if paired:
         facts["n_sections"] = [len(one.sections) for one in paired.values()]  # in the order of the domains
-    write_results(table, uns={key_added: facts})
-    table.uns[key_added] = result
-    return work.owner if copy else None
+    pool.write(uns={key_added: facts | pool.facts})
+    for table in pool.tables:
+        table.uns[key_added] = dict(result)
+    return pool.copies(data) if copy else None
 
 
 def _check_replaceable(uns: Mapping[str, Any], key_added: str) -> None:

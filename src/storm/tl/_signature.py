@@ -10,11 +10,9 @@ import numpy as np
 
 from storm import __version__, _keys
 from storm._bridge.keys import Keys
-from storm._bridge.log_values import read_log_values
-from storm._bridge.ranked import ranked_genes
+from storm._bridge.pool import open_pool
+from storm._bridge.ranked import common_ranking
 from storm._bridge.results import default_p
-from storm._bridge.workspace import open_workspace
-from storm._bridge.write import write_results
 from storm._checks import check_between, check_choice, check_genes, check_whole
 from storm.biology.signatures import score_genes, zscore
 
@@ -27,7 +25,7 @@ _HALF = 0.5
 
 
 def signature(
-    data: SpatialData | AnnData,
+    data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
     genes: str | Sequence[str] | None = None,
     *,
     domain: str | None = None,
@@ -45,18 +43,20 @@ def signature(
     seed: int = 0,
     key_added: str = _keys.SIGNATURE,
     copy: bool = False,
-) -> SpatialData | AnnData | None:
+) -> SpatialData | AnnData | list[SpatialData | AnnData] | None:
     """Score each spot by the genes of a domain, or by a list of genes.
 
     Parameters
     ----------
     data
-        Object with expression.
+        Object with expression. A list of objects is scored by the same genes, those that all of them have, with the
+        same controls or means, so that scores can be compared between them.
     genes
         Genes of the signature; or give ``domain``.
     domain
         A domain that :func:`storm.tl.rank_domain_genes` ranked: its signature is the ``top`` share, by score, of the
-        genes that are significantly higher in it (the paper's: "the top 10 % of the differential genes").
+        genes that are significantly higher in it (the paper's: "the top 10 % of the differential genes"). Of a list,
+        it is enough that one object holds the ranking.
     top
         That share, above 0 and up to 1; at least one gene.
     p, fdr, min_lfc
@@ -80,8 +80,8 @@ def signature(
 
     Returns
     -------
-    SpatialData or AnnData or None
-        The copy if ``copy``, else ``None``; the table gets
+    SpatialData or AnnData or list of these or None
+        The copy if ``copy``, a list for a list, else ``None``; the table gets
 
         - ``obs[key_added]``: the score of each spot,
         - ``uns["storm"][key_added]``: parameters, and the ``genes``, which :func:`storm.get.signature` returns.
@@ -91,8 +91,8 @@ def signature(
     KeyError
         If there is no ranking, domain or layer.
     ValueError
-        If both or none of ``genes`` and ``domain`` are given, no gene is selected or none is in the table, or no
-        control is left.
+        If both or none of ``genes`` and ``domain`` are given, the objects of a list hold different rankings, no gene is
+        selected or none is in the table, or no control is left.
 
     Warns
     -----
@@ -112,14 +112,14 @@ def signature(
     if (genes is None) == (domain is None):
         msg = "give either genes, a list of names, or domain, one that storm.tl.rank_domain_genes ranked"
         raise ValueError(msg)
-    work = open_workspace(data, Keys(table_key=table_key), image=False, copy=copy, keys_added={"obs": [key_added]})
+    pool = open_pool(data, Keys(table_key=table_key), copy=copy, keys_added={"obs": [key_added]})
     facts: dict[str, Any] = {"storm_version": __version__, "method": method}
     if domain is not None:
-        wanted = _of_domain(work.table, key, domain, top=top, p=p, fdr=fdr, min_lfc=min_lfc)
+        wanted = _of_domain(pool.tables, key, domain, top=top, p=p, fdr=fdr, min_lfc=min_lfc)
         facts |= {"domain": domain, "top": top, "fdr": fdr, "min_lfc": min_lfc}
     else:
         wanted = check_genes(genes if genes is not None else [])
-    values, names, normalised = read_log_values(work.table, layer, normalise=normalise)
+    values, names, normalised = pool.log_values(layer, normalise=normalise)
     place = {name: at for at, name in enumerate(names)}
     found = [gene for gene in wanted if gene in place]
     if not found:
@@ -139,15 +139,15 @@ def signature(
         score = score_genes(values, columns, n_bins=n_bins, ctrl_size=ctrl_size, seed=seed)
         facts |= {"n_bins": n_bins, "ctrl_size": ctrl_size, "seed": seed}
     facts |= {"genes": found, "n_genes": len(wanted), "normalised": normalised}
-    write_results(work.table, obs={key_added: score}, uns={key_added: facts})
-    return work.owner if copy else None
+    pool.write(obs={key_added: score}, uns={key_added: facts | pool.facts})
+    return pool.copies(data) if copy else None
 
 
 def _of_domain(
-    table: AnnData, key: str, domain: str, *, top: float, p: str | None, fdr: float, min_lfc: float
+    tables: Sequence[AnnData], key: str, domain: str, *, top: float, p: str | None, fdr: float, min_lfc: float
 ) -> list[str]:
     """The top share of the genes that are significantly higher in a domain."""
-    frame = ranked_genes(table, key, domain)
+    frame = common_ranking(tables, key, domain)
     if p is None:
         p = default_p(frame)
     called = frame[(frame[p] <= fdr) & (frame["scores"] > 0) & (frame["logfoldchanges"] >= min_lfc)]

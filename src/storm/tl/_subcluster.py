@@ -10,11 +10,8 @@ import numpy as np
 import pandas as pd
 
 from storm import __version__, _keys
-from storm._bridge.embedding import read_embedding
 from storm._bridge.keys import Keys
-from storm._bridge.placed import read_labels
-from storm._bridge.workspace import open_workspace
-from storm._bridge.write import write_results
+from storm._bridge.pool import open_pool
 from storm._checks import check_choice, check_positive, check_whole
 from storm._inference.clustering import cluster_rows
 from storm.data.components import finite_rows
@@ -25,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def subcluster(
-    data: SpatialData | AnnData,
+    data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
     domain: str | Sequence[str],
     n_domains: int | Literal["auto"] = "auto",
     *,
@@ -39,13 +36,14 @@ def subcluster(
     seed: int = 0,
     key_added: str | None = None,
     copy: bool = False,
-) -> SpatialData | AnnData | None:
+) -> SpatialData | AnnData | list[SpatialData | AnnData] | None:
     """Divide a domain, or the union of several, into smaller ones; the other domains keep their names.
 
     Parameters
     ----------
     data
-        Object whose table holds ``obs[key]`` and ``obsm[use_rep]``.
+        Object whose table holds ``obs[key]`` and ``obsm[use_rep]``. In a list of objects, the rows of the domain in
+        all of them are divided together.
     domain
         Name of the domain, or of several that are divided together.
     n_domains
@@ -63,8 +61,8 @@ def subcluster(
 
     Returns
     -------
-    SpatialData or AnnData or None
-        The copy if ``copy``, else ``None``; the table gets
+    SpatialData or AnnData or list of these or None
+        The copy if ``copy``, a list for a list, else ``None``; the table gets
 
         - ``obs[key_added]``: categorical, with ``"2.0"``, ``"2.1"``, … by falling size in the place of ``"2"`` (or
           ``"2+3.0"``, …); NaN where the embedding of a row of the domain is NaN,
@@ -93,15 +91,15 @@ def subcluster(
     check_whole(n_neighbors, name="n_neighbors", least=2)
     check_positive(resolution, name="resolution")
     key_added = f"{key}_sub" if key_added is None else key_added
-    work = open_workspace(data, Keys(table_key=table_key), image=False, copy=copy, keys_added={"obs": [key_added]})
-    labels = read_labels(work.table, key)
+    pool = open_pool(data, Keys(table_key=table_key), copy=copy, keys_added={"obs": [key_added]})
+    labels = pool.labels(key)
     wanted = list(dict.fromkeys([domain] if isinstance(domain, str) else domain))
     if not wanted or (unknown := [name for name in wanted if name not in labels.names]):
         listed = ", ".join(map(repr, unknown)) if wanted else "nothing"
         msg = f"domain names {listed}, and obs[{key!r}] holds {', '.join(map(repr, labels.names))}"
         raise ValueError(msg)
     chosen = np.isin(labels.codes, [labels.names.index(name) for name in wanted])
-    embedding = read_embedding(work.table, use_rep)
+    embedding = pool.embedding(use_rep)
     known = finite_rows(embedding) & chosen
     parts, facts = cluster_rows(
         embedding, known, n_domains, method=method, resolution=resolution, n_neighbors=n_neighbors, n_init=n_init,
@@ -131,5 +129,5 @@ def subcluster(
         "seed": seed,
     }
     column = pd.Categorical.from_codes(codes, categories=pd.Index(names))
-    write_results(work.table, obs={key_added: column}, uns={key_added: facts})
-    return work.owner if copy else None
+    pool.write(obs={key_added: column}, uns={key_added: facts | pool.facts})
+    return pool.copies(data) if copy else None

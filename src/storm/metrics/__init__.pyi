@@ -5,6 +5,11 @@ from .agreement import completeness as completeness
 from .agreement import fmi as fmi
 from .agreement import homogeneity as homogeneity
 from .agreement import nmi as nmi
+from .calibration import Slope as Slope
+from .calibration import Subgroups as Subgroups
+from .calibration import calibration_slope as calibration_slope
+from .calibration import calibration_table as calibration_table
+from .calibration import subgroup_hazards as subgroup_hazards
 from .coherence import asw as asw
 from .coherence import chaos as chaos
 from .coherence import fide as fide
@@ -14,6 +19,7 @@ from .discrimination import bootstrap_concordance as bootstrap_concordance
 from .discrimination import brier as brier
 from .discrimination import concordance as concordance
 from .discrimination import cumulative_auc as cumulative_auc
+from .discrimination import integrated_brier as integrated_brier
 from .discrimination import uno_concordance as uno_concordance
 from .domains import score_domains as score_domains
 from .expression import pearson_per_gene as pearson_per_gene
@@ -23,6 +29,9 @@ from .intervals import conformal_p as conformal_p
 from .intervals import conformal_quantile as conformal_quantile
 from .intervals import hierarchical_quantile as hierarchical_quantile
 from .intervals import interval_coverage as interval_coverage
+from .reclassification import NetReclassification as NetReclassification
+from .reclassification import bootstrap_reclassification as bootstrap_reclassification
+from .reclassification import net_reclassification as net_reclassification
 from .report import coverage_by_depth as coverage_by_depth
 from .report import expression_report as expression_report
 from .report import ssim as ssim

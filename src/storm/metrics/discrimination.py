@@ -16,7 +16,14 @@ from storm.metrics._follow_up import follow_up, need_events, scores, uncensored
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-__all__ = ["bootstrap_concordance", "brier", "concordance", "cumulative_auc", "uno_concordance"]
+__all__ = [
+    "bootstrap_concordance",
+    "brier",
+    "concordance",
+    "cumulative_auc",
+    "integrated_brier",
+    "uno_concordance",
+]
 
 #: Difference of two risks that is rounding: the same patient twice is tied, whatever a product's last bit says.
 _TIED = 1e-8
@@ -270,3 +277,35 @@ def brier(
         error += np.where(left, np.square(1 - predicted[:, j]) / (free_then[j] if free_then[j] > 0 else np.nan), 0)
         result.append(error.mean())
     return np.array(result)
+
+
+def integrated_brier(
+    time: ArrayLike,
+    event: ArrayLike,
+    survival: ArrayLike,
+    *,
+    times: ArrayLike,
+    train: tuple[ArrayLike, ArrayLike] | None = None,
+) -> float:
+    """Brier score averaged over time, by the trapezoidal rule between the first and the last of some times.
+
+    Parameters
+    ----------
+    time, event, survival, times, train
+        As in :func:`brier`; two or more ``times``, ascending.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ValueError
+        As in :func:`brier`, or if the times do not ascend.
+    """
+    moments = np.atleast_1d(np.asarray(times, dtype=np.float64))
+    if len(moments) < 2 or not (np.diff(moments) > 0).all():
+        msg = f"times={moments.tolist()}: give two or more, ascending"
+        raise ValueError(msg)
+    values = brier(time, event, survival, times=moments, train=train)
+    return float(np.trapezoid(values, moments) / (moments[-1] - moments[0]))

@@ -97,6 +97,10 @@ class CoxModel:
         Harrell's C on the patients that the model was fitted to: optimistic.
     n, n_events
         Patients and events.
+    means
+        Mean of each covariate over these patients, around which risks are given.
+    baseline
+        Survival of a patient with these means: a series with the times as its index (Breslow's estimate).
     """
 
     table: pd.DataFrame
@@ -106,6 +110,40 @@ class CoxModel:
     concordance: float
     n: int
     n_events: int
+    means: pd.Series
+    baseline: pd.Series
+
+    def risk(self, covariates: pd.DataFrame) -> np.ndarray:
+        """Log hazard of patients relative to one with mean covariates, higher is worse, shape (n,).
+
+        Raises
+        ------
+        KeyError
+            If a covariate of the model is missing.
+        ValueError
+            If a value is missing or no number.
+        """
+        lacking = [str(name) for name in self.table.index if name not in covariates]
+        if lacking:
+            msg = f"the model has the covariates {lacking}, which are missing; there are {list(covariates)}"
+            raise KeyError(msg)
+        frame = _numbers(covariates[list(self.table.index)])
+        return (frame - self.means).to_numpy() @ self.table["coef"].to_numpy()
+
+    def survival(self, covariates: pd.DataFrame, times: ArrayLike) -> np.ndarray:
+        """Predicted probability of no event until some times, shape (n, times); NaN beyond the last one seen.
+
+        Raises
+        ------
+        KeyError, ValueError
+            As :meth:`risk`.
+        """
+        wanted = np.atleast_1d(np.asarray(times, dtype=np.float64))
+        at = self.baseline.index.to_numpy(dtype=np.float64)
+        place = np.searchsorted(at, wanted, side="right") - 1
+        curve = np.where(place < 0, 1.0, self.baseline.to_numpy()[np.maximum(place, 0)])
+        curve = np.where(wanted > at[-1], np.nan, curve)
+        return curve[None, :] ** np.exp(self.risk(covariates))[:, None]
 
 
 @dataclass(frozen=True)
@@ -250,6 +288,10 @@ def cox(time: ArrayLike, event: ArrayLike, covariates: pd.DataFrame, *, alpha: f
     times, events = follow_up(time, event, n=len(covariates))
     need_events(events, what="a Cox model")
     frame = _numbers(covariates)
+    constant = [str(name) for name in frame if frame[name].nunique() == 1]
+    if constant:
+        msg = f"covariates {constant} are the same for all patients; leave them out"
+        raise ValueError(msg)
     per_covariate = events.sum() / frame.shape[1]
     if per_covariate < _EVENTS_PER_COVARIATE:
         msg = (
@@ -277,6 +319,8 @@ def cox(time: ArrayLike, event: ArrayLike, covariates: pd.DataFrame, *, alpha: f
         concordance=float(fitter.concordance_index_),
         n=len(times),
         n_events=int(events.sum()),
+        means=frame.mean(),
+        baseline=fitter.baseline_survival_.iloc[:, 0].rename("survival").rename_axis("time"),
     )
 
 
@@ -292,10 +336,6 @@ def _numbers(covariates: pd.DataFrame) -> pd.DataFrame:
     lost = {str(name): int(n) for name, n in (~np.isfinite(frame)).sum().items() if n}
     if lost:
         msg = f"covariates are missing for some patients: {lost}; leave these patients out, or the covariates"
-        raise ValueError(msg)
-    constant = [str(name) for name in frame if frame[name].nunique() == 1]
-    if constant:
-        msg = f"covariates {constant} are the same for all patients; leave them out"
         raise ValueError(msg)
     return frame
 

@@ -77,4 +77,4 @@ def aggregate_ranks(lists: Sequence[Sequence[str]], *, universe: int | None = No
         for rank, name in enumerate(one, start=1):
             ranks[at[name], j] = rank / total
     values = rho(ranks)
-    return {names[i]: float(values[i]) for i in np.lexsort((names, values))}
+    return {names[i]: float(values[i]) for i in np.argsort(values, kind="stable")}

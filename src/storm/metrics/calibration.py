@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -84,8 +84,8 @@ def calibration_slope(time: ArrayLike, event: ArrayLike, risk: ArrayLike) -> Slo
     import pandas as pd
 
     times, _ = follow_up(time, event)
-    row = cox(time, event, pd.DataFrame({"risk": scores(risk, n=len(times))})).table.loc["risk"]
-    return Slope(float(row["coef"]), float(row["se"]))
+    table = cox(time, event, pd.DataFrame({"risk": scores(risk, n=len(times))})).table
+    return Slope(*table[["coef", "se"]].to_numpy(dtype=float)[0].tolist())
 
 
 def calibration_table(
@@ -134,12 +134,12 @@ def calibration_table(
         raise ValueError(msg)
     check_positive(horizon, name="horizon")
     check_whole(n_groups, name="n_groups")
-    groups = pd.qcut(-predicted, n_groups, labels=False, duplicates="drop")
+    groups = np.asarray(pd.qcut(-predicted, n_groups, labels=False, duplicates="drop"), dtype=int)
     rows = []
     for group in np.unique(groups):
         own = groups == group
         curve = kaplan_meier(times[own], events[own], alpha=alpha)
-        last = max(np.searchsorted(curve.time, horizon, side="right") - 1, 0)
+        last = max(int(np.searchsorted(curve.time, horizon, side="right")) - 1, 0)
         known = horizon <= curve.time[-1] or curve.survival[-1] == 0
         observed, lower, upper = (
             float(values[last]) if known else np.nan for values in (curve.survival, curve.lower, curve.upper)
@@ -210,10 +210,10 @@ def subgroup_hazards(time: ArrayLike, event: ArrayLike, high: ArrayLike, subgrou
     return Subgroups(table, LogRank(float(statistic), float(chi2.sf(statistic, len(crossed))), len(crossed)))
 
 
-def _hazard(time: np.ndarray, event: np.ndarray, high: np.ndarray) -> dict[str, object]:
+def _hazard(time: np.ndarray, event: np.ndarray, high: np.ndarray) -> dict[Any, Any]:
     import pandas as pd
 
-    row: dict[str, object] = {"n": len(time), "n_events": int(event.sum()), "n_high": int(high.sum())}
+    row: dict[Any, Any] = {"n": len(time), "n_events": int(event.sum()), "n_high": int(high.sum())}
     remark = ""
     if not event.any():
         remark = "no events"
@@ -225,5 +225,5 @@ def _hazard(time: np.ndarray, event: np.ndarray, high: np.ndarray) -> dict[str, 
         return row | dict.fromkeys(("hr", "hr_lower", "hr_upper", "p"), np.nan) | {"remark": remark}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*events for .* covariates", category=UserWarning)
-        found = cox(time, event, pd.DataFrame({"high": high})).table.loc["high"]
-    return row | {name: float(found[name]) for name in ("hr", "hr_lower", "hr_upper", "p")} | {"remark": ""}
+        table = cox(time, event, pd.DataFrame({"high": high})).table
+    return row | table[["hr", "hr_lower", "hr_upper", "p"]].iloc[0].to_dict() | {"remark": ""}

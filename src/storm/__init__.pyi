@@ -8,6 +8,7 @@ from . import metrics as metrics
 from . import model as model
 from . import pl as pl
 from . import pp as pp
+from . import prognosis as prognosis
 from . import tl as tl
 from ._loading import ExpressionHead as ExpressionHead
 from ._loading import StormModel as StormModel

@@ -1,0 +1,5 @@
+"""From slides to outcome: cohorts of patients and their slides."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

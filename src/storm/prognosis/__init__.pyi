@@ -1,0 +1,3 @@
+from ._add_features import add_features as add_features
+from ._cohort import Bag as Bag
+from ._cohort import Cohort as Cohort

@@ -35,7 +35,7 @@ _SMALL, _HELD = 8 * 2**20, 2**30
 _PATIENTS, _SLIDES, _FACTS, FEATURES = "patients.parquet", "slides.parquet", "cohort.json", "features"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Bag:
     """The tiles of a patient, of all slides one after the other.
 

@@ -313,17 +313,17 @@ def test_expression(visium):
     shown = spots_of(axes[0, 1])[0].get_array()
     np.testing.assert_allclose(shown, scaled[:, table.var_names.get_loc("EPCAM")], rtol=1e-6)
     np.testing.assert_allclose(spots_of(axes[0, 2])[0].get_array(), np.linspace(0.5, 2, 60), rtol=1e-6)
-    assert axes[0, 2].get_title(loc="right") == "held-out r = 0.25"
+    assert axes[0, 2].get_xlabel() == "held-out r = 0.25"
     # COL1A1 has no prediction: its column of the layer is NaN
     assert not spots_of(axes[1, 2])
     assert axes[1, 2].texts[0].get_text() == "not predicted"
 
 
 def test_expression_scales(visium):
-    own = storm.pl.expression(visium, "EPCAM")
+    own = storm.pl.expression(visium, "EPCAM", scale="own")
     norms = [spots_of(ax)[0].norm for ax in own[0, 1:]]
     assert norms[0].vmax != norms[1].vmax
-    shared = storm.pl.expression(visium, "EPCAM", scale="shared")
+    shared = storm.pl.expression(visium, "EPCAM")
     norms = [spots_of(ax)[0].norm for ax in shared[0, 1:]]
     assert (norms[0].vmin, norms[0].vmax) == (norms[1].vmin, norms[1].vmax)
     bars = [ax for ax in own[0, 0].figure.axes if ax not in own]
@@ -349,7 +349,7 @@ def test_expression_of_genes_beside_the_table(visium):
     axes = storm.pl.expression(visium, "NEW1")
     assert [ax.get_title() for ax in axes[0]] == ["H&E", "predicted"]
     np.testing.assert_array_equal(spots_of(axes[0, 1])[0].get_array(), np.arange(0, 120, 2))
-    assert axes[0, 1].get_title(loc="right") == "held-out r = 0.50"
+    assert axes[0, 1].get_xlabel() == "held-out r = 0.50"
     both = storm.pl.expression(visium, ["NEW2", "EPCAM"])
     assert both[0, 1].texts[0].get_text() == "not measured"
 
@@ -409,7 +409,7 @@ def test_expression_of_odd_tables(visium):
     del table.uns["storm"]
     table.var["storm_r"] = "unknown"
     axes = storm.pl.expression(visium, "EPCAM")
-    assert axes[0, 2].get_title(loc="right") == ""
+    assert axes[0, 2].get_xlabel() == ""
     table.layers["complex"] = table.X.toarray() * 1j
     with pytest.raises(TypeError, match="'EPCAM' are of type complex"):
         storm.pl.expression(visium, "EPCAM", layer="complex")

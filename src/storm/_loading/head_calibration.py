@@ -49,6 +49,11 @@ class Intervals:
     n_spots: np.ndarray
     default_depth: float
 
+    @property
+    def promise(self) -> dict[str, Any]:
+        """Their level, and what it holds for."""
+        return {"interval_level": 1 - self.alpha, "interval_holds_for": self.holds_for}
+
     def at(self, depth: float | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Limits of a measurement at some depth, relative to the prediction.
 

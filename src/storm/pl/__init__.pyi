@@ -5,10 +5,13 @@ from ._contact import contact as contact
 from ._domains import domains as domains
 from ._enrichment import enrichment as enrichment
 from ._expression import expression as expression
+from ._gene_boxes import gene_boxes as gene_boxes
 from ._he import he as he
 from ._kaplan_meier import kaplan_meier as kaplan_meier
 from ._metric_bars import metric_bars as metric_bars
+from ._ood import ood as ood
 from ._proportions import proportions as proportions
+from ._reliability import reliability as reliability
 from ._stability import stability as stability
 from ._umap import umap as umap
 from ._volcano import volcano as volcano

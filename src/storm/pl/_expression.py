@@ -13,9 +13,10 @@ from storm._bridge import Keys, read_view, select_table
 from storm._bridge.standalone import standalone
 from storm._bridge.study import given_once
 from storm._checks import check_choice
+from storm._palette import OKABE_ITO
 from storm.pl import _draw
 from storm.pl._arguments import check_axes, check_cmap, check_style
-from storm.pl._genes import Gene, read_gene
+from storm.pl._genes import Gene, Prediction, read_gene
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -32,6 +33,8 @@ __all__ = ["expression"]
 _SPAN = (1, 99)
 #: Share of tiles unlike those of the head's training above which a figure says so: five times what is expected.
 _UNUSUAL = 0.25
+#: Colour of what is said of a gene that was predicted no better than chance.
+_USELESS = OKABE_ITO[5]
 
 
 def expression(
@@ -39,6 +42,7 @@ def expression(
     genes: str | Sequence[str],
     *,
     key: str = _keys.EXPRESSION,
+    predictions: Sequence[str] | Mapping[str, str] | None = None,
     layer: str | None = None,
     log1p: bool | None = None,
     table_key: str | None = None,
@@ -48,13 +52,16 @@ def expression(
     coordinate_system: str | None = None,
     um_per_px: float | None = None,
     axes: np.ndarray | None = None,
-    scale: Literal["shared", "own"] = "own",
+    scale: Literal["shared", "own"] = "shared",
     cmap: str = "viridis",
     size: float = 1.0,
     image_alpha: float = 0.0,
     scale_bar: bool = True,
 ) -> np.ndarray:
     """Draw genes as measured and as predicted, beside the H&E: one row per gene, one frame in µm for all panels.
+
+    Each prediction says how far to believe it: its correlation on held-out spots (and the lowest in a section), on what
+    that was measured, the prediction interval, and whether many tiles here are unlike those of the training.
 
     A panel is left out if there is nothing to draw: the H&E without an image, "measured" if none of the genes was
     measured, "predicted" if none was predicted (run :func:`storm.tl.predict_expression` first).
@@ -69,6 +76,9 @@ def expression(
         Names of one or more genes.
     key
         Key of the prediction: ``layers[key]`` of the table, or otherwise the table ``"<table>_<key>"``.
+    predictions
+        Several predictions to draw side by side, by their keys, or keys by their titles, such as
+        ``{"head of C": "storm", "head of B": "other"}``; ``None`` draws that of ``key``.
     layer
         Layer with the measured values; ``None`` is ``X``.
     log1p
@@ -83,8 +93,9 @@ def expression(
     axes
         Axes to draw into, shape (genes × sections, panels); ``None`` makes a figure.
     scale
-        ``"own"`` gives each panel its own colour scale (a prediction is smoother than a measurement, so its range is
-        smaller); ``"shared"`` gives both panels of a gene the same scale, from the values of both.
+        ``"shared"`` gives all panels of a gene the same colour scale, from the values of all: a prediction is smoother
+        than a measurement, so its range is smaller, and it looks so. ``"own"`` gives each panel a scale of its own,
+        which shows the pattern of a prediction that hardly varies.
     cmap
         Colour map of matplotlib, or its name.
     size
@@ -107,15 +118,13 @@ def expression(
     ValueError
         If no gene is given, a gene's name is not unique, ``axes`` have another shape, or an option is invalid.
     TypeError
-        If a gene is not text, values are not numbers, or a size or opacity is not a number.
+        If a gene or a key is not text, values are not numbers, or a size or opacity is not a number.
     """
     check_style(size=size, image_alpha=image_alpha)
     check_cmap(cmap)
     check_choice(scale, ("shared", "own"), name="scale")
     names = _names(genes)
-    if not isinstance(key, str):
-        msg = f"key={key!r} is a {type(key).__name__}; give the key of a prediction as text"
-        raise TypeError(msg)
+    titles = _titles(key, predictions)
     keys = Keys(
         table_key=table_key, shapes_key=shapes_key, coordinate_system=coordinate_system, um_per_px=um_per_px
     )  # fmt: skip
@@ -124,49 +133,67 @@ def expression(
     for one in given_once(data):
         table_name, table = select_table(one, table_key)
         whole[id(one)] = [
-            read_gene(one, table, name, table_key=table_name, key=key, layer=layer, log1p=log1p) for name in names
+            read_gene(one, table, name, table_key=table_name, keys=list(titles), layer=layer, log1p=log1p)
+            for name in names
         ]
     sections = standalone(data, keys, library_key=library_key, image_key=image_key, counts=False)
     max_px = _draw.longest_px(len(sections))
     views = [read_view(section.make(), section.keys, max_px=max_px) for section in sections]
     frames = _draw.same_scale(views)
     values = [gene for own in whole.values() for gene in own]
-    panels = [
-        panel
-        for panel, present in (
-            ("H&E", any(view.image is not None for view in views)),
-            ("measured", any(gene.measured is not None for gene in values)),
-            ("predicted", any(gene.predicted is not None for gene in values)),
-        )
-        if present
-    ]
-    grid = _grid(axes, frames, shape=(len(names) * len(sections), len(panels)))
+    he = any(view.image is not None for view in views)
+    panels: list[str | None] = [None] if any(gene.measured is not None for gene in values) else []
+    panels += [one for one in titles if any(gene.predictions[one].values is not None for gene in values)]
+    grid = _grid(axes, frames, shape=(len(names) * len(sections), he + len(panels)))
+    headings = [*(["H&E"] if he else []), *("measured" if one is None else titles[one] for one in panels)]
+    for ax, heading in zip(grid[0], headings, strict=True):
+        ax.set_title(heading, fontsize=10)
     rows = iter(grid)
     for number, name in enumerate(names):
         norms = _norms([own[number] for own in whole.values()], scale=scale)
         for section, view, frame in zip(sections, views, frames, strict=True):
             row, gene = next(rows), _of_section(whole[id(section.source)][number], section)
-            for ax, panel in zip(row, panels, strict=True):
-                if panel == "H&E":
-                    _draw.histology(ax, view)
-                else:
-                    _values(ax, view, gene, panel=panel, norm=norms.get(panel), cmap=cmap, size=size, alpha=image_alpha)
-                title = panel if ax in grid[0] else None
-                _draw.frame(ax, view, title=title, scale_bar=scale_bar and ax is row[0], extent=frame)
+            if he:
+                _draw.histology(row[0], view)
+            for ax, panel in zip(row[int(he) :], panels, strict=True):
+                _values(ax, view, gene, panel=panel, norm=norms.get(panel), cmap=cmap, size=size, alpha=image_alpha)
+            for ax in row:
+                _draw.frame(ax, view, title=None, scale_bar=scale_bar and ax is row[0], extent=frame)
             row[0].set_ylabel(name, fontsize=11, fontstyle="italic")
             if len(sections) > 1:
                 row[0].set_ylabel(f"{name}, {section.name}", fontsize=9, fontstyle="italic")
     return grid
 
 
+def _titles(key: Any, predictions: Any) -> dict[str, str]:
+    """Titles of the predictions to draw, by their keys."""
+    if predictions is None:
+        titles = {key: "predicted"}
+    elif isinstance(predictions, Mapping):
+        titles = {one: title for title, one in predictions.items()}
+    else:
+        keys = [predictions] if isinstance(predictions, str) else list(predictions)
+        titles = {one: f"predicted: {one}" for one in keys}
+    if wrong := [one for pair in titles.items() for one in pair if not isinstance(one, str)]:
+        msg = f"{wrong[0]!r} is a {type(wrong[0]).__name__}; give keys of predictions, and their titles, as text"
+        raise TypeError(msg)
+    if not titles:
+        msg = "predictions is empty; name at least one key, or leave it out"
+        raise ValueError(msg)
+    return titles
+
+
 def _of_section(gene: Gene, section: Standalone) -> Gene:
     """The values of one section."""
-    if section.rows is None:
+    rows = section.rows
+    if rows is None:
         return gene
-    measured, predicted = (
-        None if values is None else values[section.rows] for values in (gene.measured, gene.predicted)
-    )
-    return replace(gene, measured=measured, predicted=predicted)
+    predictions = {
+        key: one if one.values is None else replace(one, values=one.values[rows])
+        for key, one in gene.predictions.items()
+    }
+    measured = None if gene.measured is None else gene.measured[rows]
+    return replace(gene, measured=measured, predictions=predictions)
 
 
 def _names(genes: Any) -> list[str]:
@@ -193,11 +220,12 @@ def _grid(axes: np.ndarray | None, frames: list[_draw.Frame], *, shape: tuple[in
     return grid.reshape(shape)
 
 
-def _norms(genes: list[Gene], *, scale: str) -> dict[str, Normalize]:
-    """Return the colour scale of each panel, of one gene in all objects."""
+def _norms(genes: list[Gene], *, scale: str) -> dict[str | None, Normalize]:
+    """Return the colour scale of each panel, of one gene in all objects: by key, ``None`` for what was measured."""
     from matplotlib.colors import Normalize
 
-    panels = {"measured": [gene.measured for gene in genes], "predicted": [gene.predicted for gene in genes]}
+    panels: dict[str | None, list[np.ndarray | None]] = {None: [gene.measured for gene in genes]}
+    panels |= {key: [gene.predictions[key].values for gene in genes] for key in genes[0].predictions}
     present = {panel: [own for own in parts if own is not None] for panel, parts in panels.items()}
     together = {panel: np.concatenate(parts) for panel, parts in present.items() if parts}
     finite = {panel: values[np.isfinite(values)] for panel, values in together.items()}
@@ -216,16 +244,18 @@ def _values(
     view: SectionView,
     gene: Gene,
     *,
-    panel: str,
+    panel: str | None,
     norm: Normalize | None,
     cmap: str,
     size: float,
     alpha: float,
 ) -> None:
-    """Draw one panel of values with its colour bar."""
-    values = gene.measured if panel == "measured" else gene.predicted
+    """Draw one panel of values with its colour bar: what was measured, or the prediction of a key."""
+    predicted = None if panel is None else gene.predictions[panel]
+    values = gene.measured if predicted is None else predicted.values
     if values is None or norm is None or not np.isfinite(values).any():
-        ax.text(0.5, 0.5, f"not {panel}", transform=ax.transAxes, ha="center", va="center", color="0.4", fontsize=9)
+        what = "not measured" if predicted is None else "not predicted"
+        ax.text(0.5, 0.5, what, transform=ax.transAxes, ha="center", va="center", color="0.4", fontsize=9)
         return
     _draw.histology(ax, view, alpha=alpha)
     rows = view.placed[np.isfinite(values[view.placed])]
@@ -233,14 +263,30 @@ def _values(
     bar = ax.figure.colorbar(drawn, ax=ax, shrink=0.7, aspect=18, pad=0.02, extend=_extend(values, norm))
     bar.ax.tick_params(labelsize=7)
     bar.outline.set_visible(False)
-    bar.set_label(gene.unit if panel == "measured" else gene.predicted_unit, fontsize=7)
-    if panel == "predicted" and np.isfinite(gene.reliability):
-        # Beside the title, because tissue may fill the panel.
-        ax.set_title(f"held-out r = {gene.reliability:.2f}", loc="right", fontsize=8)
-        notes = [f"r measured on {gene.measured_on}"] if gene.measured_on else []
-        if gene.unusual > _UNUSUAL:
-            notes.append(f"{gene.unusual:.0%} of the tiles here are unlike those")
-        ax.text(0.5, -0.02, "; ".join(notes), transform=ax.transAxes, ha="center", va="top", color="0.4", fontsize=7)
+    bar.set_label(gene.unit if predicted is None else predicted.unit, fontsize=7)
+    if predicted is not None:
+        colour = "0.25" if not predicted.r <= 0 else _USELESS
+        ax.set_xlabel("\n".join(_trust(predicted)), fontsize=7.5, color=colour, labelpad=3)
+
+
+def _trust(prediction: Prediction) -> list[str]:
+    """How far to believe a prediction, in lines."""
+    lines = []
+    if np.isfinite(prediction.r):
+        lowest = f" ({prediction.lowest:.2f} in the worst section)" if np.isfinite(prediction.lowest) else ""
+        lines.append(f"held-out r = {prediction.r:.2f}{lowest}".replace("-0", "−0"))
+        if prediction.r <= 0:
+            lines.append("no better than chance")
+        if prediction.measured_on:
+            lines.append(f"measured on {prediction.measured_on}")
+    if np.isfinite(prediction.interval).all():
+        level = f"{prediction.level:.0%} " if np.isfinite(prediction.level) else ""
+        depth = f", in spots of {prediction.depth:,.0f} counts" if np.isfinite(prediction.depth) else ""
+        lower, upper = prediction.interval
+        lines.append(f"{level}interval {lower:+.1f} to {upper:+.1f}{depth}".replace("-", "−"))
+    if prediction.unusual > _UNUSUAL:
+        lines.append(f"{prediction.unusual:.0%} of the tiles here are unlike those")
+    return lines
 
 
 def _extend(values: np.ndarray, norm: Normalize) -> Literal["neither", "both", "min", "max"]:

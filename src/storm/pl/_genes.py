@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from storm import _keys
+from storm._bridge import select_table
 from storm._checks import check_key
 from storm.data.normalise import TARGET_SUM
 
@@ -22,6 +23,39 @@ _LOG1P = "log1p of counts per 10,000"
 
 
 @dataclass(frozen=True)
+class Prediction:
+    """One prediction of a gene of one section.
+
+    Attributes
+    ----------
+    values
+        In the order of the table, float64, shape (n,), NaN where a spot has none; ``None`` without any values.
+    unit
+        Label of the values, for a colour bar.
+    r, lowest
+        Held-out Pearson correlation, its mean over sections and the lowest in one; NaN if unknown.
+    measured_on
+        What it was measured on; empty if unknown.
+    interval
+        Limits of the prediction interval relative to the prediction; NaN if unknown.
+    level, depth
+        Level of the interval, and counts of the spots that it is of; NaN if unknown.
+    unusual
+        Share of tiles that are unlike those of the training; NaN if unknown.
+    """
+
+    values: np.ndarray | None = None
+    unit: str = ""
+    r: float = np.nan
+    lowest: float = np.nan
+    measured_on: str = ""
+    interval: tuple[float, float] = (np.nan, np.nan)
+    level: float = np.nan
+    depth: float = np.nan
+    unusual: float = np.nan
+
+
+@dataclass(frozen=True)
 class Gene:
     """One gene of one section.
 
@@ -29,26 +63,18 @@ class Gene:
     ----------
     name
         Name in the table.
-    measured, predicted
+    measured
         Values in the order of the table, float64, shape (n,), NaN where a spot has none; ``None`` without any values.
-    unit, predicted_unit
-        Labels of the values, for a colour bar.
-    reliability
-        Held-out Pearson correlation of the prediction; NaN if unknown.
-    measured_on
-        What it was measured on; empty if unknown.
-    unusual
-        Share of tiles that are unlike those of the training; NaN if unknown.
+    unit
+        Label of the values, for a colour bar.
+    predictions
+        By key.
     """
 
     name: str
     measured: np.ndarray | None
-    predicted: np.ndarray | None
     unit: str
-    predicted_unit: str
-    reliability: float
-    measured_on: str = ""
-    unusual: float = float("nan")
+    predictions: Mapping[str, Prediction]
 
 
 def read_gene(
@@ -57,11 +83,11 @@ def read_gene(
     name: str,
     *,
     table_key: str | None,
-    key: str,
+    keys: Sequence[str],
     layer: str | None,
     log1p: bool | None,
 ) -> Gene:
-    """Read one gene.
+    """Read one gene, and its predictions under some keys.
 
     Raises
     ------
@@ -77,26 +103,36 @@ def read_gene(
     measured, unit = None, layer or "X"
     if name in table.var_names:
         measured, unit = _measured(table, name, layer=layer, log1p=log1p)
-    predicted, holder = _predicted(data, table, name, table_key=table_key, key=key)
-    if measured is None and predicted is None:
+    predictions = {key: _prediction(data, table, name, table_key=table_key, key=key) for key in keys}
+    if measured is None and all(own.values is None for own in predictions.values()):
+        under = keys[0] if len(keys) == 1 else list(keys)
         msg = (
-            f"gene {name!r} is neither among the {table.n_vars} genes of the table nor predicted under {key!r}; "
+            f"gene {name!r} is neither among the {table.n_vars} genes of the table nor predicted under {under!r}; "
             f"predict it with storm.tl.predict_expression(data, [{name!r}])"
         )
         raise KeyError(msg)
+    return Gene(name, measured, unit, predictions)
+
+
+def _prediction(
+    data: SpatialData | AnnData, table: AnnData, name: str, *, table_key: str | None, key: str
+) -> Prediction:
+    values, holder = _predicted(data, table, name, table_key=table_key, key=key)
     if holder is None:
-        return Gene(name, measured, None, unit, "", float("nan"))
+        return Prediction()
     record = _record(holder, key)
-    head, unusual = record.get("head"), record.get("unusual_tiles")
-    return Gene(
-        name,
-        measured,
-        predicted,
-        unit,
-        str(record.get("units", _LOG1P)),
-        _reliability(holder, name, key=key),
-        str(head.get("measured_on", "")) if isinstance(head, Mapping) else "",
-        float(unusual) if isinstance(unusual, Real) else float("nan"),
+    head = _mapping(record.get("head"))
+    lower, upper = (_of_gene(holder, name, column=f"{key}{ending}") for ending in ("_lo", "_hi"))
+    return Prediction(
+        values,
+        unit=str(record.get("units", _LOG1P)),
+        r=_reliability(holder, name, key=key),
+        lowest=_of_gene(holder, name, column=f"{key}_r_min"),
+        measured_on=measured_on(holder, key),
+        interval=(lower, upper),
+        level=_number(head.get("interval_level")),
+        depth=_number(record.get("depth")),
+        unusual=_number(record.get("unusual_tiles")),
     )
 
 
@@ -134,6 +170,28 @@ def _predicted(
     return None, None
 
 
+def prediction_table(data: SpatialData | AnnData, *, table_key: str | None, key: str) -> AnnData:
+    """Return the table that says how far to believe a prediction: the one that holds its layer, or the one beside it.
+
+    Raises
+    ------
+    KeyError
+        If nothing was predicted under this key.
+    """
+    name, table = select_table(data, table_key)
+    beside = None if name is None else getattr(data, "tables", {}).get(_keys.predicted_table(name, key))
+    for one in (beside, table):
+        if one is not None and _keys.reliability(key) in one.var:
+            return one
+    msg = f"there is no prediction under {key!r}; run storm.tl.predict_expression, or name its key_added as key="
+    raise KeyError(msg)
+
+
+def measured_on(table: AnnData, key: str) -> str:
+    """What the reliability of a prediction was measured on; empty if unknown."""
+    return str(_mapping(_record(table, key).get("head")).get("measured_on", ""))
+
+
 def _place(table: AnnData, name: str) -> int:
     """Return the number of a gene's column."""
     place = table.var_names.get_loc(name)
@@ -161,14 +219,22 @@ def _reliability(table: AnnData, name: str, *, key: str) -> float:
     if column not in table.var and isinstance(records, Mapping) and list(records) == [key]:
         # Version 0.1.0 had one column for all keys; where there is one key, it is this key's.
         column = _keys.reliability()
-    if column not in table.var:
-        return float("nan")
-    value = table.var[column].iloc[_place(table, name)]
-    return float(value) if isinstance(value, Real) else float("nan")
+    return _of_gene(table, name, column=column)
+
+
+def _of_gene(table: AnnData, name: str, *, column: str) -> float:
+    """Return a number of ``var``, NaN if it is unknown."""
+    return _number(table.var[column].iloc[_place(table, name)]) if column in table.var else np.nan
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, Real) else np.nan
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _record(table: AnnData, key: str) -> Mapping[str, Any]:
     """Return the provenance of a prediction; empty without one."""
-    records = table.uns.get(_keys.UNS)
-    record = records.get(key) if isinstance(records, Mapping) else None
-    return record if isinstance(record, Mapping) else {}
+    return _mapping(_mapping(table.uns.get(_keys.UNS)).get(key))

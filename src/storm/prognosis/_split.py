@@ -79,8 +79,8 @@ def split(
     empty = [k for k in range(folds) if not events[fold == k].any()]
     if empty:
         msg = (
-            f"fold {', '.join(map(str, empty))} has no event of {endpoint} ({int(events.sum())} in all), and nothing can "
-            f"be measured in it; ask for fewer folds than {folds}, or another seed than {seed}"
+            f"fold {', '.join(map(str, empty))} has no event of {endpoint} ({int(events.sum())} in all), so that it "
+            f"measures nothing; ask for fewer folds than {folds}, or another seed than {seed}"
         )
         raise ValueError(msg)
     table = pd.DataFrame({"fold": fold}, index=events.index)

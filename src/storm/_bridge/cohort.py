@@ -449,13 +449,34 @@ class Cohort:
                 self.facts = {"format": FORMAT, "storm_version": __version__, **facts}
                 write_json(self.folder / _FACTS, self.facts)
                 return
+        self.check_facts(facts, slide=slide, whole=True)
+
+    def check_facts(self, facts: Mapping[str, Any], *, slide: str = "", whole: bool = False) -> None:
+        """Raise if the features of the cohort were made in another way.
+
+        Parameters
+        ----------
+        facts
+            What makes the features to be added.
+        slide
+            Name of their slide, for the error.
+        whole
+            Whether these are all facts: then one that the cohort has, and they have not, is another way too.
+
+        Raises
+        ------
+        ValueError
+            If they differ; the text names each difference.
+        """
         own = {key: value for key, value in self.facts.items() if key not in ("format", "storm_version")}
-        other = [key for key in dict.fromkeys([*own, *facts]) if own.get(key) != facts.get(key)]
+        compared = dict.fromkeys([*own, *facts] if whole else facts) if own else {}
+        other = [key for key in compared if own.get(key) != facts.get(key)]
         if other:
             listed = "; ".join(_difference(key, own.get(key), facts.get(key)) for key in other)
+            which = f"features of slide {slide!r} were" if slide else "features would be"
             msg = (
-                f"the features of slide {slide!r} were made in another way than those of the cohort, beside which they "
-                f"cannot be laid: {listed}. Make them in the same way, or build another cohort"
+                f"the {which} made in another way than those of the cohort, beside which they cannot be laid: "
+                f"{listed}. Make them in the same way, or build another cohort"
             )
             raise ValueError(msg)
 

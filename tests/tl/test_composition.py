@@ -218,3 +218,32 @@ def test_public_signatures(shared_data):
     assert markers["T cells"].sum() == 16
     with pytest.raises(ValueError, match="'lm22'"):
         storm.datasets.signatures("lm22")
+
+
+def test_scores_of_markers_follow_the_depth_unless_it_is_matched():
+    """Half of the spots draw six times as many counts, all from one profile; type "b" is planted in the other half."""
+    rng = np.random.default_rng(0)
+    centres = np.array([(x, y) for y in range(10) for x in range(20)], dtype=float) * 100
+    right = centres[:, 0] >= 1000
+    means = np.outer(np.where(right, 6, 1), rng.gamma(1, 0.3, 300))
+    means[:, 5:10] = np.where(right, 0.3, 1)[:, None]
+    adata = ad.AnnData(rng.poisson(means).astype(np.float32), obsm={"spatial": centres})
+    adata.obs["storm_domain"] = pd.Categorical(np.where(right, "right", "left"))
+    markers = {"a": [str(k) for k in range(5)], "b": [str(k) for k in range(5, 10)]}
+    options = {"method": "markers", "key": "storm_domain"}
+    with pytest.warns(UserWarning, match="match_depth=True"):
+        storm.tl.composition(adata, markers, **options)
+    scores = adata.obsm["X_composition"].copy()
+    tests = storm.get.composition_tests(adata).set_index(["group", "type"])
+    assert tests.loc[("right", "a"), "p_spatial_adj"] < 1e-3
+    storm.tl.composition(adata, markers, match_depth=True, **options)
+    np.testing.assert_array_equal(adata.obsm["X_composition"], scores)
+    matched = storm.get.composition_tests(adata).set_index(["group", "type"])
+    assert matched.loc[("right", "a"), "p_spatial_adj"] > 0.05
+    assert matched.loc[("left", "b"), "p_spatial_adj"] < 1e-3
+    assert matched.loc[("left", "b"), "rank_biserial"] > tests.loc[("left", "b"), "rank_biserial"]
+    pd.testing.assert_series_equal(matched["mean"], tests["mean"])
+    adata.layers["log"] = np.log1p(adata.X)
+    for wrong in ({"layer": "log"}, {"key": None}):
+        with pytest.raises(ValueError, match="match_depth=True"):
+            storm.tl.composition(adata, markers, match_depth=True, **{**options, **wrong})

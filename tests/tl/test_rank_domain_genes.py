@@ -306,3 +306,47 @@ def test_control_probes_are_no_genes_whatever_the_scale(planted):
     with pytest.warns(UserWarning, match="1 control probes"):
         storm.tl.rank_domain_genes(planted, test="pseudobulk", library_key="slide", groups=["1"], normalise=False)
     assert "NegControlProbe_00042" not in set(storm.get.rank_domain_genes(planted)["names"])
+
+
+@pytest.fixture
+def uneven() -> ad.AnnData:
+    """Spots that all draw from one profile, those of the right half six times as many counts; gene 0 alone differs."""
+    rng = np.random.default_rng(0)
+    centres = np.array([(x, y) for y in range(12) for x in range(20)], dtype=float) * 100
+    right = centres[:, 0] > 950
+    means = np.outer(np.where(right, 6, 1), rng.gamma(1, 0.3, 400))
+    means[:, 0] = np.where(right, 12, 0.4)
+    adata = ad.AnnData(csr_matrix(rng.poisson(means).astype(np.float32)), obsm={"spatial": centres})
+    adata.obs["storm_domain"] = pd.Categorical(np.where(right, "deep", "shallow"))
+    return adata
+
+
+def test_depth_alone_makes_genes_differ_unless_it_is_matched(uneven):
+    with pytest.warns(UserWarning, match=r"'deep' .*'shallow' 0\..*match_depth=True"):
+        storm.tl.rank_domain_genes(uneven, groups=["deep", "shallow"])
+    frame = storm.get.rank_domain_genes(uneven, "deep")
+    assert (frame["p_spatial_adj"] < 0.05).mean() > 0.5
+    before = uneven.X.copy()
+    storm.tl.rank_domain_genes(uneven, match_depth=True)
+    assert (uneven.X != before).nnz == 0
+    frame = storm.get.rank_domain_genes(uneven, "deep").set_index("names")
+    assert frame.index[0] == "0"
+    assert frame["p_spatial_adj"].iloc[0] < 1e-3
+    assert (frame["p_spatial_adj"].iloc[1:] < 0.05).mean() < 0.01
+    assert frame["pts_reference"].iloc[0] < 0.5 < frame["pts"].iloc[0]
+    record = uneven.uns["storm"]["rank_genes_groups"]
+    assert record["match_depth"]
+    assert record["depth_ratio"] == pytest.approx([1, 1], abs=0.15)
+
+
+def test_depth_is_matched_of_counts_only(uneven):
+    uneven.layers["log"] = uneven.X.copy()
+    uneven.layers["log"].data = np.log1p(uneven.X.data)
+    for options in ({"layer": "log"}, {"normalise": False}):
+        with pytest.raises(ValueError, match=r"match_depth=True thins counts.*layer="):
+            storm.tl.rank_domain_genes(uneven, match_depth=True, **options)
+    with pytest.raises(ValueError, match="pseudobulks allow for depth"):
+        storm.tl.rank_domain_genes(uneven, match_depth=True, test="pseudobulk")
+    with pytest.raises(ValueError, match="match_depth='yes'"):
+        storm.tl.rank_domain_genes(uneven, match_depth="yes")
+    assert "rank_genes_groups" not in uneven.uns

@@ -176,6 +176,29 @@ class Pool:
         read = self._of_each(lambda table: read_counts(table, layer))
         return _of_common_genes([matrix for matrix, _ in read], [names for _, names in read])
 
+    def counts_to_thin(
+        self, layer: str | None = None, *, normalise: bool | Literal["auto"] = "auto"
+    ) -> tuple[sparse.csr_matrix, np.ndarray]:
+        """Read raw counts where ``match_depth=True`` needs them.
+
+        Raises
+        ------
+        KeyError
+            As :meth:`counts`.
+        ValueError
+            If the values are none, saying for what they are needed.
+        """
+        if normalise is False:
+            msg = (
+                "match_depth=True thins counts, and normalise=False says that there are none; name their layer, layer="
+            )
+            raise ValueError(msg)
+        try:
+            return self.counts(layer)
+        except ValueError as error:
+            msg = f"match_depth=True thins counts; name the layer that holds them, layer=. {error}"
+            raise ValueError(msg) from error
+
     def embedding(self, use_rep: str) -> Any:
         """Read an embedding, shape (rows, d); see :func:`~storm._bridge.embedding.stack_embeddings`."""
         return stack_embeddings(self._of_each(lambda table: read_embedding(table, use_rep)), name=use_rep)[0]

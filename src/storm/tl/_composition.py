@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,9 +17,11 @@ from storm._bridge.pool import open_pool
 from storm._bridge.signature import signature_frame
 from storm._checks import check_choice
 from storm.biology.composition import Mixture, marker_scores, nnls, nusvr
+from storm.biology.depth import depth_ratio, equal_depth, uneven_depth
 from storm.biology.distances import distance_bins, typical_pitch
 from storm.biology.ranks import benjamini_hochberg
 from storm.biology.type_tests import compare_types
+from storm.data.normalise import log_normalise
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -39,6 +41,7 @@ def composition(
     label_key: str | None = None,
     layer: str | None = None,
     normalise: bool | Literal["auto"] = "auto",
+    match_depth: bool = False,
     spatial: bool = True,
     library_key: str | None = None,
     table_key: str | None = None,
@@ -76,12 +79,17 @@ def composition(
         Column of the types in ``obs`` of an AnnData ``signature``.
     layer, normalise
         Expression to read, as in :func:`storm.tl.rank_domain_genes`.
+    match_depth
+        Whether domains are tested on counts thinned to equal depth, as in :func:`storm.tl.rank_domain_genes`: scores of
+        markers, and fractions where depths differ much, follow the depth. The stored values and means are of all
+        counts.
     spatial
         Whether to compute ``p_spatial``, which needs places.
     library_key, table_key, shapes_key, coordinate_system
         Sections and elements, as in :func:`storm.tl.adjacent_domains`.
     seed
-        Random seed of the pairs of spots of a large section, as in :func:`storm.tl.rank_domain_genes`.
+        Random seed of the pairs of spots of a large section and of ``match_depth``, as in
+        :func:`storm.tl.rank_domain_genes`.
     key_added
         Key of the result.
     copy
@@ -116,12 +124,15 @@ def composition(
     Warns
     -----
     UserWarning
-        If less than half of the signature's genes are in the table, none of a type's is, or fractions are taken for
-        values on the log scale.
+        If less than half of the signature's genes are in the table, none of a type's is, spots of a domain are much
+        deeper or shallower than the others, or fractions are taken for values on the log scale.
     """
     check_choice(method, ("nnls", "nusvr", "markers"), name="method")
     if method == "nusvr" and key is None:
         msg = "method='nusvr' works on domains: name their column with key=, or use method='nnls'"
+        raise ValueError(msg)
+    if not isinstance(match_depth, bool) or (match_depth and (key is None or method == "nusvr")):
+        msg = f"match_depth={match_depth!r} is for the tests of domains by 'nnls' or 'markers', with key="
         raise ValueError(msg)
     frame = signature_frame(signature, label_key=label_key)
     _check_kind(frame, method)
@@ -134,6 +145,7 @@ def composition(
         _check_replaced(table, method, key_added, residual_key)
     labels = None if key is None else pool.labels(key)
     places = pool.places() if key is not None and spatial else None
+    counts = pool.counts_to_thin(layer, normalise=normalise)[0] if match_depth else None
     values, genes, normalised = pool.log_values(layer, normalise=normalise)
     columns, frame, facts = _match(frame, genes)
     facts |= {
@@ -149,9 +161,23 @@ def composition(
         assert labels is not None  # checked above
         facts[_keys.TABLE] = _of_domains(values[:, columns], frame, labels)
     else:
-        shares, results = _of_spots(values[:, columns], frame, method, key_added, residual_key)
+        shares, residual = _of_spots(values[:, columns], frame, method)
+        results = {"obsm": {key_added: shares}} | ({} if residual is None else {"obs": {residual_key: residual}})
         if labels is not None:
-            facts[_keys.TABLE] = _tests(shares, list(frame.columns), labels, places, seed=seed)
+
+            def again(rows: np.ndarray, domain: np.ndarray) -> np.ndarray:
+                """Types of some spots, of counts thinned to equal depth if they are to be."""
+                if counts is None:
+                    return shares[rows]
+                thinned = log_normalise(equal_depth(counts[rows], domain, seed=seed))
+                return _of_spots(thinned[:, columns], frame, method)[0]
+
+            facts[_keys.TABLE] = _tests(shares, list(frame.columns), labels, places, seed=seed, again=again)
+            facts["match_depth"] = match_depth
+            known = np.flatnonzero(labels.codes >= 0)
+            ratios = _depth_ratios(values[known], labels.codes[known], labels.names)
+            if not match_depth and (uneven := uneven_depth(ratios)):
+                warnings.warn(uneven, UserWarning, stacklevel=2)
     uns = {key_added: facts | pool.facts} | (
         {residual_key: {"residual_of": key_added}} if residual_key in results.get("obs", {}) else {}
     )
@@ -216,16 +242,19 @@ def _linear(values: csr_matrix) -> csr_matrix:
     return linear
 
 
-def _of_spots(
-    values: csr_matrix, frame: pd.DataFrame, method: str, key_added: str, residual_key: str
-) -> tuple[np.ndarray, dict[str, Any]]:
+def _depth_ratios(values: csr_matrix, codes: np.ndarray, names: list[str]) -> dict[str, float]:
+    """Genes per spot of each domain over those of all others; none for a domain that is alone."""
+    sides = {name: codes == code for code, name in enumerate(names)}
+    return {name: depth_ratio(values, domain) for name, domain in sides.items() if 0 < domain.sum() < len(codes)}
+
+
+def _of_spots(values: csr_matrix, frame: pd.DataFrame, method: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Scores of markers; or fractions, and what they leave unexplained."""
     if method == "markers":
         markers = {name: np.flatnonzero(frame[name].to_numpy() > 0) for name in frame.columns}
-        scores = marker_scores(values, markers)
-        return scores, {"obsm": {key_added: scores}}
+        return marker_scores(values, markers), None
     mixture = nnls(frame.to_numpy(), _linear(values))
-    residual = np.sqrt(1 - mixture.explained)
-    return mixture.fractions, {"obsm": {key_added: mixture.fractions}, "obs": {residual_key: residual}}
+    return mixture.fractions, np.sqrt(1 - mixture.explained)
 
 
 def _of_domains(values: csr_matrix, frame: pd.DataFrame, labels: Labels) -> pd.DataFrame:
@@ -244,18 +273,31 @@ def _of_domains(values: csr_matrix, frame: pd.DataFrame, labels: Labels) -> pd.D
     )
 
 
-def _tests(shares: np.ndarray, types: list[str], labels: Labels, places: Places | None, *, seed: int) -> pd.DataFrame:
-    """Each domain against all other spots that have a domain, type by type."""
+def _tests(
+    shares: np.ndarray,
+    types: list[str],
+    labels: Labels,
+    places: Places | None,
+    *,
+    seed: int,
+    again: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> pd.DataFrame:
+    """Each domain against all other spots that have a domain, type by type.
+
+    ``again`` gives what is tested of some rows, of which some are a domain's.
+    """
     seen = np.isfinite(shares).any(axis=0)
     rows = np.flatnonzero((labels.codes >= 0) & np.isfinite(shares[:, seen]).all(axis=1))
     pitch = float("nan") if places is None else typical_pitch(places.centres, places.sections)
     frames = []
     for code, name in enumerate(labels.names):
         domain = labels.codes[rows] == code
-        bins = None
+        tested, bins = again(rows, domain)[:, seen], None
+        known = np.isfinite(tested).all(axis=1)  # thinned, a spot may be left with nothing
+        own, side = rows[known], domain[known]
         if places is not None:
-            bins = distance_bins(places.centres[rows], domain, pitch=pitch, sections=places.sections[rows], seed=seed)
-        test = compare_types(shares[np.ix_(rows, seen)], domain, bins)
+            bins = distance_bins(places.centres[own], side, pitch=pitch, sections=places.sections[own], seed=seed)
+        test = compare_types(tested[known], side, bins)
         columns = {
             "mean": shares[rows[domain]].mean(axis=0) if domain.any() else np.full(len(types), np.nan),
             "mean_rest": shares[rows[~domain]].mean(axis=0) if not domain.all() else np.full(len(types), np.nan),

@@ -16,9 +16,11 @@ from storm._bridge.pool import open_pool
 from storm._checks import check_between, check_choice, check_extra, check_new_key, check_whole
 from storm.biology.contacts import count_contacts
 from storm.biology.contrasts import Contrast, contrast
+from storm.biology.depth import depth_ratio, equal_depth, uneven_depth
 from storm.biology.distances import distance_bins, typical_pitch
 from storm.biology.pseudobulk import LEAST_SECTIONS, LEAST_SPOTS, PairedTest, paired_test, usable_sections
 from storm.data.contacts import contact_edges
+from storm.data.normalise import log_normalise
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -44,6 +46,7 @@ def rank_domain_genes(
     normalise: bool | Literal["auto"] = "auto",
     test: Literal["wilcoxon", "pseudobulk"] = "wilcoxon",
     min_pct: float = 0.0,
+    match_depth: bool = False,
     spatial: bool = True,
     library_key: str | None = None,
     table_key: str | None = None,
@@ -93,6 +96,12 @@ def rank_domain_genes(
     min_pct
         Share of the spots, of the domain or of the reference, in which a gene that is tested was seen at least. Other
         genes, and always those that neither side has, get NaN: they were not tested.
+    match_depth
+        Whether counts are thinned at random, for each comparison anew, until spots of the domain and of its reference
+        have the same distribution of total counts. Where one side is deeper, its genes are seen more often, and the
+        ranks of nearly all of them are higher, whatever they are; normalising does not mend that. It needs counts, and
+        costs those that it drops; all columns of the result are of the counts that are left. ``"pseudobulk"`` allows
+        for depth by itself.
     spatial
         Whether to compute ``p_spatial``, which needs places.
     library_key, table_key, shapes_key, coordinate_system
@@ -100,7 +109,8 @@ def rank_domain_genes(
     min_share, min_edges
         What makes a domain adjacent, as in :func:`storm.tl.adjacent_domains`.
     seed
-        Random seed of the pairs of spots from which the autocorrelation of a large section is estimated.
+        Random seed of the pairs of spots from which the autocorrelation of a large section is estimated, and of
+        ``match_depth``.
     key_added
         Key of the result in ``uns``, by default the one that scanpy's functions read. A ranking of this function is
         replaced, one of scanpy is not.
@@ -132,6 +142,12 @@ def rank_domain_genes(
         If ``groups`` or ``reference`` is neither text nor a list of it.
     ImportError
         If PyDESeq2 is not installed for ``test="pseudobulk"``.
+
+    Warns
+    -----
+    UserWarning
+        If domains cannot be tested, or spots of a domain have half as many genes again as those of its reference, or
+        the other way round, and ``match_depth`` was not asked for; if fractions are taken for values on the log scale.
     """
     check_choice(test, ("wilcoxon", "pseudobulk"), name="test")
     check_between(min_pct, name="min_pct", low=0, high=1)
@@ -139,6 +155,9 @@ def rank_domain_genes(
     check_whole(min_edges, name="min_edges")
     check_whole(seed, name="seed", least=0)
     check_new_key(key_added, reserved=_RESERVED)
+    if not isinstance(match_depth, bool) or (match_depth and test == "pseudobulk"):
+        msg = f"match_depth={match_depth!r} with test={test!r}: give True or False; pseudobulks allow for depth already"
+        raise ValueError(msg)
     if test == "pseudobulk":
         check_extra("pydeseq2", extra="pseudobulk", purpose='test="pseudobulk"')
     keys = Keys(table_key=table_key, shapes_key=shapes_key, coordinate_system=coordinate_system, layer=layer)
@@ -153,15 +172,23 @@ def rank_domain_genes(
     places = pool.places() if needs_places else None
     against = _references(reference, wanted, labels, places, min_share=min_share, min_edges=min_edges)
     sides = _sides(wanted, against, labels, whole=kind == "rest")
-    values, genes, normalised = pool.log_values(layer, normalise=normalise)
+    if match_depth:
+        counts, genes = pool.counts_to_thin(layer, normalise=normalise)
+        normalised = True
+    else:
+        values, genes, normalised = pool.log_values(layer, normalise=normalise)
 
-    contrasts = {}
+    contrasts, ratios = {}, {}
     pitch = float("nan") if places is None else typical_pitch(places.centres, places.sections)
     for name, (rows, domain) in sides.items():
         bins = None
         if spatial and test == "wilcoxon" and places is not None:
             bins = distance_bins(places.centres[rows], domain, pitch=pitch, sections=places.sections[rows], seed=seed)
-        contrasts[name] = contrast(values[rows], domain, bins=bins, min_pct=min_pct)
+        own = log_normalise(equal_depth(counts[rows], domain, seed=seed)) if match_depth else values[rows]
+        ratios[name] = depth_ratio(own, domain)
+        contrasts[name] = contrast(own, domain, bins=bins, min_pct=min_pct)
+    if test == "wilcoxon" and not match_depth and (uneven := uneven_depth(ratios)):
+        warnings.warn(uneven, UserWarning, stacklevel=2)
     paired: dict[str, PairedTest] = {}
     if test == "pseudobulk":
         assert places is not None  # they tell the sections apart
@@ -192,6 +219,8 @@ def rank_domain_genes(
         ),
         "normalised": normalised,
         "min_pct": min_pct,
+        "match_depth": match_depth,
+        "depth_ratio": list(ratios.values()),  # in the order of the domains
         "spatial": spatial and test == "wilcoxon",
         "library_key": library_key,
         "seed": seed,

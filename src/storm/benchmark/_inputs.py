@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from storm._bridge.keys import Keys
-    from storm._bridge.sections import Section
+    from storm._bridge.sections import Section, Study
     from storm._types import Wanted
 
 #: The word for as many domains as there are annotated classes.
@@ -51,6 +51,39 @@ class LabelledSection:
     n_classes: int
 
 
+def named_sections(
+    data: SpatialData | AnnData | Sequence[Any] | Mapping[str, Any],
+    keys: Keys,
+    *,
+    library_key: str | None,
+    image: Wanted,
+    mixed: bool = False,
+) -> tuple[Study, list[tuple[str, Section, np.ndarray]]]:
+    """The sections of a comparison: each one's name in the table, itself, and its rows in the table of its object.
+
+    Raises
+    ------
+    KeyError
+        If there is no such element or library.
+    ValueError
+        If something is ambiguous.
+    """
+    named = isinstance(data, Mapping) and not is_spatialdata(data)
+    objects: Any = list(data.values()) if isinstance(data, Mapping) and named else data
+    study = open_study(objects, keys, library_key=library_key, image=image, writable=False, mixed=mixed)
+    given = objects if isinstance(objects, list | tuple) else [objects]
+    labels = [str(name) for name in data] if isinstance(data, Mapping) and named else labels_of(given)
+    by_work = dict(zip(map(id, study.works), labels, strict=True))
+    result = []
+    for section in study:
+        label = by_work[id(section.work)]
+        own = section.member
+        name = label if own is None else own.name if len(given) == 1 else f"{label}, {own.name}"
+        rows = np.arange(section.work.table.n_obs) if own is None else own.rows
+        result.append((name, section, rows))
+    return study, result
+
+
 def labelled_sections(
     data: SpatialData | AnnData | Sequence[Any] | Mapping[str, Any],
     keys: Keys,
@@ -69,18 +102,9 @@ def labelled_sections(
     ValueError
         If a section has fewer than two classes, or something is ambiguous.
     """
-    named = isinstance(data, Mapping) and not is_spatialdata(data)
-    objects: Any = list(data.values()) if isinstance(data, Mapping) and named else data
-    study = open_study(objects, keys, library_key=library_key, image=image, writable=False, mixed=image == "auto")
-    given = objects if isinstance(objects, list | tuple) else [objects]
-    labels = [str(name) for name in data] if isinstance(data, Mapping) and named else labels_of(given)
-    by_work = dict(zip(map(id, study.works), labels, strict=True))
+    _, named = named_sections(data, keys, library_key=library_key, image=image, mixed=image == "auto")
     result = []
-    for section in study:
-        label = by_work[id(section.work)]
-        own = section.member
-        name = label if own is None else own.name if len(given) == 1 else f"{label}, {own.name}"
-        rows = np.arange(section.work.table.n_obs) if own is None else own.rows
+    for name, section, rows in named:
         column = read_labels(section.work.table, truth)
         codes = np.where(np.isin(column.codes, [column.names.index(n) for n in unlabelled if n in column.names]), -1,
                          column.codes)[rows]  # fmt: skip

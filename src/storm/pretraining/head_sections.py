@@ -98,7 +98,9 @@ def with_common_library(sections: Sequence[HeadSection]) -> tuple[list[HeadSecti
     return [replace(section, library=library) for section in sections], shares
 
 
-def variable_genes(sections: Sequence[HeadSection], n_genes: int | None) -> list[str]:
+def variable_genes(
+    sections: Sequence[HeadSection], n_genes: int | None, *, measured_by: Sequence[HeadSection] = ()
+) -> list[str]:
     """Choose the genes that vary most over the training spots, among those that all sections measure.
 
     Parameters
@@ -107,6 +109,8 @@ def variable_genes(sections: Sequence[HeadSection], n_genes: int | None) -> list
         Sections with their library.
     n_genes
         Number of genes; ``None`` for all that vary.
+    measured_by
+        Further sections that have to measure the genes.
 
     Returns
     -------
@@ -118,14 +122,14 @@ def variable_genes(sections: Sequence[HeadSection], n_genes: int | None) -> list
     ValueError
         If the sections have no gene in common.
     """
-    columns = [{name.upper(): i for i, name in reversed(list(enumerate(s.symbols)))} for s in sections]
+    columns = [{name.upper(): i for i, name in reversed(list(enumerate(s.symbols)))} for s in (*sections, *measured_by)]
     common = list(dict.fromkeys(name.upper() for name in sections[0].symbols))
     common = [key for key in common if all(key in own for own in columns)]
     if not common:
         msg = "the sections have no gene in common; name their genes the same way (symbols or Ensembl ids)"
         raise ValueError(msg)
     variance = np.zeros(len(common))
-    for section, own in zip(sections, columns, strict=True):
+    for section, own in zip(sections, columns, strict=False):  # those of measured_by come last
         x = section.expression()[section.rows][:, [own[key] for key in common]]
         mean = np.asarray(x.mean(axis=0)).ravel()
         variance += np.asarray(x.multiply(x).mean(axis=0)).ravel() - mean**2

@@ -71,12 +71,12 @@ def read_head_section(
         symbols=as_symbols(names, model.vocabulary),
         train=keep,
         centres=spots.centres,
-        reach=_reach(windows),
+        reach=window_reach(windows),
         tiles=tiles.values,
     )
 
 
-def _reach(windows: Windows) -> float:
+def window_reach(windows: Windows) -> float:
     """How far a window reaches, in the units of the centres."""
     return float(np.abs(windows.offsets).max() * windows.pitch)
 

@@ -117,14 +117,20 @@ READ_OUTS: dict[str, ReadOut] = {
 DEFAULT = ("storm", *(name for name in COMPARATORS if name != "graph_attention"))
 
 
-def methods(kind: Literal["all", "default", "storm", "comparators"] = "all") -> list[str]:
-    """Names of the methods of :func:`domains`.
+def methods(
+    kind: Literal["all", "default", "storm", "comparators", "images"] = "all",
+    *,
+    task: Literal["domains", "expression"] = "domains",
+) -> list[str]:
+    """Names of the methods of a comparison.
 
     Parameters
     ----------
     kind
-        ``"all"``; ``"default"``: those that run unless others are named; ``"storm"``: STORM's read-outs and ablations,
-        ``storm_<modality>_<readout>``; ``"comparators"``: the others.
+        ``"all"``; ``"default"``: those that run unless others are named; ``"storm"``: STORM's and its ablations;
+        ``"comparators"``: the others; of these, ``"images"``: those that are trained on images.
+    task
+        ``"domains"`` or ``"expression"``: for which function.
 
     Returns
     -------
@@ -133,13 +139,26 @@ def methods(kind: Literal["all", "default", "storm", "comparators"] = "all") -> 
     Raises
     ------
     ValueError
-        If ``kind`` is something else.
+        If ``kind`` or ``task`` is something else.
     """
-    kinds: dict[str, Sequence[str]] = {
-        "all": (*READ_OUTS, *COMPARATORS),
-        "default": DEFAULT,
-        "storm": tuple(READ_OUTS),
-        "comparators": tuple(COMPARATORS),
+    from storm.benchmark import _expression_methods as expression
+
+    kinds: dict[str, dict[str, Sequence[str]]] = {
+        "domains": {
+            "all": (*READ_OUTS, *COMPARATORS),
+            "default": DEFAULT,
+            "storm": tuple(READ_OUTS),
+            "comparators": tuple(COMPARATORS),
+            "images": (),
+        },
+        "expression": {
+            "all": expression.ALL,
+            "default": expression.DEFAULT,
+            "storm": tuple(expression.STORMS),
+            "comparators": (*expression.PROBES, *expression.IMAGES),
+            "images": tuple(expression.IMAGES),
+        },
     }
-    check_choice(kind, kinds, name="kind")
-    return list(kinds[kind])
+    check_choice(task, kinds, name="task")
+    check_choice(kind, kinds[task], name="kind")
+    return list(kinds[task][kind])

@@ -121,6 +121,65 @@ def test_metric_bars_draw_means_over_sections():
     assert not storm.pl.metric_bars(scored(), "seconds").patches
 
 
+def of_genes() -> pd.DataFrame:
+    keys = {"split": "s", "genes": "train 9", "n_genes": 9, "seed": 0}
+    return pd.DataFrame(
+        {
+            "method": ["storm", "ridge", "ridge", "ridge"],
+            "encoder": ["x", "x", "x", "y"],
+            "section": ["a", "a", "b", "a"],
+            "r": [0.4, 0.1, 0.3, 0.5],
+            **keys,
+        }
+    )
+
+
+def test_metric_bars_of_genes():
+    ax = storm.pl.metric_bars(of_genes(), colours={"ridge": "red"})
+    assert [bar.get_height() for bar in ax.patches] == pytest.approx([0.4, 0.2, 0.5])
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["storm", "ridge (x)", "ridge (y)"]
+    assert [bar.get_facecolor() == (1, 0, 0, 1) for bar in ax.patches] == [False, True, True]
+    assert "r" in ax.get_ylabel()
+    with pytest.raises(ValueError, match=r"several lists of genes, \['test 9', 'train 9'\]"):
+        storm.pl.metric_bars(pd.concat([of_genes(), of_genes().assign(genes="test 9")]))
+    # sections of different splits are different sections
+    assert storm.pl.metric_bars(pd.concat([of_genes(), of_genes().assign(split="t", section="c")]))
+    with pytest.raises(KeyError, match="by_section"):
+        storm.pl.metric_bars(of_genes().drop(columns="r"))
+
+
+def curves() -> pd.DataFrame:
+    keys = {"split": "s", "genes": "train 9", "ranked_on": "training", "encoder": "x"}
+    return pd.DataFrame(
+        {"method": ["storm", "storm", "knn", "knn"], "n": [1, 10] * 2, "r": [0.5, 0.3, 0.2, 0.1], **keys}
+    )
+
+
+def test_top_n_draws_a_line_for_each_method():
+    ax = storm.pl.top_n(curves())
+    lines = [line for line in ax.lines if len(line.get_xdata()) == 2 and line.get_marker() == "o"]
+    assert [line.get_ydata().tolist() for line in lines] == [[0.5, 0.3], [0.2, 0.1]]
+    assert "held-out spots of training" in ax.get_xlabel()
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["storm", "knn"]
+    flattered = curves().assign(ranked_on="evaluated", r=0.9)
+    assert "flatters" in storm.pl.top_n(flattered, methods=["knn"], title="t").get_xlabel()
+    both = storm.pl.top_n(pd.concat([curves(), flattered]))
+    assert [line.get_linestyle() for line in both.lines if line.get_marker() == "o"] == ["-", "--"] * 2
+    assert "dashed" in both.get_xlabel()
+    assert len(both.get_legend().get_texts()) == 2
+
+
+def test_top_n_refuses():
+    with pytest.raises(ValueError, match="methods='novae'"):
+        storm.pl.top_n(curves(), methods=["novae"])
+    with pytest.raises(KeyError, match=r"no column \['ranked_on'\]"):
+        storm.pl.top_n(curves().drop(columns="ranked_on"))
+    with pytest.raises(ValueError, match=r"several splits, \['s', 't'\]"):
+        storm.pl.top_n(pd.concat([curves(), curves().assign(split="t")]))
+    with pytest.raises(TypeError):
+        storm.pl.top_n(curves(), ax="axes")
+
+
 def test_metric_bars_refuse():
     with pytest.raises(ValueError, match="metric='r2'"):
         storm.pl.metric_bars(scored(), "r2")

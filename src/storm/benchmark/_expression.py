@@ -22,6 +22,7 @@ from storm.benchmark._expression_inputs import (
     gene_list,
     given_predictions,
     measured_sections,
+    named_patients,
     predicted_values,
     truth,
     wanted_lists,
@@ -177,14 +178,12 @@ def expression(
         um_per_px=um_per_px, layer=layer,
     )  # fmt: skip
     compute = Compute.of(device, batch_size=batch_size)
+    named, patients = named_patients(sections, keys, groups=groups, group_key=group_key, library_key=library_key)
+    divided = make_splits(splits, [name for name, _ in named], patients)
     loaded = load_model(model)
     runs = _runs(names, encoders, backbone, loaded)
-    measured = measured_sections(
-        sections, keys, loaded, compute, groups=groups, group_key=group_key, library_key=library_key,
-        field_um=field_um, genes=sorted({gene for one in lists.values() if not isinstance(one, str) for gene in one}),
-    )  # fmt: skip
-    patients = None if measured[0].patient is None else [str(one.patient) for one in measured]
-    divided = make_splits(splits, [one.name for one in measured], patients)
+    by_name = {gene for one in lists.values() if not isinstance(one, str) for gene in one}
+    measured = measured_sections(named, patients, loaded, compute, field_um=field_um, genes=sorted(by_name))
     own = given_predictions(predictions or {}, measured, taken=ALL)
     chosen = [
         (split, gene_list(name, wanted, n_genes, measured, split, loaded.vocabulary))

@@ -26,6 +26,7 @@ from storm.pretraining.head_sections import HeadSection, not_measured, targets, 
 
 if TYPE_CHECKING:
     from storm._bridge.keys import Keys
+    from storm._bridge.sections import Section
     from storm._inference.device import Compute
     from storm._loading import StormModel
     from storm.benchmark._splits import Split
@@ -73,15 +74,43 @@ class MeasuredSection:
         return Part(x, y, self.steps, section, self.patient)
 
 
-def measured_sections(
+def named_patients(
     data: Any,
     keys: Keys,
-    model: StormModel,
-    compute: Compute,
     *,
     groups: Sequence[Any] | Mapping[str, Any] | None,
     group_key: str | None,
     library_key: str | None,
+) -> tuple[list[tuple[str, Section]], list[str] | None]:
+    """The sections of a comparison by name, and whose they are; nothing of them is read.
+
+    Parameters
+    ----------
+    data, keys, groups, group_key, library_key
+        As :func:`storm.benchmark.expression`.
+
+    Raises
+    ------
+    KeyError
+        If a column, element or section does not exist.
+    ValueError
+        If a patient is missing, or something is ambiguous.
+    """
+    study, named = named_sections(data, keys, library_key=library_key, image=True)
+    if isinstance(groups, Mapping):
+        names = [name for name, _, _ in named]
+        for name in groups:
+            check_key(name, names, name="groups", where="the sections")
+        groups = [groups.get(name) for name in names]
+    return [(name, section) for name, section, _ in named], patients_of(study, groups, group_key)
+
+
+def measured_sections(
+    named: Sequence[tuple[str, Section]],
+    patients: Sequence[str] | None,
+    model: StormModel,
+    compute: Compute,
+    *,
     field_um: float | None,
     genes: Sequence[str],
 ) -> list[MeasuredSection]:
@@ -89,12 +118,10 @@ def measured_sections(
 
     Parameters
     ----------
-    data, keys, library_key
-        As :func:`storm.benchmark.expression`.
+    named, patients
+        See :func:`named_patients`.
     model, compute, field_um
         What reads their tiles, and how.
-    groups, group_key
-        Patients.
     genes
         Genes that are asked for by name, whose spelling decides which column of ``var`` holds the names.
 
@@ -103,16 +130,9 @@ def measured_sections(
     KeyError, ValueError
         If something is missing, or a section has fewer than three spots with counts on its image.
     """
-    study, named = named_sections(data, keys, library_key=library_key, image=True)
-    if isinstance(groups, Mapping):
-        names = [name for name, _, _ in named]
-        for name in groups:
-            check_key(name, names, name="groups", where="the sections")
-        groups = [groups.get(name) for name in names]
-    patients = patients_of(study, groups, group_key)
     vocabulary = Vocabulary(tuple(genes)) if genes else model.vocabulary
     views, wholes, tables = [], [], []
-    for name, section, _ in named:
+    for name, section in named:
         try:
             selection = section.open()
             spots = spots_of(selection, counts=True, vocabulary=vocabulary)
@@ -143,7 +163,7 @@ def measured_sections(
         )
         warnings.warn(msg, UserWarning, stacklevel=3)
     result = []
-    for k, ((name, section, _), view, whole, table) in enumerate(zip(named, views, wholes, tables, strict=True)):
+    for k, ((name, section), view, whole, table) in enumerate(zip(named, views, wholes, tables, strict=True)):
         rows = whole.rows
         if len(rows) < _LEAST:
             msg = f"section {name!r} has {len(rows)} spots with counts on its image; a correlation needs at least three"

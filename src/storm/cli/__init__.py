@@ -87,8 +87,7 @@ def _run(arguments: argparse.Namespace) -> int:
     elif command == "benchmark":
         from storm.cli import _benchmark
 
-        del options["compared"]
-        _benchmark.domains(**options)
+        {"domains": _benchmark.domains, "expression": _benchmark.expression}[options.pop("compared")](**options)
     elif command == "models":
         from storm.cli._models import models
 

@@ -50,17 +50,14 @@ def make_parser() -> argparse.ArgumentParser:
     _predict(command("predict", "predict gene expression from H&E", "common", "model", "stores", "inputs"))
     _adapt(command("adapt", "fit a model on sections of your own, without labels", "common", "model", "inputs"))
     _pretrain(command("pretrain", "train a model on many sections, as configured in a TOML file", "common"))
-    benchmark = command("benchmark", "compare methods on annotated sections")
+    benchmark = command("benchmark", "compare methods on annotated or measured sections")
     compared = benchmark.add_subparsers(dest="compared", metavar="TASK", required=True)
-    summary = "compare methods for spatial domains on annotated sections"
-    _benchmark_domains(
-        compared.add_parser(
-            "domains",
-            help=summary,
-            description=f"{summary.capitalize()}.",
-            parents=[common, parents["model"], parents["inputs"]],
-        )
-    )
+    for name, summary, add in (
+        ("domains", "compare methods for spatial domains on annotated sections", _benchmark_domains),
+        ("expression", "compare methods that predict genes from H&E on measured sections", _benchmark_expression),
+    ):
+        using = [common, parents["model"], parents["inputs"]]
+        add(compared.add_parser(name, help=summary, description=f"{summary.capitalize()}.", parents=using))
     command("models", "list the packaged models and the tile encoders", "common")
     return parser
 
@@ -232,6 +229,53 @@ def _benchmark_domains(domains: argparse.ArgumentParser) -> None:
     _library_key(domains)
     _layer(domains)
     _batch_size(domains)
+
+
+def _benchmark_expression(expression: argparse.ArgumentParser) -> None:
+    expression.add_argument("paths", type=Path, nargs="+", metavar="IN.zarr", help="SpatialData stores, one or several")
+    expression.add_argument(
+        "--out", type=_values.table_file, required=True, metavar="FILE", help="table, .csv or .json"
+    )
+    expression.add_argument(
+        "--methods",
+        nargs="*",
+        metavar="METHOD",
+        help="names in storm.benchmark.methods(task='expression') (default: those that need no GPU, but the slow)",
+    )
+    patients = expression.add_mutually_exclusive_group()
+    patients.add_argument("--group-key", metavar="COLUMN", help="column of obs with the patient")
+    patients.add_argument("--groups", nargs="+", metavar="PATIENT", help="patient of each store, in their order")
+    expression.add_argument(
+        "--splits",
+        choices=("patients", "sections"),
+        default="patients",
+        help="hold out each patient, or each section from the others of its patient (default: patients)",
+    )
+    expression.add_argument("--train", nargs="+", default=[], metavar="NAME", help="stores to train on, with --test")
+    expression.add_argument("--test", nargs="+", default=[], metavar="NAME", help="stores to judge, with --train")
+    expression.add_argument(
+        "--genes",
+        nargs="+",
+        default=["train"],
+        metavar="GENE",
+        help="names of genes, or train and test: the most variable of these sections (default: train)",
+    )
+    expression.add_argument(
+        "--n-genes", type=_values.whole(1), default=500, help="length of these lists (default: 500)"
+    )
+    expression.add_argument(
+        "--encoders", nargs="+", metavar="NAME", help="what the probes read: model, storm, or tile encoders (model)"
+    )
+    expression.add_argument(
+        "--predictions", nargs="+", default=[], metavar="KEY", help="predictions of your own: tables of the stores"
+    )
+    expression.add_argument("--n-seeds", type=_values.whole(1), default=3, help="seeds of the methods (default: 3)")
+    expression.add_argument("--backbone", metavar="NAME", help="network of the methods that are trained on images")
+    expression.add_argument("--epochs", type=_values.whole(1), help="passes of the networks (default: each its own)")
+    _library_key(expression)
+    _layer(expression)
+    _field_um(expression, of="each encoder's")
+    _batch_size(expression)
 
 
 def _model_options(device: argparse.ArgumentParser) -> argparse.ArgumentParser:

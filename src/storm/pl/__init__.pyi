@@ -13,5 +13,6 @@ from ._ood import ood as ood
 from ._proportions import proportions as proportions
 from ._reliability import reliability as reliability
 from ._stability import stability as stability
+from ._top_n import top_n as top_n
 from ._umap import umap as umap
 from ._volcano import volcano as volcano

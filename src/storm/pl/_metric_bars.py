@@ -28,14 +28,20 @@ _LABELS = {
     "pas": "PAS (lower is better)",
     "asw": "ASW",
     "seconds": "seconds",
+    "r": "median r of the genes",
+    "spearman": "median Spearman correlation of the genes",
+    "rmse": "median RMSE of the genes (lower is better)",
+    "ssim": "median SSIM of the genes",
 }
+#: Of which a section may have one value in a figure, and what they are.
+_ONE = {"n_domains": "numbers of domains", "split": "splits", "genes": "lists of genes"}
 #: Bars of STORM, and of the others.
 _STORM, _OTHER = OKABE_ITO[0], "#BDBDBD"
 
 
 def metric_bars(
     table: pd.DataFrame,
-    metric: str = "ari",
+    metric: str | None = None,
     *,
     methods: Sequence[str] | None = None,
     colours: Mapping[str, Any] | None = None,
@@ -44,17 +50,18 @@ def metric_bars(
 ) -> Axes:
     """Draw a score of several methods: a bar for the mean over sections, a dot for each section.
 
-    A section counts once, by the mean over its seeds. Nothing else is computed: :func:`storm.benchmark.domains` makes
-    the table.
+    A section counts once, by the mean over its seeds. Nothing else is computed: :func:`storm.benchmark.domains` or
+    :func:`storm.benchmark.by_section` makes the table.
 
     Parameters
     ----------
     table
-        A row per method, section and seed, with the columns ``method``, ``section``, ``n_domains`` and the score; of a
-        sweep over numbers of domains, the rows of one number.
+        A row per method, section and seed, with the columns ``method``, ``section`` and the score; of one number of
+        domains (``n_domains``), or of one split and list of genes.
     metric
         ``"ari"``, ``"nmi"``, ``"fmi"``, ``"homogeneity"``, ``"completeness"``, ``"chaos"``, ``"pas"``, ``"asw"`` or
-        ``"seconds"``.
+        ``"seconds"`` of domains; ``"r"``, ``"spearman"``, ``"rmse"`` or ``"ssim"`` of expression. The default is
+        ``"ari"``, and ``"r"`` for a table of expression.
     methods
         Methods to draw, from left to right; ``None`` for all, in the order of the table.
     colours
@@ -74,29 +81,43 @@ def metric_bars(
     KeyError
         If the table lacks a column.
     ValueError
-        If the metric or a method is unknown, colours are none, or a section has several numbers of domains.
+        If the metric or a method is unknown, colours are none, or a section has several numbers of domains, splits or
+        lists of genes.
     TypeError
         If ``ax`` is not a matplotlib axes.
     """
     import matplotlib.pyplot as plt
+    import pandas as pd
 
     check_axes(ax)
+    of_genes = "n_genes" in table
+    metric = metric or ("r" if of_genes else "ari")
     check_choice(metric, _LABELS, name="metric")
-    if lacking := [name for name in ("method", "section", "n_domains", metric) if name not in table]:
-        msg = f"the table has no column {lacking}; give what storm.benchmark.domains returns"
+    needed = ("method", "section", metric, *(("encoder", "split", "genes") if of_genes else ("n_domains",)))
+    if lacking := [name for name in needed if name not in table]:
+        msg = (
+            f"the table has no column {lacking}; give what storm.benchmark.domains returns, or "
+            f"storm.benchmark.by_section of what storm.benchmark.expression returns"
+        )
         raise KeyError(msg)
     available = list(dict.fromkeys(table["method"]))
-    names = available if methods is None else list(methods)
-    for name in names:
+    for name in available if methods is None else methods:
         check_choice(name, available, name="methods")
-    swept = table.groupby(["method", "section"])["n_domains"].nunique()
-    if (swept > 1).any():
-        numbers = sorted(set(table["n_domains"].tolist()))
-        msg = f"the table holds several numbers of domains, {numbers}; give the rows of one of them"
-        raise ValueError(msg)
+    if methods is not None:
+        table = pd.concat([table[table["method"] == name] for name in dict.fromkeys(methods)])
+    bars = table["method"].astype(str)
+    if of_genes:
+        several = table["method"].map(table.groupby("method")["encoder"].nunique() > 1).to_numpy(bool)
+        bars = bars.where(~several, bars + " (" + table["encoder"].astype(str) + ")")
+    for column, what in _ONE.items():
+        if column in needed and (table.groupby([bars, "section"])[column].nunique() > 1).any():
+            values = sorted(set(table[column].tolist()))
+            msg = f"the table holds several {what}, {values}; give the rows of one of them"
+            raise ValueError(msg)
+    names = list(dict.fromkeys(bars))
     given = dict(colours or {})
     check_colours(list(given.values()), name="colours")
-    by_section = table.groupby(["method", "section"], sort=False)[metric].mean()
+    by_section = table.groupby([bars, "section"], sort=False)[metric].mean()
     if ax is None:
         ax = plt.subplots(figsize=(1.2 + 0.42 * len(names), 3.4), layout="constrained")[1]
     for place, name in enumerate(names):
@@ -104,7 +125,8 @@ def metric_bars(
         if not len(values):
             continue
         storms = name == "storm" or name.startswith("storm_")
-        ax.bar(place, values.mean(), width=0.7, color=given.get(name, _STORM if storms else _OTHER), zorder=1)
+        own = given.get(name, given.get(name.split(" (")[0], _STORM if storms else _OTHER))
+        ax.bar(place, values.mean(), width=0.7, color=own, zorder=1)
         spread = np.linspace(-0.2, 0.2, len(values)) if len(values) > 1 else np.zeros(1)
         ax.scatter(place + spread, values, s=12, color="black", linewidths=0, zorder=2)
     ax.set_xticks(range(len(names)), names, rotation=90, fontsize=8)

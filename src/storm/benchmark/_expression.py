@@ -285,7 +285,7 @@ def _seen(run: _Run, judge: _Judge) -> dict[int, np.ndarray]:
 
 def _predict(run: _Run, judge: _Judge, seen: Mapping[int, np.ndarray], how: Training) -> dict[int, np.ndarray]:
     """Expression of the sections that are judged, each by what was trained in its fold."""
-    predicted = {}
+    predicted: dict[int, np.ndarray] = {}
     for train, test in judge.split.folds:
         values = run.predict(
             [judge.sections[i].part(seen[i], judge.truth[i]) for i in train],

@@ -87,7 +87,8 @@ def _run(arguments: argparse.Namespace) -> int:
     elif command == "benchmark":
         from storm.cli import _benchmark
 
-        {"domains": _benchmark.domains, "expression": _benchmark.expression}[options.pop("compared")](**options)
+        compare = _benchmark.domains if options.pop("compared") == "domains" else _benchmark.expression
+        compare(**options)
     elif command == "models":
         from storm.cli._models import models
 

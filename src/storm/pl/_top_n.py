@@ -86,13 +86,13 @@ def top_n(
     if ax is None:
         ax = plt.subplots(figsize=(4.6, 3.4), layout="constrained")[1]
     lines = table[table["method"].isin(wanted)].groupby(["method", "encoder"], sort=False, dropna=False)
-    several = table.groupby("method")["encoder"].nunique() > 1
+    encoders = table.groupby("method")["encoder"].nunique().to_dict()
     for ((name, encoder), own), colour in zip(lines, palette(len(lines)), strict=True):
-        label = f"{name} ({encoder})" if several[name] else str(name)
+        label = f"{name} ({encoder})" if encoders[name] > 1 else str(name)
         for ranking, line in own.groupby("ranked_on", sort=False):
             style = "--" if ranking == "evaluated" and table["ranked_on"].nunique() > 1 else "-"
             ax.plot(
-                line["n"], line["r"], style, color=given.get(name, colour), marker="o", markersize=3.5, linewidth=1.4,
+                line["n"], line["r"], style, color=given.get(str(name), colour), marker="o", markersize=3.5, linewidth=1.4,
                 label=label if style == "-" else None,
             )  # fmt: skip
     rankings = list(dict.fromkeys(table["ranked_on"]))

@@ -270,7 +270,7 @@ def gene_list(
 
 def truth(section: MeasuredSection, genes: GeneList) -> np.ndarray:
     """Measured log1p-normalised expression of some genes, shape (n, g)."""
-    return targets(section.spots, genes.symbols)
+    return targets(section.spots, genes.symbols).toarray()
 
 
 def given_predictions(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.sparse import csr_matrix
 from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import NearestNeighbors
@@ -147,7 +148,7 @@ def head_and_reliability(
     patients = [part.patient for part in train]
     recipe = choose_recipe(
         [part.section for part in train],
-        [part.expression for part in train],
+        [csr_matrix(part.expression) for part in train],
         config,
         groups=None if None in patients else [str(name) for name in patients],
     )

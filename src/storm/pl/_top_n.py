@@ -91,10 +91,9 @@ def top_n(
         label = f"{name} ({encoder})" if encoders[name] > 1 else str(name)
         for ranking, line in own.groupby("ranked_on", sort=False):
             style = "--" if ranking == "evaluated" and table["ranked_on"].nunique() > 1 else "-"
-            ax.plot(
-                line["n"], line["r"], style, color=given.get(str(name), colour), marker="o", markersize=3.5, linewidth=1.4,
-                label=label if style == "-" else None,
-            )  # fmt: skip
+            named = label if style == "-" else None
+            own_colour = given.get(str(name), colour)
+            ax.plot(line["n"], line["r"], f"{style}o", color=own_colour, markersize=3.5, linewidth=1.4, label=named)
     rankings = list(dict.fromkeys(table["ranked_on"]))
     how = f"ranked {_RANKED[rankings[0]]}" if len(rankings) == 1 else "dashed: ranked by the r that is shown"
     ax.set(xscale="log", xlabel=f"genes, {how}", ylabel="median r")

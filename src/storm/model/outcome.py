@@ -57,6 +57,17 @@ class OutcomeConfig:
             msg = f"dropout={self.dropout}: give a probability from 0 up to, not including, 1"
             raise ValueError(msg)
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> OutcomeConfig:
+        """From json.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a field is unknown, missing or impossible.
+        """
+        return cls(**values)
+
     def to_dict(self) -> dict[str, Any]:
         """For json."""
         return asdict(self)
@@ -81,7 +92,7 @@ class Outcome(nn.Module):
         width, names = config.width, list(config.dims)
         self.tokens = nn.ModuleDict(
             {
-                name: nn.Sequential(nn.Linear(dim, width), nn.GELU(), nn.Dropout(config.dropout))
+                name: nn.Sequential(Standardise(dim), nn.Linear(dim, width), nn.GELU(), nn.Dropout(config.dropout))
                 for name, dim in config.dims.items()
             }
         )
@@ -107,7 +118,7 @@ class Outcome(nn.Module):
         Parameters
         ----------
         bags
-            Standardised vectors of the tiles per modality, shape (B, n, d).
+            Vectors of the tiles per modality, shape (B, n, d); NaN where a value is not known.
         mask
             Which of the n tiles there are, bool, shape (B, n); at least one per bag.
 
@@ -133,6 +144,21 @@ class Outcome(nn.Module):
             for name, values in tokens.items()
         ]
         return self.head(torch.cat(pooled, dim=-1))
+
+
+class Standardise(nn.Module):
+    """Values around the mean of the training patients, in units of their spread; unknown ones are the mean."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("std", torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Standardised (..., d)."""
+        return torch.where(torch.isnan(x), 0.0, (x - self.mean) / self.std)
 
 
 class Perceiver(nn.Module):

@@ -69,28 +69,55 @@ def train(config: PretrainConfig) -> Path:
 
 def make_fabric(config: PretrainConfig) -> Any:
     """Fabric for the machine, launched; several processes exchange gradients by DDP."""
+    run = config.run
+    # A batch may lack a modality; slopes never change.
+    return launch(
+        run.accelerator, devices=run.devices, nodes=run.nodes, precision=run.precision, find_unused_parameters=True
+    )
+
+
+def launch(
+    accelerator: str,
+    *,
+    devices: int | str = "auto",
+    nodes: int = 1,
+    precision: str = "auto",
+    find_unused_parameters: bool = False,
+) -> Any:
+    """Fabric on an accelerator, launched.
+
+    Parameters
+    ----------
+    accelerator
+        ``"auto"``, ``"cpu"`` or ``"cuda"``.
+    devices
+        Per machine; ``"auto"`` takes all GPUs, or the processes that ``torchrun`` started.
+    nodes
+        Machines.
+    precision
+        ``"fp32"``, ``"bf16"``, or ``"auto"`` for bfloat16 on a GPU that has it.
+    find_unused_parameters
+        Whether a step may leave some of the network out.
+    """
     from lightning.fabric import Fabric
     from lightning.fabric.strategies import DDPStrategy
 
-    accelerator = config.run.accelerator
     if accelerator == "auto":
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
-    number = config.run.devices
+    number = devices
     on_gpu = accelerator in ("cuda", "gpu") and torch.cuda.is_available()
     if number == "auto":
         number = torch.cuda.device_count() if on_gpu else int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     number = int(number)
-    precision = config.run.precision
     if precision == "auto":
         precision = "bf16" if on_gpu and torch.cuda.is_bf16_supported() else "fp32"
     strategy: str | DDPStrategy = "auto"
-    if number * config.run.nodes > 1:
-        # A batch may lack a modality; slopes never change.
-        strategy = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
+    if number * nodes > 1:
+        strategy = DDPStrategy(find_unused_parameters=find_unused_parameters, broadcast_buffers=False)
     fabric = Fabric(
         accelerator=accelerator,
         devices=number,
-        num_nodes=config.run.nodes,
+        num_nodes=nodes,
         strategy=strategy,
         precision="bf16-mixed" if precision == "bf16" else "32-true",
     )

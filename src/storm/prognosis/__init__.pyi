@@ -3,5 +3,9 @@ from ._add_slides import add_slides as add_slides
 from ._check import check as check
 from ._cohort import Bag as Bag
 from ._cohort import Cohort as Cohort
+from ._config import OutcomeFit as OutcomeFit
+from ._fit import fit as fit
 from ._leakage import leakage as leakage
+from ._outcome_model import OutcomeModel as OutcomeModel
+from ._outcome_model import load_model as load_model
 from ._split import split as split

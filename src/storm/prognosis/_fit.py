@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,8 +15,8 @@ import pandas as pd
 import torch
 
 from storm._checks import check_between, check_choice, check_whole
-from storm._logging import logger
 from storm._loading.files import read_json, write_json
+from storm._logging import logger
 from storm.metrics.discrimination import concordance
 from storm.metrics.survival import cox
 from storm.model.outcome import NETWORKS, Outcome, OutcomeConfig
@@ -49,10 +51,10 @@ def fit(
 ) -> OutcomeModel:
     """Train an outcome network on the patients of a cohort (paper, Methods: *clinical outcome prediction*).
 
-    A Perceiver compresses the tiles of each modality, cross-attention fuses them, attention pools them, and an MLP gives
-    a risk per patient. All that is learned, the standardisation, the time intervals and the cut-off between low and high
-    risk included, is from ``patients`` alone, and stored in the model. The cut-off is the median risk of the validation
-    patients, on whom the network was not trained; no other is ever made.
+    A Perceiver compresses the tiles of each modality, cross-attention fuses them, attention pools them, and an MLP
+    gives a risk per patient. All that is learned, the standardisation, the time intervals and the cut-off between low
+    and high risk included, is from ``patients`` alone, and stored in the model. The cut-off is the median risk of the
+    validation patients, on whom the network was not trained; no other is ever made.
 
     Attention pooling without a Perceiver (``"abmil"``) and the mean of a bag (``"mean"``) were as good on simulated
     cohorts of 200 patients. ``baselines`` trains them too, and logs their concordance on the validation patients beside
@@ -74,8 +76,8 @@ def fit(
     network
         ``"perceiver"``, ``"abmil"`` or ``"mean"``.
     loss
-        ``"cox"``: partial likelihood over the patients of a batch. ``"nll"``: discrete-time hazards. ``"bce"``: a binary
-        response.
+        ``"cox"``: partial likelihood over the patients of a batch. ``"nll"``: discrete-time hazards. ``"bce"``: a
+        binary response.
     baselines
         Whether the other two networks are trained too and their concordance is stored in ``notes``.
     config
@@ -131,9 +133,7 @@ def fit(
     }  # fmt: skip
     folder = None if out is None else _folder(Path(out), run | {"network": network})
     target = Target.of(training, loss=loss, bins=config.bins)
-    moments = moments_of(
-        cohort, list(training.index), modalities, n_tiles=max(config.tiles_per_bag, 2048), seed=seed
-    )
+    moments = moments_of(cohort, list(training.index), modalities, n_tiles=max(config.tiles_per_bag, 2048), seed=seed)
     fabric = _fabric(device, precision)
     task = Task(
         cohort=cohort, patients=list(training.index), target=target, modalities=modalities, config=config, seed=seed
@@ -241,7 +241,7 @@ def _held_out(outcome: pd.DataFrame, validation: float | Sequence[str], *, seed:
 
 def _check_events(training: pd.DataFrame, held: list[str]) -> None:
     events = int(training["event"].sum())
-    if len(training) < 4 or events == 0 or events == len(training) and "time" not in training:
+    if len(training) < 4 or events == 0 or (events == len(training) and "time" not in training):
         msg = (
             f"{len(training)} patients with {events} events are left to train on, beside {len(held)} for validation; a "
             "network needs some of either kind"
@@ -303,7 +303,10 @@ def _fabric(device: str, precision: str) -> Any:
     from storm.pretraining.train import launch
 
     place = Compute.of(device).devices[0].type
-    return launch(accelerator=place, precision=precision)
+    # Several GPUs only if several processes were started: a call in a notebook stays one process.
+    devices = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    nodes = int(os.environ.get("WORLD_SIZE", devices)) // devices
+    return launch(place, devices=devices, nodes=nodes, precision=precision)
 
 
 def _score(outcome: pd.DataFrame, risk: np.ndarray, loss: str) -> float | None:
@@ -327,6 +330,8 @@ def _calibrated(model: OutcomeModel, outcome: pd.DataFrame, risk: np.ndarray) ->
         reason = f"{int(outcome['event'].sum())} of {len(outcome)} validation patients have an event"
     elif np.ptp(risk) < 1e-9:
         reason = "all validation patients have the same risk"
+    elif find_spec("lifelines") is None:
+        reason = "lifelines was not installed: pip install 'storm-spatial[survival]'"
     else:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from storm._logging import logger
 from storm._loading.files import read_fields, read_json, write_json
+from storm._logging import logger
 from storm.model.outcome import Outcome, OutcomeConfig
 from storm.model.weights import build_from, save_weights
 from storm.prognosis._target import LOSSES, risk_of
@@ -122,8 +122,8 @@ class OutcomeModel:
         seen = [name for name in chosen if name in known]
         if seen and not allow_seen:
             msg = (
-                f"the model was trained on {len(seen)} of these patients ({seen[:5]}), whose risks would flatter; leave "
-                "them out, or give allow_seen=True"
+                f"the model was trained on {len(seen)} of these patients ({seen[:5]}), whose risks would flatter; "
+                "leave them out, or give allow_seen=True"
             )
             raise ValueError(msg)
         if not chosen:

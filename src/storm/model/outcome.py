@@ -112,6 +112,12 @@ class Outcome(nn.Module):
             nn.Linear(width, config.outputs),
         )
 
+    def standard(self, name: str) -> Standardise:
+        """Mean and spread by which the vectors of a modality are standardised."""
+        layer = self.tokens[name]
+        assert isinstance(layer, nn.Sequential) and isinstance(layer[0], Standardise)
+        return layer[0]
+
     def forward(self, bags: dict[str, Tensor], mask: Tensor) -> Tensor:
         """Outputs for a batch of bags.
 

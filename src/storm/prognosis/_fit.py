@@ -153,7 +153,7 @@ def fit(
             baseline=None,
             edges=tuple(target.edges.tolist()),
             facts=cohort.facts,
-            patients={"train": tuple(run["train"]), "validation": tuple(run["validation"])},
+            patients={"train": tuple(map(str, training.index)), "validation": tuple(map(str, held))},
             notes={"config": config.to_dict(), "losses": [round(value, 6) for value in losses], "seed": seed},
         )
         risk = one.predict(cohort, held, device=device, allow_seen=True)["risk"]
@@ -293,8 +293,8 @@ def _network(name: str, cohort: Cohort, task: Task, moments: dict[str, tuple[tor
             )
         )
     for part, (mean, std) in moments.items():
-        network.tokens[part][0].mean.copy_(mean)
-        network.tokens[part][0].std.copy_(std)
+        network.standard(part).mean.copy_(mean)
+        network.standard(part).std.copy_(std)
     return network
 
 

@@ -115,7 +115,8 @@ class Outcome(nn.Module):
     def standard(self, name: str) -> Standardise:
         """Mean and spread by which the vectors of a modality are standardised."""
         layer = self.tokens[name]
-        assert isinstance(layer, nn.Sequential) and isinstance(layer[0], Standardise)
+        assert isinstance(layer, nn.Sequential)
+        assert isinstance(layer[0], Standardise)
         return layer[0]
 
     def forward(self, bags: dict[str, Tensor], mask: Tensor) -> Tensor:

@@ -1,3 +1,4 @@
+from ._attribution import attribution as attribution
 from ._calibration import calibration as calibration
 from ._check import check as check
 from ._composition import composition as composition
@@ -5,6 +6,8 @@ from ._contact import contact as contact
 from ._domains import domains as domains
 from ._enrichment import enrichment as enrichment
 from ._expression import expression as expression
+from ._forest import forest as forest
+from ._gene_attribution import gene_attribution as gene_attribution
 from ._gene_boxes import gene_boxes as gene_boxes
 from ._he import he as he
 from ._kaplan_meier import kaplan_meier as kaplan_meier
@@ -13,6 +16,7 @@ from ._ood import ood as ood
 from ._proportions import proportions as proportions
 from ._reliability import reliability as reliability
 from ._stability import stability as stability
+from ._survival_calibration import survival_calibration as survival_calibration
 from ._top_n import top_n as top_n
 from ._umap import umap as umap
 from ._volcano import volcano as volcano

@@ -17,6 +17,7 @@ from storm.prognosis._outcome_model import OutcomeModel, check_same
 from storm.prognosis._target import risk_of
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
 
     from storm._bridge.cohort import Cohort
@@ -43,6 +44,8 @@ class Explanation:
         Position of each tile's slide in ``slides``, shape (n,).
     slides
         Names of the slides.
+    tile_um
+        Distance of neighbouring tiles in µm.
     gene_names
         Names of the genes.
     risk, reference
@@ -57,10 +60,21 @@ class Explanation:
     xy_um: np.ndarray
     slide: np.ndarray
     slides: tuple[str, ...]
+    tile_um: float
     gene_names: tuple[str, ...]
     risk: float
     reference: float
     error: float
+
+    @property
+    def gene_totals(self) -> pd.Series:
+        """Contribution of each gene over all tiles, signed, the largest first; empty without expression."""
+        import pandas as pd
+
+        if self.genes is None:
+            return pd.Series(dtype=float)
+        totals = pd.Series(self.genes.sum(axis=0, dtype=np.float64), index=list(self.gene_names))
+        return totals.sort_values(ascending=False, kind="stable")
 
     def to_anndata(self) -> AnnData:
         """Tiles × genes: ``X`` the contributions of the genes, ``obs["storm_risk"]`` those of the tiles, places in µm.
@@ -163,11 +177,24 @@ def explain(
         xy_um=bag.xy_um,
         slide=bag.slide,
         slides=bag.slides,
+        tile_um=_spacing(bag.xy_um, bag.slide),
         gene_names=cohort.genes,
         risk=risk,
         reference=start,
         error=float(missed),
     )
+
+
+def _spacing(xy_um: np.ndarray, slide: np.ndarray) -> float:
+    """Median distance of a tile to the nearest one of its slide; NaN if every slide has one tile."""
+    from scipy.spatial import cKDTree
+
+    nearest = []
+    for k in np.unique(slide):
+        own = xy_um[slide == k]
+        if len(own) > 1:
+            nearest.append(cKDTree(own).query(own, k=2)[0][:, 1])
+    return float(np.median(np.concatenate(nearest))) if nearest else np.nan
 
 
 def _reference(network: Outcome, name: str, values: Tensor, reference: str) -> Tensor:

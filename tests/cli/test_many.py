@@ -145,7 +145,7 @@ def test_interrupting_busy_workers_that_have_a_gpu_each(here, model, monkeypatch
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     gpus(monkeypatch, 2, "5,GPU-7")
     monkeypatch.setattr(_cluster, "run_section_on_worker", begin)
-    monkeypatch.setattr(_many, "_report", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(_many, "report", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
     before = set(psutil.Process().children(recursive=True))
     # Tests that a shell starts in the background ignore Ctrl-C.
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -269,7 +269,7 @@ def test_interrupted(here, model, monkeypatch, capsys):
 
 
 def test_errors_before_anything_runs(here, model, monkeypatch, capsys):
-    monkeypatch.setattr(_many, "_run_all", None)
+    monkeypatch.setattr(_many, "executor", None)
     (here / "link.zarr").symlink_to(here / "a.zarr")
     shutil.copytree("a.zarr", "other/a.zarr")
     (here / "out" / "b.zarr").mkdir(parents=True)

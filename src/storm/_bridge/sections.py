@@ -86,7 +86,7 @@ class Section:
 
     def journal(self, whole: Journal) -> Journal:
         """Its part of the journal of the object that it is in."""
-        return whole if self.member is None else whole.part(self.name)
+        return whole if self.member is None else whole.part(self.member.name)
 
     @contextmanager
     def named(self) -> Iterator[None]:

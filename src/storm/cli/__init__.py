@@ -96,7 +96,7 @@ def _run(arguments: argparse.Namespace) -> int:
     elif options.pop("joint", False):
         from storm.cli import _joint
 
-        return _joint.run(command, options, quiet=quiet)
+        return _joint.run(command, options, debug=debug, quiet=quiet)
     else:
         from storm.cli._many import run
 

@@ -32,10 +32,13 @@ class Done:
         Number of rows of the table that holds the result.
     message
         One line: the result, and where it is.
+    value
+        What another function works on.
     """
 
     n: int
     message: str
+    value: Any = None
 
 
 def encode(
@@ -115,7 +118,7 @@ def embed(
     section = open_section(path, out, table_key=table_key)
     storm.tl.embed(
         section.sdata,
-        model=_load_model(model, tile_encoder),
+        model=load_model(model, tile_encoder),
         modality=modality,
         library_key=library_key,
         image_key=image_key,
@@ -208,7 +211,7 @@ def predict(
     storm.tl.predict_expression(
         section.sdata,
         None if genes is None else _gene_names(genes),
-        model=_load_model(model, tile_encoder),
+        model=load_model(model, tile_encoder),
         head=None if head is None else _load_head(head),
         library_key=library_key,
         image_key=image_key,
@@ -257,7 +260,8 @@ def _gene_names(items: Sequence[str]) -> list[str]:
 
 
 @lru_cache(maxsize=1)
-def _load_model(model: str, tile_encoder: Path | None) -> StormModel:
+def load_model(model: str, tile_encoder: Path | None) -> StormModel:
+    """Load a model, or return the one that was loaded last."""
     return storm.load_model(model, tile_encoder=tile_encoder)
 
 
@@ -273,5 +277,5 @@ def _load_head(head: Path) -> ExpressionHead:
 
 def forget() -> None:
     """Drop the loaded model, encoder and head: another run may find other weights under the same name."""
-    for cache in (_load_model, _load_encoder, _load_head):
+    for cache in (load_model, _load_encoder, _load_head):
         cache.cache_clear()

@@ -7,8 +7,10 @@ import json
 import os
 import sys
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +52,12 @@ def run(command: str, options: dict[str, Any], *, debug: bool, quiet: bool) -> i
 
     def finished(outcome: Outcome) -> None:
         outcomes[outcome.section] = outcome
-        _report(outcome, command, number=f"{len(outcomes)}/{len(jobs)}", debug=debug, quiet=quiet)
+        report(outcome, command, number=f"{len(outcomes)}/{len(jobs)}", debug=debug, quiet=quiet)
 
     interrupted = False
     try:
-        _run_all(jobs, finished, workers=workers, scheduler=scheduler, retries=retries)
+        with executor(jobs, workers=workers, scheduler=scheduler, retries=retries) as run_all:
+            run_all(jobs, finished)
     except KeyboardInterrupt:
         interrupted = True
     finally:
@@ -183,15 +186,24 @@ def _absolute(options: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
-def _run_all(
-    jobs: list[Job],
-    finished: Callable[[Outcome], None],
-    *,
-    workers: int | None,
-    scheduler: str | None,
-    retries: int,
-) -> None:
-    """Run all jobs: in this process if one worker is enough, otherwise on a cluster."""
+@contextmanager
+def executor(
+    jobs: Sequence[Job], *, workers: int | None, scheduler: str | None, retries: int
+) -> Iterator[Callable[[list[Job], Callable[[Outcome], None]], None]]:
+    """Run jobs in this process if one worker is enough, otherwise on a cluster.
+
+    Parameters
+    ----------
+    jobs
+        The sections, which tell how many workers are of use.
+    workers, scheduler, retries
+        The options of the command.
+
+    Yields
+    ------
+    function
+        Runs some jobs, and hands over each outcome as soon as it is known. It may be called several times.
+    """
     if scheduler is None and (workers == 1 or len(jobs) == 1):
         count = 1
     elif scheduler is None:
@@ -199,8 +211,12 @@ def _run_all(
 
         count = workers_for(len(jobs), jobs[0].options.get("device"), wanted=workers)
     if scheduler is None and count == 1:
-        for job in jobs:
-            finished(run_section(job))
+
+        def here(some: list[Job], finished: Callable[[Outcome], None]) -> None:
+            for job in some:
+                finished(run_section(job))
+
+        yield here
         return
     from storm.cli import _cluster
 
@@ -209,10 +225,10 @@ def _run_all(
     else:
         cluster = _cluster.start(count, jobs[0].options.get("device"))
     with cluster as client:
-        _cluster.work(client, jobs, finished, retries=retries)
+        yield partial(_cluster.work, client, retries=retries)
 
 
-def _report(outcome: Outcome, command: str, *, number: str, debug: bool, quiet: bool) -> None:
+def report(outcome: Outcome, command: str, *, number: str, debug: bool, quiet: bool) -> None:
     """Print the outcome of a section as soon as it is known."""
     for text in outcome.warnings:
         print(f"storm: warning: {outcome.section}: {text}", file=sys.stderr)
@@ -226,7 +242,7 @@ def _report(outcome: Outcome, command: str, *, number: str, debug: bool, quiet: 
 
 def _record(row: Outcome) -> dict[str, Any]:
     """A row of the summary."""
-    values = asdict(replace(row, result=row.result if row.error is None else row.error))
+    values = asdict(replace(row, result=row.result if row.error is None else row.error, value=None))
     values["status"] = "ok" if row.error is None else "failed" if row.tries else "not done"
     return {name: values[name] for name in _COLUMNS}
 

@@ -6,13 +6,17 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from storm.cli._say import one_line, quiet_neighbours
+
+if TYPE_CHECKING:
+    from storm.cli._commands import Done
 
 #: A worker of a user's cluster may have several threads, but the loaded model and Python's warning filters belong to
 #: the process.
@@ -27,7 +31,7 @@ class Job:
     Attributes
     ----------
     command
-        Name of the function in ``_commands``.
+        Name of the function in ``_commands``, or the function itself.
     options
         Its arguments, among them ``path`` and ``out``; paths are absolute.
     shown
@@ -38,7 +42,7 @@ class Job:
         STORM version that the command runs with.
     """
 
-    command: str
+    command: str | Callable[..., Done]
     options: dict[str, Any]
     shown: str
     run: str
@@ -67,6 +71,8 @@ class Outcome:
         STORM's warnings, a line each.
     traceback
         Traceback of the error.
+    value
+        What the function returned for another one, if it did.
     """
 
     section: str
@@ -78,6 +84,7 @@ class Outcome:
     tries: int = 1
     warnings: list[str] = field(default_factory=list)
     traceback: str = ""
+    value: Any = None
 
 
 def run_section(job: Job) -> Outcome:
@@ -90,9 +97,10 @@ def run_section(job: Job) -> Outcome:
     measured = _reset_peak()
     with quiet_neighbours(messages.append):
         try:
-            _hold_for(job.run)
-            done = getattr(_commands, job.command)(**job.options)
-            outcome = replace(outcome, n=done.n, result=done.message)
+            hold_for(job.run)
+            work = getattr(_commands, job.command) if isinstance(job.command, str) else job.command
+            done = work(**job.options)
+            outcome = replace(outcome, n=done.n, result=done.message, value=done.value)
         except Exception as error:  # noqa: BLE001  it becomes a row of the summary, and the other sections are done
             outcome = replace(outcome, error=one_line(error), traceback=traceback.format_exc())
     return replace(outcome, seconds=time.perf_counter() - start, peak_gib=_peak_gib() if measured else None)
@@ -131,7 +139,7 @@ def dask_setup(worker: Any) -> None:
 _run = ""
 
 
-def _hold_for(run: str) -> None:
+def hold_for(run: str) -> None:
     """Drop the model of an earlier command."""
     global _run
     if run != _run:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from storm._bridge.keys import Keys
-from storm._bridge.study import open_study
-from storm._checks import check_choice, check_positive, check_whole
-from storm._inference.device import Compute
-from storm._inference.record import wanted_image, warn_nan
-from storm._inference.section_embedding import EmbedPlan
-from storm._inference.study_embedding import embed_sections
+from storm._inference.record import warn_nan
+from storm._inference.study_embedding import embed_sections, open_embedding
 from storm._keys import X_STORM
-from storm._loading import READOUTS, StormModel, load_model
+from storm._loading import StormModel, load_model
 from storm._types import Batch, Field, Modality, Precision, Readout, WindowKind
 
 if TYPE_CHECKING:
@@ -153,9 +149,6 @@ def embed(
     ----------
     Xiang, Hou et al. (2026), arXiv:2604.03630, Methods: *STORM model design*, *spatial domain discovery*.
     """
-    check_choice(modality, get_args(Modality), name="modality")
-    check_choice(window, get_args(WindowKind), name="window")
-    check_choice(batch, get_args(Batch), name="batch")
     keys = Keys(
         table_key=table_key,
         shapes_key=shapes_key,
@@ -163,36 +156,28 @@ def embed(
         um_per_px=um_per_px,
         layer=layer,
     )
-    loaded = load_model(model)
-    readout = readout or loaded.settings["readout"]
-    check_choice(readout, READOUTS, name="readout")
-    check_whole(seed, name="seed", least=0)
-    compute = Compute.of(device, precision=precision, batch_size=batch_size)
-    field_um = loaded.tile_encoder.field_um if field_um is None else field_um
-    check_positive(field_um, name="field_um", unit="µm")
-    study = open_study(
+    study, plan = open_embedding(
         data,
         keys,
+        load_model(model),
+        modality=modality,
         library_key=library_key,
         image_key=image_key,
-        image=wanted_image(modality),
-        field_um=None if modality == "st" else field_um,
-        stride_um=stride_um,
-        copy=copy,
-        keys_added={"obsm": [key_added, *(f"{key_added}_{name}" for name in ("he", "st") if per_modality)]},
-    )
-    plan = EmbedPlan(
-        model=loaded,
-        compute=compute,
-        modality=modality,
         field_um=field_um,
         field=field,
+        stride_um=stride_um,
         window=window,
         radius_um=radius_um,
         readout=readout,
-        seed=seed,
         joint=joint,
         batch=batch,
+        per_modality=per_modality,
+        key_added=key_added,
+        device=device,
+        batch_size=batch_size,
+        precision=precision,
+        seed=seed,
+        copy=copy,
     )
     with study.journals(key_added) as journals:
         for section, result in embed_sections(study, plan, journals):

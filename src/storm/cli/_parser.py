@@ -110,7 +110,11 @@ def _embed(embed: argparse.ArgumentParser) -> None:
     _field(embed)
     _readout(embed)
     _library_key(embed)
-    _joint(embed, "embed all stores on axes that mean the same in all of them")
+    _joint(
+        embed,
+        "embed all stores on axes that mean the same in all of them; workers take one store each, step by step, and "
+        "nothing is stored before all are computed",
+    )
     embed.add_argument(
         "--batch",
         choices=get_args(Batch),
@@ -134,7 +138,10 @@ def _domains(domains: argparse.ArgumentParser) -> None:
     domains.add_argument(
         "--use-rep", default=_keys.X_STORM, help=f"key of the embedding in obsm (default: {_keys.X_STORM})"
     )
-    _joint(domains, "find one set of domains in all stores, which were embedded with --joint")
+    _joint(
+        domains,
+        "find one set of domains in all stores, which were embedded with --joint; it is one clustering, in one process",
+    )
     domains.add_argument("--table-key", help="the table, if there are several")
     _seed(domains)
     domains.add_argument(

@@ -6,6 +6,9 @@ import json
 import os
 import shutil
 import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +21,7 @@ import storm
 import storm._inference.joint_steps
 from storm.cli import _cluster, main
 from storm.cli._section import Job, Outcome
+from storm.data.journal import Journal
 
 # anndata warns whenever it writes that its next version will write in another way.
 pytestmark = pytest.mark.filterwarnings("ignore:zarr v3 autosharding:UserWarning")
@@ -179,6 +183,32 @@ def test_what_is_wrong_with_one_stores_nothing(study, capsys) -> None:
     assert err.endswith("storm embed: error: 2 of 3 sections failed; none is stored\n")
     assert [row["status"] for row in json.loads(Path("s.json").read_text())] == ["failed", "not done", "failed"]
     assert all("X_storm" not in table.obsm for table in tables(study))
+
+
+def test_where_nothing_can_be_written_beside_the_stores(study, tmp_path, monkeypatch, capsys) -> None:
+    @contextmanager
+    def nowhere(store: Path) -> Iterator[None]:
+        yield None
+
+    monkeypatch.setattr("storm.cli._joint.locked", nowhere)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    assert embed("--scheduler", "tcp://127.0.0.1:9", "--out", "new") == 2
+    assert "nothing can be written beside a.zarr" in capsys.readouterr().err
+    seen = []
+    network = storm._inference.joint_steps.run_windows
+
+    def watched(*args: object, journal: Journal, **kwargs: object):
+        seen.append(journal.folder)
+        return network(*args, journal=journal, **kwargs)
+
+    monkeypatch.setattr(storm._inference.joint_steps, "run_windows", watched)
+    assert embed("--workers", "1", "--out", "new") == 0
+    assert all(folder.is_relative_to(scratch) for folder in seen)
+    assert len(seen) == 3
+    assert not list(scratch.glob("storm-*"))
+    assert all("X_storm" in table.obsm for table in tables(study / "new"))
 
 
 def test_regions_of_a_store_are_sections_of_the_study(study, capsys) -> None:

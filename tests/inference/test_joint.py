@@ -233,7 +233,7 @@ def test_one_section_is_held_at_a_time(tiny_model, monkeypatch, tmp_path) -> Non
         one.tables["table"].X = one.tables["table"].X.astype(np.float64)  # otherwise the counts are the user's own
     storm.tl.embed(objects, model=tiny_model, readout="adaptive")
     assert len(held) >= 3 * 4 + 3 * 3
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.glob("storm-*"))
 
 
 def test_harmony(model, monkeypatch) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+from pathlib import Path
 
 import anndata as ad
 import matplotlib.pyplot as plt
@@ -159,13 +161,79 @@ def test_public_collections(shared_data):
 
 
 def test_collections_that_are_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"genesets/go_bp_human\.gmt below"):
+    with pytest.raises(FileNotFoundError, match=r"holds no genesets/go_bp_human\.gmt; .*c5\.go\.bp"):
         storm.datasets.gene_sets("go_bp", path=tmp_path)
     with pytest.raises(ValueError, match="'kegg'"):
         storm.datasets.gene_sets("kegg")
-    with pytest.raises(ValueError, match="'human' only"):
-        storm.datasets.gene_sets("reactome", species="mouse")
+    with pytest.raises(FileNotFoundError, match="no such sets of mouse"):
+        storm.datasets.gene_sets("reactome", species="mouse", path=tmp_path)
+    with pytest.raises(ValueError, match="verified by its own"):
+        storm.datasets.gene_sets(sha256="0" * 64)
     (tmp_path / "genes").mkdir()
     (tmp_path / "genes" / "hallmarks_pathways_human.json").write_text("{}")
     with pytest.raises(ValueError, match="not the published file"):
         storm.datasets.gene_sets(path=tmp_path)
+
+
+@pytest.fixture
+def web(tmp_path, monkeypatch):
+    """A folder in place of the web, by the name of a file, and a cache of its own; asked for nothing else."""
+    import pooch
+
+    asked = []
+
+    def download(url: str, output_file: str, _pooch: object) -> None:
+        asked.append(url)
+        source = tmp_path / "web" / url.rpartition("/")[2]
+        if not source.is_file():
+            raise ConnectionError(url)
+        Path(output_file).write_bytes(source.read_bytes())
+
+    monkeypatch.setattr(pooch, "HTTPDownloader", lambda **_: download)
+    (tmp_path / "web").mkdir()
+    monkeypatch.setattr(storm.settings, "cache_dir", tmp_path / "cache")
+    monkeypatch.setattr(storm.settings, "data_dir", None)
+    return tmp_path, asked
+
+
+def test_the_first_download_is_trusted_and_held_to(web):
+    folder, asked = web
+    file = "m5.go.bp.v2024.1.Mm.symbols.gmt"
+    text = "GOBP_ONE\thttps://x\tVegfa\tKdr\nGOBP_TWO\thttps://y\tPecam1\n"
+    (folder / "web" / file).write_text(text)
+    want = {"GOBP_ONE": ["Vegfa", "Kdr"], "GOBP_TWO": ["Pecam1"]}
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    with pytest.raises(ValueError, match=f"its sha256 is {digest}, not 0000"):
+        storm.datasets.gene_sets("go_bp", species="mouse", sha256="0" * 64)
+    assert storm.datasets.gene_sets("go_bp", species="mouse", sha256=digest) == want
+    assert asked == [f"https://data.broadinstitute.org/gsea-msigdb/msigdb/release/2024.1.Mm/{file}"] * 2
+    (folder / "web" / file).write_text(text + "GOBP_THREE\t\tTek\n")
+    assert storm.datasets.gene_sets("go_bp", species="mouse") == want  # from the cache
+    assert len(asked) == 2
+    with pytest.raises(ValueError, match="not what sha256= says"):
+        storm.datasets.gene_sets("go_bp", species="mouse", sha256="f" * 64)
+    (folder / "cache" / "genesets" / file).write_text(text.replace("Kdr", "Kdrl"))
+    with pytest.raises(ValueError, match="is not what was fetched first"):
+        storm.datasets.gene_sets("go_bp", species="mouse")
+
+
+def test_an_error_page_is_not_kept(web):
+    folder, asked = web
+    with pytest.raises(
+        FileNotFoundError, match=r"c2\.cp\.reactome.*ConnectionError.*genesets/reactome_2024-09-18\.gmt"
+    ):
+        storm.datasets.gene_sets("reactome")
+    page = folder / "web" / "c2.cp.reactome.v2024.1.Hs.symbols.gmt"
+    page.write_text("<html>busy</html>")
+    with pytest.raises(ValueError, match="GMT"):
+        storm.datasets.gene_sets("reactome")
+    page.write_text("REACTOME_X\t\tA\tB\n")
+    assert storm.datasets.gene_sets("reactome") == {"REACTOME_X": ["A", "B"]}
+    assert len(asked) == 3
+    # a mirror comes first
+    (folder / "mirror" / "genesets").mkdir(parents=True)
+    (folder / "mirror" / "genesets" / "reactome_2020.gmt").write_text("Mine\tR-HSA-1\tA\n")
+    storm.settings.data_dir = folder / "mirror"
+    assert list(storm.datasets.gene_sets("reactome")) == ["Mine"]
+    with pytest.raises(ValueError, match="sha256"):
+        storm.datasets.gene_sets("reactome", sha256="0" * 64)

@@ -8,6 +8,7 @@ from hashlib import file_digest
 from importlib.resources import files
 from pathlib import Path
 
+from storm._files import replacing
 from storm._logging import logger
 from storm._settings import settings
 
@@ -116,14 +117,92 @@ class PublicFiles:
         wanted = self.registry.get(file)
         if wanted is None:
             return
-        with path.open("rb") as stream:
-            digest = file_digest(stream, "sha256").hexdigest()
+        digest = _digest(path)
         if digest != wanted:
             msg = (
                 f"{path} is not the published file: its sha256 is {digest}, not {wanted}. It is damaged, or was "
                 f"changed; remove it from the mirror to have it downloaded, or copy it again"
             )
             raise ValueError(msg)
+
+
+def fetch_trusted(
+    name: str,
+    file: str,
+    address: str,
+    *,
+    sha256: str | None,
+    check: Callable[[Path], object],
+    hint: str,
+) -> Path:
+    """Local path of a file of which no checksum is published: the first download is trusted, and held to from then on.
+
+    Parameters
+    ----------
+    name
+        Folder of the cache.
+    file
+        Name of the file there; its sha256 lies beside it.
+    address
+        Where it is fetched from, unless it was before.
+    sha256
+        What the user wants it to be.
+    check
+        Raises a ValueError on a file that is not of the right kind, such as an error page; it is not kept then.
+    hint
+        What to do offline.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it cannot be fetched.
+    ValueError
+        If it is not of the right kind, not what was fetched first, or not what the user wants.
+    """
+    import pooch
+
+    folder = Path(settings.cache_dir or pooch.os_cache("storm")) / name
+    target, record = folder / file, folder / f"{file}.sha256"
+    if target.is_file() and record.is_file():
+        check_sha256(target, record.read_text(encoding="ascii").split()[0], what="what was fetched first")
+        check_sha256(target, sha256)
+        return target
+    target.unlink(missing_ok=True)
+    logger.info("fetching %s", address)
+    try:
+        pooch.retrieve(
+            address,
+            known_hash=None,
+            fname=file,
+            path=folder,
+            downloader=pooch.HTTPDownloader(timeout=_TIMEOUT, progressbar=False),
+        )
+    except OSError as error:
+        msg = f"{address} could not be fetched ({type(error).__name__}); offline, {hint}"
+        raise FileNotFoundError(msg) from error
+    try:
+        check(target)
+        check_sha256(target, sha256)
+    except ValueError:
+        target.unlink()
+        raise
+    digest = _digest(target)
+    with replacing(record) as scratch:
+        scratch.write_text(f"{digest}  {file}\n", encoding="ascii")
+    logger.info("%s has the sha256 %s, by which it is verified from now on", file, digest)
+    return target
+
+
+def check_sha256(path: Path, wanted: str | None, *, what: str = "what sha256= says") -> None:
+    """Raise a ValueError if a file has another sha256 than wanted; ``None`` wants none."""
+    if wanted is not None and (digest := _digest(path)) != wanted.strip().lower():
+        msg = f"{path} is not {what}: its sha256 is {digest}, not {wanted}; remove it to have it fetched again"
+        raise ValueError(msg)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return file_digest(stream, "sha256").hexdigest()
 
 
 def read_registry(name: str) -> dict[str, str]:

@@ -156,7 +156,7 @@ def test_groups_of_rising_risk(halves) -> None:
 
 def test_subgroups(breast) -> None:
     risk = cox(breast.time, breast.event, breast[LARGE]).risk(breast[LARGE])
-    found = subgroup_hazards(breast.time, breast.event, risk > np.median(risk), breast["grade"])
+    found = subgroup_hazards(breast.time, breast.event, risk > np.median(risk), subgroups=breast["grade"])
     assert found.table["hr"].tolist() == pytest.approx([1.431494, 2.270973, 2.618727], abs=1e-6)
     assert found.interaction is not None
     assert (found.interaction.statistic, found.interaction.p) == pytest.approx((1.233888, 0.539591), abs=1e-6)
@@ -169,9 +169,9 @@ def test_subgroups_that_cannot_be_estimated() -> None:
     part = np.repeat(["A", "B", "C"], 20)
     event[part == "B"] = 0
     high[part == "C"] = 1
-    found = subgroup_hazards(time, event, high, part)
+    found = subgroup_hazards(time, event, high, subgroups=part)
     assert found.table["remark"].tolist() == ["", "no events", "all patients are high"]
     assert found.interaction is None
     assert np.isfinite(found.table.loc["A", "hr"])
     with pytest.raises(ValueError, match="two or more parts"):
-        subgroup_hazards(time, event, high, np.full(60, "A"))
+        subgroup_hazards(time, event, high, subgroups=np.full(60, "A"))

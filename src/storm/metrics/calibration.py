@@ -149,7 +149,7 @@ def calibration_table(
     return pd.DataFrame(rows)
 
 
-def subgroup_hazards(time: ArrayLike, event: ArrayLike, high: ArrayLike, subgroups: Labels) -> Subgroups:
+def subgroup_hazards(time: ArrayLike, event: ArrayLike, high: ArrayLike, *, subgroups: Labels) -> Subgroups:
     """Hazard ratio of a high-risk group in each part of a cohort, and whether it differs between them.
 
     An effect that is "significant" in one part and not in another is no difference between them; the interaction test

@@ -14,7 +14,7 @@ from storm._checks import check_choice, check_whole
 NETWORKS = ("perceiver", "abmil", "mean")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OutcomeConfig:
     """Sizes of an outcome network.
 

@@ -170,7 +170,10 @@ def evaluate(
         rows["high risk"] = {"value": int(high.sum()), "note": "all patients are in one group, so nothing is compared"}
     by_group = {
         column: subgroup_hazards(
-            table["time"], table["event"], high, column_of(patients, column).reindex(table.index).astype(object)
+            table["time"],
+            table["event"],
+            high,
+            subgroups=column_of(patients, column).reindex(table.index).astype(object),
         )
         for column in subgroups
     }

@@ -89,6 +89,10 @@ def _run(arguments: argparse.Namespace) -> int:
 
         compare = _benchmark.domains if options.pop("compared") == "domains" else _benchmark.expression
         compare(**options)
+    elif command == "prognosis":
+        from storm.cli import _prognosis
+
+        return _prognosis.run(options)
     elif command == "models":
         from storm.cli._models import models
 

@@ -27,7 +27,8 @@ td {{ font-variant-numeric: tabular-nums }} img {{ max-width: 100% }} footer {{ 
 </style></head><body>
 <h1>{title}</h1>
 {body}
-<footer>storm {version}. Intervals: 95 %, patients resampled within folds. Groups: frozen cut-offs of the models.</footer>
+<footer>storm {version}. Intervals: 95 %, patients resampled within folds.
+Groups: frozen cut-offs of the models.</footer>
 </body></html>
 """
 

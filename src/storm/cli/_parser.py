@@ -9,6 +9,7 @@ from typing import get_args
 from storm import _keys
 from storm._types import Batch, Field, Modality, Precision, Readout
 from storm.cli import _values
+from storm.cli._prognosis_parser import add_prognosis
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -58,6 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
     ):
         using = [common, parents["model"], parents["inputs"]]
         add(compared.add_parser(name, help=summary, description=f"{summary.capitalize()}.", parents=using))
+    add_prognosis(command("prognosis", "train, apply, judge and explain outcome networks on a cohort"), parents)
     command("models", "list the packaged models and the tile encoders", "common")
     return parser
 

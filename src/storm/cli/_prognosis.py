@@ -78,7 +78,9 @@ def _folds(path: Path) -> pd.DataFrame:
     return table.set_index("patient")
 
 
-def _predict(*, folder: Path, model: Path, patients: list[str] | None, times: list[float], out: Path, device: str) -> None:
+def _predict(
+    *, folder: Path, model: Path, patients: list[str] | None, times: list[float], out: Path, device: str
+) -> None:
     check_new_path(out)
     risks = storm.prognosis.load_model(model).predict(Cohort(folder), patients, times=times, device=device)
     _write(risks.reset_index(), out, index=False)
@@ -116,9 +118,7 @@ def _explain(
     with replacing(out) as scratch:
         scratch.mkdir(parents=True)
         for name in names:
-            found = storm.prognosis.explain(
-                trained, cohort, name, reference=reference, steps=steps, device=device
-            )
+            found = storm.prognosis.explain(trained, cohort, name, reference=reference, steps=steps, device=device)
             table = found.to_anndata()
             table.uns["storm"] = {"risk": found.risk, "reference": found.reference, "error": found.error}
             table.write_h5ad(scratch / f"{name}.h5ad")

@@ -33,10 +33,12 @@ def _fit(fit: argparse.ArgumentParser) -> None:
         "--fold", metavar="K", help="leave this fold out (default with --split: each in turn, which predicts everybody)"
     )
     fit.add_argument("--modality", choices=("both", "he", "st"), default="both", help="default: both")
-    fit.add_argument("--network", choices=("perceiver", "abmil", "mean"), default="perceiver", help="default: perceiver")
+    fit.add_argument(
+        "--network", choices=("perceiver", "abmil", "mean"), default="perceiver", help="default: perceiver"
+    )
     fit.add_argument("--loss", choices=("cox", "nll", "bce"), default="cox", help="bce: a response (default: cox)")
     fit.add_argument("--no-baselines", action="store_true", help="do not train the simpler networks beside it")
-    fit.add_argument("--times", type=_values.positive, nargs="+", default=[], help="predict survival at these times")
+    fit.add_argument("--times", type=_values.positive, nargs="+", default=[], help="predict survival then")
     for name in ("epochs", "tiles-per-bag", "width", "n-latents"):
         fit.add_argument(f"--{name}", type=_values.whole(1), help="see storm.prognosis.OutcomeFit")
     fit.add_argument("--lr", type=_values.positive, help="learning rate")
@@ -47,7 +49,9 @@ def _predict(predict: argparse.ArgumentParser) -> None:
     predict.add_argument("folder", type=Path, metavar="COHORT", help="folder of the cohort")
     predict.add_argument("--model", type=Path, required=True, help="folder of a fitted model")
     predict.add_argument("--patients", nargs="+", metavar="NAME", help="default: all whom it was not trained on")
-    predict.add_argument("--times", type=_values.positive, nargs="+", default=[], help="predict survival at these times")
+    predict.add_argument(
+        "--times", type=_values.positive, nargs="+", default=[], help="predict survival at these times"
+    )
     predict.add_argument("--out", type=_values.table_file, required=True, metavar="FILE", help="table, .csv or .json")
 
 

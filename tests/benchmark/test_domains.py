@@ -15,8 +15,12 @@ from scipy.spatial import cKDTree
 from sklearn.decomposition import PCA
 
 import storm
+from storm._bridge.keys import Keys
+from storm._bridge.study import open_study
+from storm._inference.device import Compute
 from storm.benchmark import _components, _graph_attention, _graph_convolution
 from storm.benchmark._components import aggregated, neighbour_augmented
+from storm.benchmark._representations import Workshop
 from storm.benchmark._section import CountedSection
 from storm.benchmark._summary import SCORES
 
@@ -108,6 +112,34 @@ def test_modalities_are_those_of_the_name(toy, tiny_model):
         want = storm.metrics.score_domains(table.obs["domain"], table.obs["storm_domain"])
         assert found.loc[f"storm_{modality}", "nmi"] == pytest.approx(want["nmi"])
     assert found.loc["storm_he", "nmi"] != found.loc["storm_st", "nmi"]
+
+
+def test_ablations_lack_what_their_name_says(toy, tiny_model):
+    # of other random weights than those that an untrained network gets
+    network = storm.build_model("storm-tiny", genes=toy.tables["table"].var_names, seed=5).network
+    tiny_model = replace(tiny_model, network=network)
+    names = ["storm_he_window", "storm_he_window_1", "storm_he_untrained", "storm_tile", "storm_random_tile"]
+    found = storm.benchmark.domains(toy, names, truth="domain", seeds=[0], model=tiny_model).set_index("method")["nmi"]
+    assert found.nunique() == len(names)
+    # the tiles alone, as storm.tl.encode_tiles makes them
+    tiles = storm.tl.encode_tiles(toy, tiny_model.tile_encoder, copy=True).tables["table"].obsm["X_stain-texture"]
+    toy.tables["table"].obsm["X_own"] = (tiles - tiles.mean(axis=0)) / np.maximum(tiles.std(axis=0), 1e-6)
+    storm.tl.domains(toy, toy.tables["table"].obs["domain"].nunique(), use_rep="X_own", key_added="own")
+    table = toy.tables["table"]
+    assert found["storm_tile"] == pytest.approx(storm.metrics.nmi(table.obs["domain"], table.obs["own"]), abs=0.1)
+    # without context the order of places does not matter
+    moved = spatialdata.deepcopy(toy)
+    views = {name: _workshop(moved, tiny_model).run(name).values for name in ("storm_st_window", "storm_st_window_1")}
+    turned = np.random.default_rng(0).permutation(table.n_obs)
+    moved.tables["table"].X = table.X[turned]
+    again = {name: _workshop(moved, tiny_model).run(name).values for name in views}
+    assert again["storm_st_window_1"] == pytest.approx(views["storm_st_window_1"][turned], abs=1e-4)
+    assert abs(again["storm_st_window"] - views["storm_st_window"][turned]).max() > 0.01
+
+
+def _workshop(sdata, model) -> Workshop:
+    study = open_study(sdata, Keys(), image="auto", writable=False)
+    return Workshop(next(iter(study)).open(), model, Compute.of("cpu"))
 
 
 def test_several_sections_numbers_and_unlabelled(section):

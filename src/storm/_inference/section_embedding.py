@@ -37,7 +37,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedPlan:
-    """How sections are embedded; the names are those of :func:`storm.tl.embed`."""
+    """How sections are embedded; the names are those of :func:`storm.tl.embed`.
+
+    ``window_size`` is the number of spots in a window where it is not the usual one, for an ablation.
+    """
 
     model: StormModel
     compute: Compute
@@ -48,6 +51,7 @@ class EmbedPlan:
     radius_um: float | None
     readout: Readout
     seed: int
+    window_size: int | None = None
     joint: bool = True
     batch: Batch = "anchors"
 
@@ -83,7 +87,7 @@ def read_section(selection: Selection, plan: EmbedPlan) -> tuple[Spots, Windows]
     """The spots of a section, and their windows."""
     vocabulary = getattr(plan.model.expression, "vocabulary", None)
     spots = spots_of(selection, counts=wanted_counts(plan.modality), vocabulary=vocabulary)
-    return spots, section_windows(spots, kind=plan.window, radius_um=plan.radius_um)
+    return spots, section_windows(spots, kind=plan.window, size=plan.window_size, radius_um=plan.radius_um)
 
 
 def embed_section(selection: Selection, plan: EmbedPlan, journal: Journal) -> SectionEmbedding:

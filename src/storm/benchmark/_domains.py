@@ -16,7 +16,7 @@ from storm._inference.device import Compute
 from storm._loading import StormModel, load_model
 from storm._settings import settings
 from storm.benchmark._inputs import LabelledSection, given_embeddings, labelled_sections, numbers_of
-from storm.benchmark._methods import COMPARATORS, DEFAULT, READ_OUTS, k_means
+from storm.benchmark._methods import COMPARATORS, DEFAULT, READ_OUTS, TILES, k_means
 from storm.benchmark._representations import Represented, Workshop
 from storm.benchmark._summary import SCORES
 from storm.data.components import finite_rows
@@ -117,8 +117,9 @@ def domains(
     names = (
         list(DEFAULT) if methods is None else list(dict.fromkeys([methods] if isinstance(methods, str) else methods))
     )
+    every = (*READ_OUTS, *TILES, *COMPARATORS)
     for name in names:
-        check_choice(name, (*READ_OUTS, *COMPARATORS), name="methods")
+        check_choice(name, every, name="methods")
     wanted_seeds = [check_whole(seed, name="seeds", least=0) for seed in seeds]
     if not wanted_seeds:
         msg = "seeds is empty; give for example range(5)"
@@ -132,12 +133,12 @@ def domains(
         sections, keys, truth=truth, unlabelled=[unlabelled] if isinstance(unlabelled, str) else unlabelled,
         library_key=library_key, image=_wanted_image(names),
     )  # fmt: skip
-    own = given_embeddings(embeddings or {}, labelled, taken=(*READ_OUTS, *COMPARATORS))
+    own = given_embeddings(embeddings or {}, labelled, taken=every)
     numbers = numbers_of(n_domains, labelled)
     if not names and not own:
         msg = "there is nothing to compare: methods and embeddings are empty"
         raise ValueError(msg)
-    loaded = load_model(model) if any(name in READ_OUTS for name in names) else None
+    loaded = load_model(model) if any(name in READ_OUTS or name in TILES for name in names) else None
     rows: list[dict[str, Any]] = []
     bar = tqdm(
         total=len(labelled) * (len(names) + len(own)), desc="methods", unit="run", disable=settings.verbosity == 0
@@ -165,6 +166,8 @@ def domains(
 
 def _wanted_image(names: Collection[str]) -> Wanted:
     """Whether some method needs an image, or takes it if there is one."""
+    if any(name in TILES for name in names):
+        return True
     modalities = {READ_OUTS[name].modality for name in names if name in READ_OUTS}
     return True if modalities & {"he", "both"} else "auto" if "auto" in modalities else False
 

@@ -10,7 +10,7 @@ import numpy as np
 from storm.benchmark import _expression_networks as networks
 from storm.benchmark import _probes as probes
 from storm.benchmark._probes import Part, Training
-from storm.benchmark._tile_views import RANDOM, STORM, TILE, UNTRAINED, WINDOW_1
+from storm.benchmark._tile_views import RANDOM_TILE, STORM, TILE, UNTRAINED, WINDOW_1
 
 Predict = Callable[[Sequence[Part], Sequence[Part], Training], list[np.ndarray]]
 
@@ -59,7 +59,7 @@ STORMS: dict[str, Probe] = {
     "storm_window_1": Probe(probes.head, WINDOW_1, random=True),
     "storm_untrained": Probe(probes.head, UNTRAINED, random=True),
     "storm_tile": Probe(probes.head, TILE, random=True),
-    "storm_random_tile": Probe(probes.head, f"{RANDOM}timm:resnet18", random=True),
+    "storm_random_tile": Probe(probes.head, RANDOM_TILE, random=True),
 }
 #: What is run on the features of every encoder.
 PROBES: dict[str, Probe] = {

@@ -13,7 +13,16 @@ from sklearn.mixture import GaussianMixture
 from storm._checks import check_choice
 from storm._inference.clustering import cluster_rows
 from storm._types import Modality, Readout
-from storm.benchmark._components import aggregated, hvg_pca, neighbour_augmented, smoothing, smoothing_unit, svg_pca
+from storm.benchmark._components import (
+    aggregated,
+    hvg,
+    hvg_pca,
+    neighbour_augmented,
+    smoothing,
+    smoothing_unit,
+    svg_pca,
+)
+from storm.benchmark._tile_views import RANDOM_TILE, TILE
 
 if TYPE_CHECKING:
     from storm.benchmark._section import CountedSection
@@ -72,6 +81,7 @@ class Comparator:
 
 
 COMPARATORS: dict[str, Comparator] = {
+    "hvg": Comparator(hvg),
     "hvg_pca": Comparator(hvg_pca),
     "svg_pca": Comparator(svg_pca),
     "smoothing": Comparator(smoothing),
@@ -95,10 +105,16 @@ class ReadOut:
         What it sees.
     readout
         How; ``None`` for the model's own.
+    window_size
+        Spots of a window; ``None`` for the usual one.
+    trained
+        Whether the network is the model's, and not one of random weights.
     """
 
     modality: Modality
     readout: Readout | None
+    window_size: int | None = None
+    trained: bool = True
 
 
 #: What the ablations see.
@@ -112,9 +128,13 @@ READ_OUTS: dict[str, ReadOut] = {
         for modality in _MODALITIES
         for readout in get_args(Readout)
     },
+    **{f"storm_{modality}_window_1": ReadOut(modality, "window", window_size=1) for modality in _MODALITIES},
+    **{f"storm_{modality}_untrained": ReadOut(modality, "window", trained=False) for modality in _MODALITIES},
 }
-#: Methods that run unless others are named: everything but the network that has to be fitted.
-DEFAULT = ("storm", *(name for name in COMPARATORS if name != "graph_attention"))
+#: Tiles without STORM: of the model's tile encoder, and of one of random weights.
+TILES: dict[str, str] = {"storm_tile": TILE, "storm_random_tile": RANDOM_TILE}
+#: Methods that run unless others are named: without the network that has to be fitted, and ablations.
+DEFAULT = ("storm", *(name for name in COMPARATORS if name not in ("hvg", "graph_attention")))
 
 
 def methods(
@@ -145,9 +165,9 @@ def methods(
 
     kinds: dict[str, dict[str, Sequence[str]]] = {
         "domains": {
-            "all": (*READ_OUTS, *COMPARATORS),
+            "all": (*READ_OUTS, *TILES, *COMPARATORS),
             "default": DEFAULT,
-            "storm": tuple(READ_OUTS),
+            "storm": (*READ_OUTS, *TILES),
             "comparators": tuple(COMPARATORS),
             "images": (),
         },

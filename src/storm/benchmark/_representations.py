@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from storm._bridge import spots_of
 from storm._inference.section_embedding import EmbedPlan, embed_section
-from storm.benchmark._methods import COMPARATORS, READ_OUTS, k_means
+from storm.benchmark._methods import COMPARATORS, READ_OUTS, TILES, k_means
 from storm.benchmark._section import CountedSection
+from storm.benchmark._tile_views import TILE, TileViews, find_encoder, untrained
 from storm.data.journal import Journal
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Workshop:
     selection
         The section.
     model
-        STORM's model; ``None`` if none of its read-outs is run.
+        STORM's model; ``None`` if neither it nor its tile encoder is run.
     compute, seed
         How the model is run.
     """
@@ -72,6 +73,8 @@ class Workshop:
         """
         if name in READ_OUTS:
             return self._storm(name)
+        if name in TILES:
+            return self._tile(TILES[name])
         section, placed, prepared = self._prepared()
         comparator = COMPARATORS[name]
         started = time.perf_counter()
@@ -93,13 +96,15 @@ class Workshop:
     def _storm(self, name: str) -> Represented:
         assert self.model is not None
         read_out = READ_OUTS[name]
+        model = self.model if read_out.trained else replace(self.model, network=untrained(self.model.network))
         plan = EmbedPlan(
-            model=self.model,
+            model=model,
             compute=self.compute,
             modality=read_out.modality,
             field_um=self.model.tile_encoder.field_um,
             field="exact",
             window="auto",
+            window_size=read_out.window_size,
             radius_um=None,
             readout=read_out.readout or self.model.settings["readout"],
             seed=self.seed,
@@ -108,4 +113,13 @@ class Workshop:
         selection = self.selection.without_image() if read_out.modality == "st" else self.selection
         started = time.perf_counter()
         values = embed_section(selection, plan, Journal()).vector
+        return Represented(values, k_means, time.perf_counter() - started)
+
+    def _tile(self, encoder: str) -> Represented:
+        """Embeddings of the tiles, standardised within the section."""
+        assert self.model is not None
+        started = time.perf_counter()
+        spots = spots_of(self.selection, counts=False)
+        views = TileViews(spots, self.selection.table, self.model, self.compute)
+        values = views.features(encoder if encoder == TILE else find_encoder(encoder))
         return Represented(values, k_means, time.perf_counter() - started)

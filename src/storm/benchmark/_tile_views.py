@@ -29,6 +29,8 @@ TILE, STORM, WINDOW_1, UNTRAINED = "model", "storm", "storm_window_1", "storm_un
 VIEWS = (STORM, WINDOW_1, UNTRAINED)
 #: Begins the name of an encoder that gets random weights.
 RANDOM = "random:"
+#: The encoder of the ablation.
+RANDOM_TILE = f"{RANDOM}timm:resnet18"
 
 
 def find_encoder(given: str | EncoderInfo) -> EncoderInfo:

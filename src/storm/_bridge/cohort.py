@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import zarr
     from anndata import AnnData
 
+#: Facts that may differ between slides: a model is known by its checksum, whatever it is called where it lies.
+NOTES = ("format", "storm_version", "model_name")
 #: Slides of up to 8 MiB stay in memory once they were read, as long as all of them take no more than 1 GiB.
 _SMALL, _HELD = 8 * 2**20, 2**30
 _PATIENTS, _SLIDES, _FACTS, FEATURES = "patients.parquet", "slides.parquet", "cohort.json", "features"
@@ -468,7 +470,8 @@ class Cohort:
         ValueError
             If they differ; the text names each difference.
         """
-        own = {key: value for key, value in self.facts.items() if key not in ("format", "storm_version")}
+        own = {key: value for key, value in self.facts.items() if key not in NOTES}
+        facts = {key: value for key, value in facts.items() if key not in NOTES}
         compared = dict.fromkeys([*own, *facts] if whole else facts) if own else {}
         other = [key for key in compared if own.get(key) != facts.get(key)]
         if other:
@@ -527,5 +530,5 @@ def _difference(key: str, own: Any, new: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    text = f"{len(value)} entries" if isinstance(value, Iterable) and not isinstance(value, str) else repr(value)
+    text = f"{len(value)} entries" if isinstance(value, list | dict) else repr(value)
     return text if len(text) <= 40 else f"{text[:36]}…'"

@@ -97,9 +97,8 @@ def checked_slides(slides: pd.DataFrame) -> pd.DataFrame:
     path = table["path"] if "path" in table else pd.Series(None, index=table.index, dtype=object)
     table["path"] = [None if pd.isna(one) else str(one) for one in path]
     for column, default in (("status", WAITING), ("n_tiles", 0), ("sha256", "")):
-        if column not in table:
-            table[column] = default
-    table["n_tiles"] = table["n_tiles"].fillna(0).astype(np.int64)
+        table[column] = table[column].fillna(default) if column in table else default
+    table["n_tiles"] = table["n_tiles"].astype(np.int64)
     first = ["patient", "path", "status", "n_tiles", "sha256"]
     return table[[*first, *(column for column in table if column not in first)]]
 
@@ -112,7 +111,7 @@ def _indexed(table: pd.DataFrame, kind: str, *, argument: str) -> pd.DataFrame:
     if table.index.nlevels > 1 or table.columns.has_duplicates:
         msg = f"{argument} has an index of several levels, or two columns of one name; give one of each"
         raise ValueError(msg)
-    if (missing := int(table.index.isna().sum())) > 0:
+    if (missing := int(np.sum(table.index.isna()))) > 0:
         msg = f"{argument} has {missing} rows without a {kind}; remove them"
         raise ValueError(msg)
     table.index = pd.Index(table.index.astype(str), name=kind)

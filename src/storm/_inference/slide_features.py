@@ -65,7 +65,7 @@ class SlidePlan:
         """What decides about features and must be the same for all slides of a cohort."""
         encoder = self.model.tile_encoder
         facts = {
-            "model": self.model.name,
+            "model_name": self.model.name,
             "model_sha256": self.model.sha256,
             "tile_encoder": encoder.name,
             # An encoder without weights is the package's own code.

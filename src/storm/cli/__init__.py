@@ -89,6 +89,10 @@ def _run(arguments: argparse.Namespace) -> int:
 
         compare = _benchmark.domains if options.pop("compared") == "domains" else _benchmark.expression
         compare(**options)
+    elif command == "cohort":
+        from storm.cli import _cohort
+
+        return _cohort.run(options, debug=debug, quiet=quiet)
     elif command == "prognosis":
         from storm.cli import _prognosis
 

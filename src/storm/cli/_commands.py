@@ -242,6 +242,47 @@ def predict(
     return Done(table.n_obs, message)
 
 
+def add_slide(
+    *,
+    path: Path,
+    out: None,
+    folder: Path,
+    model: str,
+    tile_encoder: Path | None,
+    modality: Literal["both", "he"],
+    head: Path | None,
+    genes: Sequence[str] | None,
+    readout: str,
+    field_um: float | None,
+    field: Field,
+    stride_um: float | None,
+    um_per_px: float | None,
+    batch_size: int | None,
+    device: str,
+) -> Done:
+    """One slide of ``storm cohort add``."""
+    result = storm.prognosis.add_slides(
+        storm.prognosis.Cohort(folder),
+        [path],
+        model=_load_model(model, tile_encoder),
+        modality=modality,
+        head=None if head is None else _load_head(head),
+        genes=None if genes is None else _gene_names(genes),
+        readout=readout,
+        field_um=field_um,
+        field=field,
+        stride_um=stride_um,
+        um_per_px=um_per_px,
+        batch_size=batch_size,
+        device=device,
+    ).iloc[0]
+    if result["status"] != "done":
+        raise ValueError(str(result["status"]).partition(": ")[2])
+    return Done(
+        int(result["n_tiles"]), f"{result['n_tiles']} tiles of patient {result['patient']}: slide {result.name}"
+    )
+
+
 def _known_rows(values: Any) -> tuple[int, int]:
     """Number of rows without NaN of a matrix (n, d), and d."""
     return int(np.isfinite(values).all(axis=1).sum()), int(values.shape[1])

@@ -48,6 +48,41 @@ def run(command: str, options: dict[str, Any], *, debug: bool, quiet: bool) -> i
     if summary is not None:
         check_summary(summary)
     jobs = plan(command, paths, options)
+    return run_jobs(
+        jobs, command, workers=workers, scheduler=scheduler, retries=retries, summary=summary, debug=debug, quiet=quiet
+    )
+
+
+def run_jobs(
+    jobs: list[Job],
+    command: str,
+    *,
+    workers: int | None,
+    scheduler: str | None,
+    retries: int,
+    summary: Path | None,
+    debug: bool,
+    quiet: bool,
+    noun: str = "sections",
+) -> int:
+    """Run jobs, print what becomes of each, and sum up.
+
+    Parameters
+    ----------
+    jobs
+        The jobs.
+    command
+        The command, as the user calls it.
+    workers, scheduler, retries, summary, debug, quiet
+        The options of that name.
+    noun
+        What the jobs are about.
+
+    Returns
+    -------
+    int
+        Exit status, as that of :func:`run`.
+    """
     outcomes: dict[str, Outcome] = {}
 
     def finished(outcome: Outcome) -> None:
@@ -71,7 +106,7 @@ def run(command: str, options: dict[str, Any], *, debug: bool, quiet: bool) -> i
         print("storm: interrupted", file=sys.stderr)
         return 130
     if failed:
-        print(f"storm {command}: error: {failed} of {len(rows)} sections failed", file=sys.stderr)
+        print(f"storm {command}: error: {failed} of {len(rows)} {noun} failed", file=sys.stderr)
     return 2 if failed else 0
 
 

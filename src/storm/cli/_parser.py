@@ -9,6 +9,8 @@ from typing import get_args
 from storm import _keys
 from storm._types import Batch, Field, Modality, Precision, Readout
 from storm.cli import _values
+from storm.cli._cohort_parser import add_cohort
+from storm.cli._many_options import add_many
 from storm.cli._prognosis_parser import add_prognosis
 
 
@@ -59,6 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
     ):
         using = [common, parents["model"], parents["inputs"]]
         add(compared.add_parser(name, help=summary, description=f"{summary.capitalize()}.", parents=using))
+    add_cohort(command("cohort", "collect the slides of patients, with the features of their tiles"), parents)
     add_prognosis(command("prognosis", "train, apply, judge and explain outcome networks on a cohort"), parents)
     command("models", "list the packaged models and the tile encoders", "common")
     return parser
@@ -309,25 +312,7 @@ def _store_options() -> argparse.ArgumentParser:
         metavar="OUT.zarr",
         help="write a new store, or a folder of stores for several sections (default: add the results to IN.zarr)",
     )
-    many = options.add_argument_group("several stores")
-    place = many.add_mutually_exclusive_group()
-    place.add_argument(
-        "--workers",
-        type=_values.whole(1),
-        metavar="N",
-        help="processes on this machine; 1: this process alone (default: one per GPU, otherwise one per core)",
-    )
-    place.add_argument("--scheduler", metavar="ADDRESS", help="run on this dask cluster (tcp://host:port, or its file)")
-    many.add_argument(
-        "--retries",
-        type=_values.whole(0),
-        default=1,
-        metavar="N",
-        help="how often a section is started again after its worker died (default: 1)",
-    )
-    many.add_argument(
-        "--summary", type=_values.table_file, metavar="FILE", help="write the summary to FILE.csv or FILE.json"
-    )
+    add_many(options, "stores", a="section")
     return options
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ from storm._inference.slide_features import SHARED_READOUTS, SlidePlan, slide_fe
 from storm._loading import READOUTS, ExpressionHead, StormModel, load_model
 from storm._logging import logger
 from storm._settings import settings
-from storm._types import Field, Precision
+from storm._types import Field, Precision, Standardise
 from storm.io import slide as read_slide
 from storm.model.weights import sha256
 
@@ -52,16 +52,16 @@ def add_slides(
 
     The H&E embedding is standardised by the model's training, never by the slide itself, so that slides can be laid
     beside each other. Virtual genes are as the head makes them: one that standardises each slide by itself
-    (``head.standardise == "section"``, a warning in the log) tells what differs within a slide, and little of what
-    slides differ in as a whole.
+    (``head.standardise == "section"``; the first call warns in the log) tells what differs within a slide, and little
+    of what slides differ in as a whole.
 
     Parameters
     ----------
     cohort
         The cohort; its slides are added to.
     paths
-        Names of slides that have a ``path`` in ``cohort.slides``, or image files, each of the slide that has the file's
-        name without its ending; by default all slides that have a ``path``.
+        Names of slides that have a ``path`` in ``cohort.slides``, or image files: each of the slide whose ``path`` it
+        is, else of the one that has the file's name without its ending. By default all slides that have a ``path``.
     model
         Name of a packaged model, folder of a saved one, or a loaded :class:`~storm.StormModel`.
     modality
@@ -120,7 +120,7 @@ def add_slides(
         compute=Compute.of(device, precision=precision, batch_size=batch_size),
     )
     cohort.check_facts({**plan.facts(), "genes": plan.genes or []})
-    if plan.head is not None and plan.standardise == "section":
+    if plan.head is not None and plan.standardise == "section" and not cohort.facts:
         logger.warning(
             "the head standardises each slide by itself: its virtual genes tell what differs within a slide, and "
             "little of what slides differ in as a whole"
@@ -138,7 +138,8 @@ def add_slides(
         except Exception as error:  # noqa: BLE001  it becomes the slide's status, and the other slides are done
             _failed(cohort, slide, error)
     result = cohort.slides.loc[list(files)]
-    if len(failed := list(result.index[result["status"] != DONE])):
+    failed = list(result.index[result["status"] != DONE])
+    if failed:
         logger.warning("%d of %d slides failed: %s; cohort.slides says why", len(failed), len(result), names(failed))
     return result
 
@@ -148,10 +149,12 @@ def _files(cohort: Cohort, paths: Sequence[str | Path] | None) -> dict[str, Path
     stored = {str(slide): Path(path) for slide, path in cohort.slides["path"].items() if path}
     if paths is None:
         return stored
+    owner = {path.expanduser().absolute(): slide for slide, path in stored.items()}
     files: dict[str, Path] = {}
     unknown = []
     for one in [paths] if isinstance(paths, str | Path) else paths:
-        slide, file = (str(one), stored[str(one)]) if str(one) in stored else (Path(one).stem, Path(one))
+        file = stored.get(str(one), Path(one))
+        slide = str(one) if str(one) in stored else owner.get(file.expanduser().absolute(), file.stem)
         if slide not in cohort.slides.index:
             unknown.append(str(one))
         elif slide in files:
@@ -202,7 +205,7 @@ def _plan(
         compute=compute,
         head=head,
         columns=np.arange(0) if head is None else _columns(head, genes),
-        standardise=(head and head.standardise) or loaded.settings["standardise"],
+        standardise=cast("Standardise", (head and head.standardise) or loaded.settings["standardise"]),
         readout=readout,
         field_um=field_um,
         field=field,

@@ -85,8 +85,8 @@ def split(
         raise ValueError(msg)
     table = pd.DataFrame({"fold": fold}, index=events.index)
     leaks = leakage(table, cohort)
-    for row in leaks[leaks["kind"] == "slide"].itertuples():
-        logger.warning("the same slide is in the folds %s, of the patients %s", row.folds, names(row.patients))
+    for row in leaks[leaks["kind"] == "slide"].to_dict("records"):
+        logger.warning("the same slide is in the folds %s, of the patients %s", row["folds"], names(row["patients"]))
     table.attrs = {
         "endpoint": endpoint,
         "group": group,

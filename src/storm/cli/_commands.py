@@ -264,7 +264,7 @@ def add_slide(
     result = storm.prognosis.add_slides(
         storm.prognosis.Cohort(folder),
         [path],
-        model=_load_model(model, tile_encoder),
+        model=load_model(model, tile_encoder),
         modality=modality,
         head=None if head is None else _load_head(head),
         genes=None if genes is None else _gene_names(genes),

@@ -68,9 +68,10 @@ def _table(table: pd.DataFrame) -> str:
 def _figure(ax: Axes) -> str:
     import matplotlib.pyplot as plt
 
-    figure = ax.figure
+    figure = ax.get_figure(root=True)
+    assert figure is not None
     with io.BytesIO() as file:
         figure.savefig(file, format="png", dpi=130, bbox_inches="tight")
         data = base64.b64encode(file.getvalue()).decode()
-    plt.close(figure)  # type: ignore[arg-type]
+    plt.close(figure)
     return f'<p><img alt="" src="data:image/png;base64,{data}"></p>'

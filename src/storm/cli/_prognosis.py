@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,13 @@ from storm.prognosis import Cohort, OutcomeFit
 def run(options: dict[str, Any]) -> int:
     """Run a task, and return the exit status."""
     task = options.pop("task")
-    {"fit": _fit, "predict": _predict, "evaluate": _evaluate, "explain": _explain}[task](**options)
+    tasks: dict[str, Callable[..., None]] = {
+        "fit": _fit,
+        "predict": _predict,
+        "evaluate": _evaluate,
+        "explain": _explain,
+    }
+    tasks[task](**options)
     return 0
 
 
@@ -39,7 +46,13 @@ def _fit(
     **how: Any,
 ) -> None:
     cohort = Cohort(folder)
-    given = {"epochs": epochs, "tiles_per_bag": tiles_per_bag, "width": width, "n_latents": n_latents, "lr": lr}
+    given: dict[str, Any] = {
+        "epochs": epochs,
+        "tiles_per_bag": tiles_per_bag,
+        "width": width,
+        "n_latents": n_latents,
+        "lr": lr,
+    }
     config = OutcomeFit(**{name: value for name, value in given.items() if value is not None})
     folds = None if split is None else _folds(split)
     if folds is not None and fold is None:

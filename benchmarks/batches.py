@@ -48,7 +48,8 @@ OTHERS += [("B1", "D1", CANCER), ("D1", "G2", CANCER), ("C1", "G2", CANCER), ("G
 def load(name: str, data: Path) -> anndata.AnnData:
     """Counts, places in µm and the annotation of a section."""
     section = read_section(name, data, image=False)
-    table = anndata.AnnData(section.table.X, var=section.table.var[[]], obs={"truth": section.truth})
+    labels = section.table.obs[section.column].astype(str).to_numpy()
+    table = anndata.AnnData(section.table.X, var=section.table.var[[]], obs={"truth": labels})
     table.obsm["spatial"] = read_spots(section.data, image=False).centres
     return table
 

@@ -247,3 +247,15 @@ def test_scores_of_markers_follow_the_depth_unless_it_is_matched():
     for wrong in ({"layer": "log"}, {"key": None}):
         with pytest.raises(ValueError, match="match_depth=True"):
             storm.tl.composition(adata, markers, match_depth=True, **{**options, **wrong})
+
+
+def test_one_domain_and_genes_that_nobody_has(planted):
+    adata, signature, _ = planted
+    adata.obs["storm_domain"] = pd.Categorical(["all"] * adata.n_obs)
+    storm.tl.composition(adata, signature, key="storm_domain", match_depth=True)
+    tests = storm.get.composition_tests(adata)
+    assert tests["mean"].notna().all()
+    assert tests["pvals"].isna().all()
+    adata.X[:, :10] = 0
+    with pytest.raises(ValueError, match="10 genes that are in the table was seen in any spot"):
+        storm.tl.composition(adata, signature.iloc[:10], key_added="X_none")

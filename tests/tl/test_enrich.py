@@ -150,6 +150,11 @@ def test_plot_draws_the_table(ranked):
     plt.close("all")
 
 
+def test_no_sets_at_all(ranked):
+    with pytest.raises(ValueError, match="sets is empty"):
+        storm.tl.enrich(ranked, {})
+
+
 def test_public_collections(shared_data):
     human = storm.datasets.gene_sets(path=shared_data)
     assert len(human) == 50

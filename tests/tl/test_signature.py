@@ -140,3 +140,15 @@ def test_survival_of_the_halves(cohort):
     with pytest.raises(ValueError, match="1 colours for 2"):
         storm.pl.kaplan_meier(curves, colours=["red"])
     plt.close("all")
+
+
+def test_genes_that_were_seen_in_no_spot():
+    counts = np.random.default_rng(0).poisson(2, (30, 12)).astype(np.float32)
+    counts[:, :3] = 0
+    adata = ad.AnnData(counts)
+    for method in ("score_genes", "zscore"):
+        with pytest.raises(ValueError, match="none of the 3 genes that are in the table was seen"):
+            storm.tl.signature(adata, ["0", "1", "2"], method=method)
+    assert "storm_signature" not in adata.obs
+    with pytest.raises(ValueError, match=r"like \['0', '1', '2'\]"):
+        storm.tl.signature(adata, ["FOO"])

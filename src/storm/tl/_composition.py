@@ -115,9 +115,9 @@ def composition(
     KeyError
         If there is no such column, layer or element.
     ValueError
-        If no gene of the signature is in the table; the signature has negative values; ``method`` needs markers and
-        the signature is expression, or the other way round; or ``key_added`` holds a result of another method of
-        which a part would stay beside the new one.
+        If no gene of the signature is in the table, or was seen in any spot; the signature has negative values;
+        ``method`` needs markers and the signature is expression, or the other way round; or ``key_added`` holds a
+        result of another method of which a part would stay beside the new one.
     TypeError, FileNotFoundError
         If ``signature`` is something else, or no such file.
 
@@ -161,13 +161,16 @@ def composition(
         assert labels is not None  # checked above
         facts[_keys.TABLE] = _of_domains(values[:, columns], frame, labels)
     else:
+        if not (values[:, columns].data > 0).any():
+            msg = f"none of the signature's {len(columns)} genes that are in the table was seen in any spot"
+            raise ValueError(msg)
         shares, residual = _of_spots(values[:, columns], frame, method)
         results = {"obsm": {key_added: shares}} | ({} if residual is None else {"obs": {residual_key: residual}})
         if labels is not None:
 
             def again(rows: np.ndarray, domain: np.ndarray) -> np.ndarray:
                 """Types of some spots, of counts thinned to equal depth if they are to be."""
-                if counts is None:
+                if counts is None or domain.all():
                     return shares[rows]
                 thinned = log_normalise(equal_depth(counts[rows], domain, seed=seed))
                 return _of_spots(thinned[:, columns], frame, method)[0]

@@ -123,6 +123,9 @@ def enrich(
     most: float = np.inf if max_genes is None else check_whole(max_genes, name="max_genes", least=min_genes)
     check_new_key(key_added)
     given = check_gene_lists(sets, name="sets") if isinstance(sets, Mapping) else read_gmt(sets)
+    if not given:
+        msg = "sets is empty; give genes by set, such as storm.datasets.gene_sets('hallmark')"
+        raise ValueError(msg)
     pool = open_pool(data, Keys(table_key=table_key), copy=copy)
     pool.check_record_added(key_added, made_by="storm.tl.enrich")
     ranking = common_ranking(pool.tables, key)

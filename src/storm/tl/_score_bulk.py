@@ -114,6 +114,7 @@ def _columns(table: pd.DataFrame, genes: list[str], *, warn: bool) -> np.ndarray
         raise ValueError(msg)
     if warn and len(found) < len(genes):
         missing = [gene for gene in genes if gene not in table.columns]
-        text = f"{len(found)} of the signature's {len(genes)} genes are in the table; missing: {missing[:10]}"
+        half = ", less than half: the score is hardly that of the signature" if 2 * len(found) < len(genes) else ""
+        text = f"{len(found)} of the signature's {len(genes)} genes are in the table{half}; missing: {missing[:10]}"
         warnings.warn(text, UserWarning, stacklevel=3)
     return table.columns.get_indexer(pd.Index(found))

@@ -92,7 +92,7 @@ def signature(
         If there is no ranking, domain or layer.
     ValueError
         If both or none of ``genes`` and ``domain`` are given, the objects of a list hold different rankings, no gene is
-        selected or none is in the table, or no control is left.
+        selected, none is in the table or was seen in any spot, or no control is left.
 
     Warns
     -----
@@ -124,7 +124,8 @@ def signature(
     found = [gene for gene in wanted if gene in place]
     if not found:
         msg = (
-            f"none of the {len(wanted)} genes is in the table, e.g. {wanted[:3]}; it names genes like {list(names[:3])}"
+            f"none of the {len(wanted)} genes is in the table, e.g. {wanted[:3]}; it names genes like "
+            f"{list(map(str, names[:3]))}"
         )
         raise ValueError(msg)
     if len(found) < len(wanted):
@@ -133,6 +134,9 @@ def signature(
         text = f"{len(found)} of the signature's {len(wanted)} genes are in the table{half}; missing: {missing[:10]}"
         warnings.warn(text, UserWarning, stacklevel=2)
     columns = np.array([place[gene] for gene in found])
+    if not (values[:, columns].data > 0).any():
+        msg = f"none of the {len(found)} genes that are in the table was seen in any spot, e.g. {found[:3]}"
+        raise ValueError(msg)
     if method == "zscore":
         score = zscore(values, columns)
     else:

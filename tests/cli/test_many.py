@@ -206,6 +206,20 @@ def test_a_section_that_kills_its_workers(here, cluster, tmp_path, monkeypatch, 
     assert len(list(tmp_path.glob("killed*"))) == 3
 
 
+def test_workers_that_end_later_than_dask_waits(monkeypatch):
+    close = distributed.SpecCluster.__exit__
+
+    def late(cluster: distributed.SpecCluster, *error: object) -> None:
+        close(cluster, *error)
+        raise TimeoutError
+
+    monkeypatch.setattr(distributed.SpecCluster, "__exit__", late)
+    with _cluster.start(0, "cpu") as client:
+        assert client.nthreads() == {}
+    with pytest.raises(ZeroDivisionError), _cluster.start(0, "cpu"):
+        1 / 0  # noqa: B018
+
+
 def test_errors_of_a_worker(here, cluster):
     job = Job("domains", {"path": here / "gone.zarr"}, "gone.zarr", "run", storm.__version__)
     with distributed.Client(cluster, set_as_default=False) as client:

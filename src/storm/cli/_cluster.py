@@ -55,7 +55,7 @@ def start(workers: int, device: str | None) -> Iterator[Client]:
         with (
             silence_logging_cmgr(logging.CRITICAL),
             dask.config.set(config),
-            SpecCluster(workers=nannies, scheduler=scheduler, silence_logs=logging.CRITICAL) as cluster,
+            _closing(SpecCluster(workers=nannies, scheduler=scheduler, silence_logs=logging.CRITICAL)) as cluster,
             Client(cluster, set_as_default=False) as client,
         ):
             yield client
@@ -63,6 +63,17 @@ def start(workers: int, device: str | None) -> Iterator[Client]:
         # dask also sets the workers' variables in this process.
         for name in set(os.environ) - set(environment):
             del os.environ[name]
+
+
+@contextmanager
+def _closing(cluster: SpecCluster) -> Iterator[SpecCluster]:
+    """Close a cluster in the end; workers that dask has killed may end later than it waits for."""
+    cluster.__enter__()
+    try:
+        yield cluster
+    finally:
+        with suppress(TimeoutError):
+            cluster.__exit__(None, None, None)
 
 
 def specifications(workers: int, device: str | None) -> dict[int, dict[str, Any]]:

@@ -113,10 +113,10 @@ class _Embedding:
                     self._store(lasts)
                 except _FailedError:
                     return
-            for store in stores:  # only now: a run that was killed while it stored goes on from there
-                if store is not None:
-                    with journal_of(store, options["key_added"]):
-                        pass
+                for store in stores:  # only now: a run that was killed while it stored goes on from there
+                    if store is not None:
+                        with journal_of(store, options["key_added"]):
+                            pass
 
     def rows(self) -> list[Outcome]:
         """What came of each store."""

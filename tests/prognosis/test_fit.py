@@ -247,3 +247,27 @@ def test_two_processes_learn_what_one_learns(cohort: Cohort, tmp_path: Path) -> 
         if name == "head.4.bias":  # risks are relative: its gradient is zero but for rounding, which AdamW enlarges
             continue
         torch.testing.assert_close(weights(together)[name], value, rtol=1e-3, atol=2e-4, msg=name)
+
+
+def test_a_bag_too_large_for_the_device(model: OutcomeModel, cohort: Cohort, monkeypatch, caplog) -> None:
+    """It is computed on the CPU, with the same numbers, and that is said."""
+    from storm.model.outcome import Outcome
+
+    known = {*model.patients["train"], *model.patients["validation"]}
+    who = [name for name in cohort.patients.index if name not in known]
+    expected = model.predict(cohort, who[:2], device="cpu")
+    forward, calls = Outcome.forward, []
+
+    def full(self, bags, mask):
+        calls.append(mask.shape)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, bags, mask)
+
+    monkeypatch.setattr(Outcome, "forward", full)
+    with caplog.at_level("WARNING", logger="storm"):
+        found = model.predict(cohort, who[:2], device="cpu")
+    assert found.equals(expected)
+    assert (
+        f"{who[0]} has {expected['n_tiles'].iloc[0]} tiles, too many for cpu: it is computed on the CPU" in caplog.text
+    )

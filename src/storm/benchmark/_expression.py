@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
@@ -17,23 +15,18 @@ from storm._inference.device import Compute
 from storm._loading import StormModel, load_model
 from storm._settings import settings
 from storm.benchmark._expression_inputs import (
-    GeneList,
-    MeasuredSection,
     gene_list,
     given_predictions,
     measured_sections,
     named_patients,
     predicted_values,
-    truth,
     wanted_lists,
 )
-from storm.benchmark._expression_methods import ALL, DEFAULT, IMAGES, PROBES, STORMS
-from storm.benchmark._probes import Training, training_reliability
-from storm.benchmark._splits import Split, make_splits
-from storm.benchmark._tile_views import TILE, VIEWS, find_encoder
-from storm.encoders import EncoderInfo
-from storm.metrics.expression import pearson_per_gene
-from storm.metrics.report import expression_report
+from storm.benchmark._expression_judge import Judge
+from storm.benchmark._expression_methods import ALL, DEFAULT
+from storm.benchmark._expression_runs import runs_of
+from storm.benchmark._probes import Training
+from storm.benchmark._splits import make_splits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,7 +34,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
-    from storm.benchmark._expression_methods import Predict
+    from storm.encoders import EncoderInfo
 
 
 def expression(
@@ -181,7 +174,7 @@ def expression(
     named, patients = named_patients(sections, keys, groups=groups, group_key=group_key, library_key=library_key)
     divided = make_splits(splits, [name for name, _ in named], patients)
     loaded = load_model(model)
-    runs = _runs(names, encoders, backbone, loaded)
+    runs = runs_of(names, encoders, backbone, loaded)
     by_name = {gene for one in lists.values() if not isinstance(one, str) for gene in one}
     measured = measured_sections(named, patients, loaded, compute, field_um=field_um, genes=sorted(by_name))
     own = given_predictions(predictions or {}, measured, taken=ALL)
@@ -194,14 +187,14 @@ def expression(
     bar = tqdm(total=len(chosen) * len(runs), desc="methods", unit="run", disable=settings.verbosity == 0)
     with bar:
         for split, listed in chosen:
-            judge = _Judge(split, listed, measured)
+            judge = Judge(split, listed, measured)
             for run in runs:
                 try:
-                    seen = _seen(run, judge)
+                    seen = judge.seen(run)
                     for seed in wanted_seeds if run.random else wanted_seeds[:1]:
                         how = Training(seed=seed, device=compute.device, epochs=epochs, backbone=run.backbone)
                         started = time.perf_counter()
-                        predicted = _predict(run, judge, seen, how)
+                        predicted = judge.predict(run, seen, how)
                         seconds = time.perf_counter() - started
                         tables.append(judge.rows(predicted, run.method, run.encoder, seed, seconds))
                 except (KeyError, ValueError) as error:
@@ -218,136 +211,3 @@ def expression(
         msg += ", ".join(sorted({measured[k].name for split in divided for k in split.test}))
         raise ValueError(msg)
     return pd.concat(tables, ignore_index=True)
-
-
-@dataclass(frozen=True, eq=False)
-class _Run:
-    """A method with what it reads: features of an encoder, or patches of so many pixels."""
-
-    method: str
-    predict: Predict
-    reads: str | EncoderInfo
-    encoder: str
-    random: bool = True
-    backbone: EncoderInfo | None = None
-    field_um: float = 0.0
-    px: int = 0
-
-
-def _runs(
-    names: Sequence[str],
-    encoders: Sequence[str | EncoderInfo] | None,
-    backbone: str | EncoderInfo | None,
-    model: StormModel,
-) -> list[_Run]:
-    """All methods with all that they read; weights that are missing are missed here, before anything is computed."""
-    given = [TILE] if encoders is None else [encoders] if isinstance(encoders, str | EncoderInfo) else list(encoders)
-    loaded: dict[str, EncoderInfo] = {}
-
-    def source(one: str | EncoderInfo) -> tuple[str | EncoderInfo, str]:
-        """What is read, and its name in the table."""
-        if isinstance(one, str) and one == TILE:
-            return one, model.tile_encoder.name
-        if isinstance(one, str) and one in VIEWS:
-            return one, f"{model.name}: {one}"
-        info = loaded.setdefault(one, find_encoder(one)) if isinstance(one, str) else one
-        return info, info.name
-
-    runs = []
-    for name in names:
-        if name in IMAGES:
-            method = IMAGES[name]
-            if method.backbone is None:
-                field_um = model.tile_encoder.field_um
-                runs.append(_Run(name, method.predict, "", "pixels", px=method.px or 0, field_um=field_um))
-            else:
-                network = find_encoder(method.backbone if backbone is None else backbone)
-                field_um, px = network.field_um, network.tile_px
-                runs.append(_Run(name, method.predict, "", network.name, backbone=network, px=px, field_um=field_um))
-            continue
-        probe = STORMS[name] if name in STORMS else PROBES[name]
-        if probe.reads == "":
-            runs.append(_Run(name, probe.predict, TILE, "", random=probe.random))
-            continue
-        for one in given if probe.reads is None else [probe.reads]:
-            reads, encoder = source(one)
-            runs.append(_Run(name, probe.predict, reads, encoder, random=probe.random))
-    return runs
-
-
-def _seen(run: _Run, judge: _Judge) -> dict[int, np.ndarray]:
-    """What a method reads of the sections of a split."""
-    return {
-        i: (one.views.patches(run.field_um, run.px) if run.px else one.views.features(run.reads))[one.rows]
-        for i, one in ((i, judge.sections[i]) for i in judge.truth)
-    }
-
-
-def _predict(run: _Run, judge: _Judge, seen: Mapping[int, np.ndarray], how: Training) -> dict[int, np.ndarray]:
-    """Expression of the sections that are judged, each by what was trained in its fold."""
-    predicted: dict[int, np.ndarray] = {}
-    for train, test in judge.split.folds:
-        values = run.predict(
-            [judge.sections[i].part(seen[i], judge.truth[i]) for i in train],
-            [judge.sections[i].part(seen[i], None) for i in test],
-            how,
-        )
-        predicted.update(zip(test, values, strict=True))
-    return predicted
-
-
-class _Judge:
-    """What is measured in a split, and scores of predictions against it."""
-
-    def __init__(self, split: Split, genes: GeneList, sections: Sequence[MeasuredSection]) -> None:
-        self.split, self.genes, self.sections = split, genes, sections
-        self.truth = {i: truth(sections[i], genes) for i in {*split.train, *split.test}}
-        ranks = [
-            training_reliability(
-                [sections[i].part(sections[i].views.features(TILE)[sections[i].rows], self.truth[i]) for i in train]
-            )
-            for train in dict.fromkeys(train for train, _ in split.folds)
-        ]
-        known = np.isfinite(ranks)
-        total = np.where(known, ranks, 0).sum(axis=0)
-        self.train_r = np.where(known.any(axis=0), total / np.maximum(known.sum(axis=0), 1), np.nan)
-
-    def rows(
-        self, predicted: Mapping[int, np.ndarray], method: str, encoder: str, seed: int, seconds: float
-    ) -> pd.DataFrame:
-        """A row for each gene and section that was predicted."""
-        at = list(predicted)
-        names = {self.sections[i].name: self.sections[i].patient for i in at}
-        measured = np.concatenate([self.truth[i] for i in at])
-        values = np.concatenate([predicted[i] for i in at])
-        who: dict[str, Any] = {}
-        if not self.split.same_patient:
-            who["patients"] = np.repeat([str(self.sections[i].patient) for i in at], [len(self.truth[i]) for i in at])
-            who["trained_on"] = [str(self.sections[i].patient) for i in self.split.train if len(self.split.folds) == 1]
-        report = expression_report(
-            measured,
-            values,
-            genes=self.genes.genes,
-            slides=np.repeat(list(names), [len(self.truth[i]) for i in at]),
-            coords=np.concatenate([self.sections[i].spots.centres for i in at]),
-            **who,
-        )
-        both = pearson_per_gene(measured, values)
-        first = {
-            "method": method,
-            "encoder": encoder,
-            "split": self.split.name,
-            "same_patient": self.split.same_patient,
-            "genes": self.genes.name,
-            "genes_saw_test": pd.array([self.genes.saw_test] * len(report), dtype="boolean"),
-            "section": report["slide"],
-            "patient": report["slide"].map(names),
-            "seed": seed,
-            "gene": report["gene"],
-            "n": report["n"],
-            "pearson": report["pearson"],
-            "pearson_pooled": np.tile(both, len(at)),
-        }
-        scores = report[["spearman", "rmse", "ssim", "truth_mean", "truth_zeros"]]
-        last = {"train_r": np.tile(self.train_r, len(at)), "seconds": seconds}
-        return pd.concat([pd.DataFrame(first), scores, pd.DataFrame(last, index=report.index)], axis=1)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from scipy.sparse import issparse
+from scipy.sparse import csr_matrix, issparse
 
 from storm._bridge.patients import patients_of
 from storm._bridge.read import spots_of
@@ -69,8 +69,10 @@ class MeasuredSection:
     owner: Any
 
     def part(self, x: np.ndarray, y: np.ndarray | None) -> Part:
-        """The section as a method sees it, with features (or patches) and, if it trains, expression."""
+        """The section as a method sees it, with features (or patches) and, if it trains, expression and counts."""
         section = replace(self.spots, features=x) if x.ndim == 2 else self.spots
+        if y is None:
+            section = replace(section, counts=csr_matrix(section.counts.shape, dtype=section.counts.dtype))
         return Part(x, y, self.steps, section, self.patient)
 
 

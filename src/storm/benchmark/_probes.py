@@ -42,7 +42,7 @@ class Part:
     steps
         Column and row of each spot in units of their pitch, from 0, int, shape (n, 2).
     section
-        Counts and places of these spots.
+        Places of these spots, and, of a section to train on, their counts.
     patient
         Whose section it is; ``None`` if nobody said.
     """

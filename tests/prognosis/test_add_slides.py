@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import storm
+from storm._bridge.cohort_writing import record
 from storm._inference import slide_features as engine
 from storm.prognosis import Cohort, add_features, add_slides, check
 
@@ -122,7 +123,7 @@ def test_interrupted_run_goes_on(cohort: Cohort, monkeypatch: pytest.MonkeyPatch
         add_slides(cohort, ["A", "B"], modality="he", device="cpu")
     assert cohort.slides.loc[["A", "B"], "status"].tolist() == ["done", "waiting"]
     # Killed between the features and the row of the table.
-    cohort.record("A", status="waiting", n_tiles=0, sha256="")
+    record(cohort, "A", status="waiting", n_tiles=0, sha256="")
     seen = []
 
     def counted(sdata, plan, *, name: str):

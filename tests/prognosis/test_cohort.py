@@ -84,6 +84,8 @@ def test_samples_are_uniform(cohort: Cohort) -> None:
         cohort.bag("p0", n_tiles=3)
     again = [cohort.bag("p0", n_tiles=9, rng=np.random.default_rng(4)).he for _ in range(2)]
     np.testing.assert_array_equal(*again)
+    cohort.bag("p0").xy_um[:] = 0
+    assert cohort.bag("p0").xy_um.max() == 1299
     copy = pickle.loads(pickle.dumps(cohort))
     np.testing.assert_array_equal(copy.bag("p0", n_tiles=9, rng=np.random.default_rng(4)).he, again[0])
 
@@ -193,8 +195,23 @@ def test_tables_are_saved(cohort: Cohort) -> None:
     other = Cohort(cohort.folder)
     add_features(other, "s1", **tiles(3), genes=GENES)
     add_features(again, "s0", **tiles(4, seed=2), genes=GENES)
-    # Each has written its own slide and kept the other's.
+    # Each has written its own slide, and kept the other's on the disk.
+    again.reload()
     assert again.slides["n_tiles"].to_dict() == {"s0": 4, "s1": 3, "s2": 0, "s0b": 0}
+
+
+def test_changes_that_are_not_saved(cohort: Cohort) -> None:
+    """They stay when features are added, and a slide that is not stored yet gets none."""
+    cohort.slides["scanner"] = ["x", "y", "z", "x"]
+    add_features(cohort, "s1", **tiles(3), genes=GENES)
+    assert cohort.slides["scanner"].tolist() == ["x", "y", "z", "x"]
+    assert cohort.slides.loc["s1", "status"] == "done"
+    cohort.slides.loc["new"] = cohort.slides.loc["s0"]
+    with pytest.raises(KeyError, match=r"no slide 'new' in the stored .*cohort\.save"):
+        add_features(cohort, "new", **tiles(3), genes=GENES)
+    cohort.save()
+    add_features(cohort, "new", **tiles(4), genes=GENES)
+    assert Cohort(cohort.folder).slides.loc["new", ["patient", "scanner", "n_tiles"]].tolist() == ["p0", "x", 4]
 
 
 def test_mean_features(cohort: Cohort, caplog: pytest.LogCaptureFixture) -> None:

@@ -6,14 +6,11 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from storm._files import full_disk_explained, replacing
-
-if TYPE_CHECKING:
-    import zarr
 
 #: Tiles of a chunk. Tiles lie in random order, so that a chunk is a random sample of the slide.
 CHUNK = 512
@@ -166,41 +163,3 @@ def read_attributes(path: Path) -> dict[str, Any] | None:
         return dict(zarr.open_group(path, mode="r").attrs)
     except (OSError, ValueError, KeyError, zarr.errors.BaseZarrError):
         return None
-
-
-def random_rows(n: int, wanted: int, rng: np.random.Generator) -> tuple[list[slice], np.ndarray]:
-    """Rows of a random sample that lies in few chunks.
-
-    A run of rows from a random place on, at the end of the slide continued at its beginning, and a random choice of
-    these: every tile is as likely as every other, and the rows of a chunk are a random sample of the slide already.
-
-    Parameters
-    ----------
-    n
-        Number of tiles of the slide.
-    wanted
-        How many to draw, less than n.
-    rng
-        Random generator.
-
-    Returns
-    -------
-    runs
-        One slice of rows or two, to be read and laid end to end.
-    chosen
-        Positions in these, shape (wanted,).
-    """
-    length = min(n, CHUNK * -(-wanted // CHUNK))
-    start = int(rng.integers(n)) if length < n else 0
-    runs = [slice(start, min(start + length, n))]
-    if start + length > n:
-        runs.append(slice(0, start + length - n))
-    return runs, np.sort(rng.choice(length, wanted, replace=False))
-
-
-def read_rows(array: zarr.Array | np.ndarray, runs: list[slice] | None, chosen: np.ndarray | None) -> np.ndarray:
-    """Rows of an array as float32: all of them, or those that :func:`random_rows` drew."""
-    if runs is None:
-        return np.asarray(array[...], dtype=np.float32)
-    parts = [np.asarray(array[rows]) for rows in runs]
-    return (parts[0] if len(parts) == 1 else np.concatenate(parts))[chosen].astype(np.float32)

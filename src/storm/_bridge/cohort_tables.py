@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ import pandas as pd
 from storm._checks import check_new_key
 from storm._files import replacing
 
+#: Files and the folder of features.
+PATIENTS, SLIDES, FACTS, FEATURES = "patients.parquet", "slides.parquet", "cohort.json", "features"
 #: Version of the folder's layout.
 FORMAT = 1
 #: Status of a slide.
@@ -144,9 +145,3 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a table as parquet; it appears whole."""
     with replacing(path) as scratch:
         table.to_parquet(scratch)
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write JSON; it appears whole."""
-    with replacing(path) as scratch:
-        scratch.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -9,9 +9,10 @@ from typing import Any
 import pandas as pd
 
 from storm import __version__
-from storm._bridge.cohort import FEATURES, Cohort, check_no_cohort
+from storm._bridge.cohort import Cohort, check_no_cohort
+from storm._bridge.cohort_facts import adopt_facts
 from storm._bridge.cohort_features import HE, ST, TileFeatures, checked, read_attributes, write_features, write_group
-from storm._bridge.cohort_tables import DONE, names
+from storm._bridge.cohort_tables import DONE, FEATURES, SLIDES, names, tables_lock, write_table
 from storm._checks import check_genes
 from storm._logging import logger
 
@@ -54,8 +55,8 @@ def store_features(
     KeyError, ValueError, TypeError
         As :func:`storm.prognosis.add_features`.
     """
-    if slide not in cohort.slides.index:
-        msg = f"there is no slide {slide!r} in cohort.slides; add a row with its patient there, then cohort.save()"
+    if slide not in cohort.slides.index or slide not in pd.read_parquet(cohort.folder / SLIDES, columns=[]).index:
+        msg = f"there is no slide {slide!r} in the stored cohort.slides; add a row with its patient, then cohort.save()"
         raise KeyError(msg)
     features = checked(slide, he=he, st=st, xy_um=xy_um, per_tile=per_tile)
     listed = None if genes is None else check_genes(genes)
@@ -63,16 +64,38 @@ def store_features(
     if len(listed or ()) != n_genes:
         msg = f"slide {slide!r}: st has {n_genes} columns, and genes names {len(listed or ())}; give one for each"
         raise ValueError(msg)
-    cohort.adopt(_all_facts(features, listed, facts), slide=slide)
+    cohort.facts = adopt_facts(cohort.folder, _all_facts(features, listed, facts), slide=slide)
     checksum = sha256 or features.sha256()
     write_features(cohort.path_of(slide), features, {**_attributes(features, checksum), **attributes})
-    cohort.record(slide, status=DONE, n_tiles=len(features), sha256=checksum)
+    record(cohort, slide, status=DONE, n_tiles=len(features), sha256=checksum)
     same = cohort.slides.index[(cohort.slides["sha256"] == checksum) & (cohort.slides.index != slide)]
     if len(same):
         logger.warning(
             "slide %s is the same file as %s: its tiles count twice, and they may lie on both sides of a split",
             slide, names(list(same)),
         )  # fmt: skip
+
+
+def record(cohort: Cohort, slide: str, **values: Any) -> None:
+    """Store values of a slide's row; rows that other processes have stored meanwhile, and your own changes, are kept.
+
+    Parameters
+    ----------
+    cohort
+        The cohort.
+    slide
+        Name of the slide.
+    **values
+        New values by column.
+    """
+    with tables_lock(cohort.folder):
+        table = pd.read_parquet(cohort.folder / SLIDES)
+        for column, value in values.items():
+            table.loc[slide, column] = value
+        write_table(cohort.folder / SLIDES, table)
+    for column, value in values.items():
+        cohort.slides.loc[slide, column] = value
+    cohort.forget()
 
 
 def make_cohort(
@@ -111,7 +134,7 @@ def make_cohort(
         rows[slide] = {"patient": patient, "status": DONE, **{key: attributes[key] for key in ("n_tiles", "sha256")}}
     cohort = Cohort.create(folder, patients=patients, slides=pd.DataFrame.from_dict(rows, orient="index"))
     slide, (_, features) = next(iter(made.items()))
-    cohort.adopt(_all_facts(features, list(genes), facts), slide=slide)
+    cohort.facts = adopt_facts(cohort.folder, _all_facts(features, list(genes), facts), slide=slide)
     return cohort
 
 
@@ -146,5 +169,5 @@ def recover_slide(cohort: Cohort, slide: str) -> bool:
         return False
     row = cohort.slides.loc[slide]
     if row["status"] != DONE or row["sha256"] != stored["sha256"]:
-        cohort.record(slide, status=DONE, n_tiles=int(stored["n_tiles"]), sha256=stored["sha256"])
+        record(cohort, slide, status=DONE, n_tiles=int(stored["n_tiles"]), sha256=stored["sha256"])
     return True

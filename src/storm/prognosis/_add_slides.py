@@ -12,8 +12,9 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from storm._bridge.cohort import Cohort
+from storm._bridge.cohort_facts import check_facts
 from storm._bridge.cohort_tables import DONE, FAILED, names
-from storm._bridge.cohort_writing import recover_slide, store_features
+from storm._bridge.cohort_writing import record, recover_slide, store_features
 from storm._checks import check_choice, check_genes, check_positive
 from storm._files import is_no_room
 from storm._inference.device import Compute
@@ -119,7 +120,7 @@ def add_slides(
         stride_um=stride_um,
         compute=Compute.of(device, precision=precision, batch_size=batch_size),
     )
-    cohort.check_facts({**plan.facts(), "genes": plan.genes or []})
+    check_facts(cohort.facts, {**plan.facts(), "genes": plan.genes or []})
     if plan.head is not None and plan.standardise == "section" and not cohort.facts:
         logger.warning(
             "the head standardises each slide by itself: its virtual genes tell what differs within a slide, and "
@@ -260,5 +261,5 @@ def _checksum(path: Path) -> str:
 
 def _failed(cohort: Cohort, slide: str, error: Exception) -> None:
     text = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
-    cohort.record(slide, status=f"{FAILED}{text or type(error).__name__}")
+    record(cohort, slide, status=f"{FAILED}{text or type(error).__name__}")
     logger.debug("slide %s", slide, exc_info=error)

@@ -32,6 +32,9 @@ STABILITY = "domain_stability"
 #: Default ``obs`` key of :func:`storm.tl.signature`.
 SIGNATURE = "storm_signature"
 
+#: Default ``layers`` key of :func:`storm.pp.sum_windows`.
+WINDOW_COUNTS = "window_counts"
+
 #: Key of the data frame in an entry of ``uns[UNS]`` whose result is one.
 TABLE = "table"
 

@@ -273,7 +273,9 @@ def _trust(prediction: Prediction) -> list[str]:
     """How far to believe a prediction, in lines."""
     lines = []
     if np.isfinite(prediction.r):
-        lowest = f" ({prediction.lowest:.2f} in the worst section)" if np.isfinite(prediction.lowest) else ""
+        # Of one section, it is the same.
+        worse = prediction.lowest < prediction.r - 0.005
+        lowest = f" ({prediction.lowest:.2f} in the worst section)" if worse else ""
         lines.append(f"held-out r = {prediction.r:.2f}{lowest}".replace("-0", "−0"))
         if prediction.r <= 0:
             lines.append("no better than chance")

@@ -18,6 +18,7 @@ from storm._inference.device import Compute
 from storm._inference.head_reading import read_head_section, training_mask
 from storm._inference.record import warn_species
 from storm._loading import ExpressionHead, StormModel, load_model
+from storm._logging import logger
 from storm._types import Field, Precision, Standardise
 from storm.data.genes import as_symbols
 from storm.pretraining.head import HeadConfig, fit_head
@@ -204,6 +205,8 @@ def fit_expression(
     intervals, novelty = None, None
     if conformal:
         intervals, novelty = calibrate(parts, symbols, recipe, patients=patients, alpha=alpha, seed=config.seed)
+        if intervals is None:
+            logger.warning("there are too few held-out spots for intervals with alpha=%g: the head has none", alpha)
     notes = {
         "tissue": None if tissue is None else str(tissue),
         "n_sections": len(parts),

@@ -13,7 +13,7 @@ import storm
 from storm import _keys
 
 if TYPE_CHECKING:
-    from spatialdata import SpatialData
+    pass
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="the tests run outside of the repository: no docs here")
@@ -55,9 +55,11 @@ def test_tutorials_are_stored_without_outputs() -> None:
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
-def test_first_example_runs(page: str, toy: SpatialData, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_first_example_runs(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The printed example runs, on a smaller section, and writes the keys that its comments name."""
     import matplotlib.pyplot as plt
+
+    toy = storm.datasets.toy("visium", n=300)
 
     code = re.search(r"```python\n(.*?)```", (DOCS.parent / page).read_text(), flags=re.S).group(1)
     monkeypatch.setattr(storm.datasets, "toy", lambda *_: toy)

@@ -109,10 +109,12 @@ def explained(folder: Path, *, seed: int, patients: int) -> dict[str, float]:
             for patient in rest[:12]:
                 found = explain(model, cohort, patient, reference=reference, device="cpu")
                 kind = np.concatenate([cohort.features(slide)["type"][...] for slide in found.slides])
+                genes.append(found.gene_totals.abs())
                 planted = (kind == 0) | (kind == 1)
+                if len(set(kind[planted])) < 2:
+                    continue
                 signed.append(roc_auc_score(kind[planted] == 0, found.tiles[planted]))
                 size.append(roc_auc_score(kind[planted] == 0, np.abs(found.tiles[planted])))
-                genes.append(found.gene_totals.abs())
             top = pd.concat(genes, axis=1).sum(axis=1).nlargest(5).index
             result |= {
                 f"{name}, {reference}: signed": float(np.mean(signed)),

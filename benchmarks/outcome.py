@@ -109,7 +109,7 @@ def explained(folder: Path, *, seed: int, patients: int) -> dict[str, float]:
             for patient in rest[:12]:
                 found = explain(model, cohort, patient, reference=reference, device="cpu")
                 kind = np.concatenate([cohort.features(slide)["type"][...] for slide in found.slides])
-                genes.append(found.gene_totals.abs())
+                genes.append(pd.Series(np.abs(found.genes).sum(axis=0), index=list(found.gene_names)))
                 planted = (kind == 0) | (kind == 1)
                 if len(set(kind[planted])) < 2:
                     continue

@@ -105,6 +105,13 @@ def check_gene_lists(given: Mapping[str, Iterable[str]], *, name: str) -> dict[s
     return {one: list(genes) for one, genes in given.items()}
 
 
+def check_mapping(value: Any, *, name: str, example: str) -> None:
+    """Raise unless ``value`` is a dictionary, of which ``example`` is one."""
+    if not isinstance(value, Mapping):
+        msg = f"{name}={value!r} is a {type(value).__name__}; give a dictionary such as {example}"
+        raise TypeError(msg)
+
+
 def check_new_key(key: Any, *, name: str = "key_added", reserved: Collection[str] = ()) -> str:
     """Return a key under which a result is to be written; raise unless AnnData and SpatialData can store it.
 

@@ -80,7 +80,7 @@ def test_samples_are_uniform(cohort: Cohort) -> None:
     assert counts.min() > 10
     assert counts.max() < 80
     assert len(cohort.bag("p0", n_tiles=5000, rng=rng)) == 1400
-    with pytest.raises(ValueError, match="n_tiles=3 draws at random"):
+    with pytest.raises(ValueError, match="n_tiles=3 draws at random; give rng="):
         cohort.bag("p0", n_tiles=3)
     again = [cohort.bag("p0", n_tiles=9, rng=np.random.default_rng(4)).he for _ in range(2)]
     np.testing.assert_array_equal(*again)
@@ -228,6 +228,32 @@ def test_mean_features(cohort: Cohort, caplog: pytest.LogCaptureFixture) -> None
     np.testing.assert_allclose(adata.X[0], expected, atol=1e-3)
     assert np.isnan(adata.X[1:]).all()
     assert adata.obs["n_tiles"].tolist() == [40, 0, 0]
+
+
+@pytest.mark.parametrize("bad", [None, 3, "", [], np.zeros(2), pd.NA, ("a",)])
+def test_malformed_arguments(cohort: Cohort, bad) -> None:
+    """Each is refused in words of our own, and nothing is changed."""
+    good = {**tiles(3), "genes": GENES}
+    calls = {
+        "cohort": lambda: storm.prognosis.check(bad),
+        "folder": lambda: Cohort(bad),
+        "patient": lambda: cohort.bag(bad),
+        "slide": lambda: add_features(cohort, bad, **good),
+        "effects": lambda: storm.datasets.toy_cohort(cohort.folder / "toy", effects=3 if bad is None else bad),
+        "n_tiles": lambda: storm.datasets.toy_cohort(cohort.folder / "toy", n_tiles=bad),
+        "facts": lambda: add_features(cohort, "s0", **good, facts=3 if bad is None else bad),
+        "paths": lambda: storm.prognosis.add_slides(cohort, [bad]),
+    }
+    for call in calls.values():
+        with pytest.raises((TypeError, ValueError, KeyError, FileNotFoundError)) as error:
+            call()
+        path = Path(error.traceback[-1].path)
+        assert "storm" in path.parts
+        assert any(
+            word in str(error.value)
+            for word in ("give ", "there is no ", "holds no cohort", "is no list", "of no slide")
+        )
+    assert (Cohort(cohort.folder).slides["status"] == "waiting").all()
 
 
 def test_damaged_facts(cohort: Cohort) -> None:

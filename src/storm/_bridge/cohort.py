@@ -78,6 +78,9 @@ class Cohort:
     facts: dict[str, Any]
 
     def __init__(self, folder: str | Path) -> None:
+        if not isinstance(folder, str | Path):
+            msg = f"folder={folder!r} is a {type(folder).__name__}; give the path of a cohort's folder"
+            raise TypeError(msg)
         self.folder = Path(folder)
         self._open: dict[str, dict[str, Any]] = {}
         self._held = 0
@@ -177,7 +180,7 @@ class Cohort:
 
     def slides_of(self, patient: str) -> tuple[str, ...]:
         """Names of the slides of a patient that have features."""
-        if patient not in self.patients.index:
+        if not isinstance(patient, str) or patient not in self.patients.index:
             msg = f"there is no patient {patient!r}; cohort.patients lists {len(self.patients)}"
             raise KeyError(msg)
         mine = (self.slides["patient"] == patient) & (self.slides["status"] == DONE)
@@ -200,7 +203,7 @@ class Cohort:
         """
         import zarr
 
-        if slide not in self.slides.index:
+        if not isinstance(slide, str) or slide not in self.slides.index:
             msg = f"there is no slide {slide!r}; cohort.slides lists {len(self.slides)}"
             raise KeyError(msg)
         path = self.path_of(slide)
@@ -326,6 +329,13 @@ class Cohort:
             index=[one for name in self.modalities for one in columns[name]],
         )
         return AnnData(X=means, obs=self.patients.assign(n_tiles=n_tiles), var=var)
+
+
+def check_cohort(cohort: Any) -> None:
+    """Raise unless ``cohort`` is one."""
+    if not isinstance(cohort, Cohort):
+        msg = f"cohort is a {type(cohort).__name__}; give a storm.prognosis.Cohort: Cohort(folder) opens one"
+        raise TypeError(msg)
 
 
 def check_no_cohort(folder: Path) -> None:

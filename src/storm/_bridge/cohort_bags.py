@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from storm._bridge.cohort_features import CHUNK, HE, ST, XY
+from storm._checks import check_whole
 
 if TYPE_CHECKING:
     import zarr
@@ -64,9 +65,11 @@ def read_bag(
     ValueError
         If ``n_tiles`` is given without ``rng``, or below 1.
     """
-    if n_tiles is not None and (rng is None or n_tiles < 1):
-        msg = f"n_tiles={n_tiles!r} draws at random; give at least 1, and rng=numpy.random.default_rng(seed)"
-        raise ValueError(msg)
+    if n_tiles is not None:
+        check_whole(n_tiles, name="n_tiles")
+        if not isinstance(rng, np.random.Generator):
+            msg = f"n_tiles={n_tiles!r} draws at random; give rng=numpy.random.default_rng(seed), not {rng!r}"
+            raise ValueError(msg)
     sizes = [int(one[XY].shape[0]) for one in arrays]
     draws: list[int] = sizes
     if n_tiles is not None and rng is not None and n_tiles < sum(sizes):

@@ -9,11 +9,11 @@ from typing import Any
 import pandas as pd
 
 from storm import __version__
-from storm._bridge.cohort import Cohort, check_no_cohort
+from storm._bridge.cohort import Cohort, check_cohort, check_no_cohort
 from storm._bridge.cohort_facts import adopt_facts
 from storm._bridge.cohort_features import HE, ST, TileFeatures, checked, read_attributes, write_features, write_group
 from storm._bridge.cohort_tables import DONE, FEATURES, SLIDES, names, tables_lock, write_table
-from storm._checks import check_genes
+from storm._checks import check_genes, check_mapping
 from storm._logging import logger
 
 #: Facts that a cohort keeps itself.
@@ -55,7 +55,10 @@ def store_features(
     KeyError, ValueError, TypeError
         As :func:`storm.prognosis.add_features`.
     """
-    if slide not in cohort.slides.index or slide not in pd.read_parquet(cohort.folder / SLIDES, columns=[]).index:
+    check_cohort(cohort)
+    check_mapping(facts, name="facts", example='{"encoder": "my-vit"}')
+    check_mapping({} if per_tile is None else per_tile, name="per_tile", example='{"n_cells": counts}')
+    if not isinstance(slide, str) or slide not in cohort.slides.index or slide not in _stored(cohort):
         msg = f"there is no slide {slide!r} in the stored cohort.slides; add a row with its patient, then cohort.save()"
         raise KeyError(msg)
     features = checked(slide, he=he, st=st, xy_um=xy_um, per_tile=per_tile)
@@ -74,6 +77,11 @@ def store_features(
             "slide %s is the same file as %s: its tiles count twice, and they may lie on both sides of a split",
             slide, names(list(same)),
         )  # fmt: skip
+
+
+def _stored(cohort: Cohort) -> pd.Index:
+    """Names of the slides in the table on disk."""
+    return pd.read_parquet(cohort.folder / SLIDES, columns=[]).index
 
 
 def record(cohort: Cohort, slide: str, **values: Any) -> None:

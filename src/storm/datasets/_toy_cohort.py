@@ -12,7 +12,7 @@ import pandas as pd
 from storm._bridge.cohort import Cohort
 from storm._bridge.cohort_features import TileFeatures
 from storm._bridge.cohort_writing import make_cohort
-from storm._checks import check_between, check_choice, check_positive, check_whole
+from storm._checks import check_between, check_choice, check_mapping, check_whole
 
 #: Log hazard per standard deviation of what is planted.
 EFFECTS = {"harmful": 0.85, "protective": -0.85, "programme": 0.85, "site": 0.0}
@@ -101,6 +101,8 @@ def toy_cohort(
     ------
     FileExistsError
         If there is a cohort in the folder.
+    TypeError
+        If ``effects`` is no dictionary, or ``n_tiles`` no pair.
     ValueError
         If a number is out of range, or an effect is not known.
 
@@ -113,11 +115,12 @@ def toy_cohort(
     check_whole(seed, name="seed", least=0)
     check_whole(sites, name="sites")
     check_between(stain_shift, name="stain_shift", low=0, high=float("inf"))
-    low, high = (check_whole(n, name="n_tiles", least=len(TYPES)) for n in n_tiles)
-    check_positive(high - low + 1, name="n_tiles[1] - n_tiles[0] + 1")
-    for name in effects or {}:
-        check_choice(name, EFFECTS, name="effects")
-    planted = EFFECTS if effects is None else dict.fromkeys(EFFECTS, 0.0) | dict(effects)
+    if not isinstance(n_tiles, tuple | list) or len(n_tiles) != 2:
+        msg = f"n_tiles={n_tiles!r} is not the least and the largest number of tiles of a patient; give (200, 800)"
+        raise TypeError(msg)
+    low = check_whole(n_tiles[0], name="n_tiles[0]", least=len(TYPES))
+    high = check_whole(n_tiles[1], name="n_tiles[1]", least=low)
+    planted = EFFECTS if effects is None else _effects(effects)
     rng = np.random.default_rng(seed)
     world = _World.draw(rng, sites=sites, stain_shift=stain_shift)
     shares = rng.dirichlet(np.full(len(TYPES), 1.5), n_patients)
@@ -155,6 +158,14 @@ def toy_cohort(
             )
     facts = {"made_by": "storm.datasets.toy_cohort", "seed": seed, "types": list(TYPES)}
     return make_cohort(folder, patients=patients, made=made, genes=genes, facts=facts)
+
+
+def _effects(effects: Mapping[str, float]) -> dict[str, float]:
+    check_mapping(effects, name="effects", example='{"harmful": 0.85}')
+    for name, value in effects.items():
+        check_choice(name, EFFECTS, name="effects")
+        check_between(value, name=f"effects[{name!r}]", low=-float("inf"), high=float("inf"))
+    return dict.fromkeys(EFFECTS, 0.0) | dict(effects)
 
 
 def _standardised(values: np.ndarray) -> np.ndarray:

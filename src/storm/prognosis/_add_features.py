@@ -52,9 +52,11 @@ def add_features(
     KeyError
         If the cohort has no such slide.
     TypeError
-        If a gene is no text.
+        If a gene is no text, or ``facts`` or ``per_tile`` no dictionary.
     ValueError
         If shapes do not fit each other, there is no tile, a value is not finite or beyond float16, or the features of
         other slides were made in another way (facts, dimensions, genes). The cohort is then as it was.
     """
-    store_features(cohort, slide, he=he, st=st, genes=genes, xy_um=xy_um, per_tile=per_tile, facts=facts or {})
+    store_features(
+        cohort, slide, he=he, st=st, genes=genes, xy_um=xy_um, per_tile=per_tile, facts={} if facts is None else facts
+    )

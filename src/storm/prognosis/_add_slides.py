@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from storm._bridge.cohort import Cohort
+from storm._bridge.cohort import Cohort, check_cohort
 from storm._bridge.cohort_facts import check_facts
 from storm._bridge.cohort_tables import DONE, FAILED, names
 from storm._bridge.cohort_writing import record, recover_slide, store_features
@@ -94,6 +94,8 @@ def add_slides(
     ------
     KeyError
         If files are of no slide of the cohort.
+    TypeError
+        If ``paths`` is no list of names or paths.
     ValueError
         If a slide is given twice, a read-out gives each slide axes of its own, a gene is not the head's, there is no
         head, or the cohort's features were made in another way (model, encoder, field, read-out, genes).
@@ -108,6 +110,9 @@ def add_slides(
     ----------
     Xiang, Hou et al. (2026), arXiv:2604.03630, Methods: *prognosis prediction from whole-slide images*.
     """
+    check_cohort(cohort)
+    if um_per_px is not None:
+        check_positive(um_per_px, name="um_per_px", unit="µm")
     files = _files(cohort, paths)
     plan = _plan(
         model,
@@ -153,7 +158,11 @@ def _files(cohort: Cohort, paths: Sequence[str | Path] | None) -> dict[str, Path
     owner = {path.expanduser().absolute(): slide for slide, path in stored.items()}
     files: dict[str, Path] = {}
     unknown = []
-    for one in [paths] if isinstance(paths, str | Path) else paths:
+    listed = [paths] if isinstance(paths, str | Path) else paths
+    if not isinstance(listed, Iterable) or not all(isinstance(one, str | Path) for one in listed):
+        msg = f"paths={paths!r} is no list of names of slides or of image files"
+        raise TypeError(msg)
+    for one in listed:
         file = stored.get(str(one), Path(one))
         slide = str(one) if str(one) in stored else owner.get(file.expanduser().absolute(), file.stem)
         if slide not in cohort.slides.index:
@@ -200,7 +209,10 @@ def _plan(
         raise ValueError(msg)
     if field_um is None:
         field_um = (head and head.field_um) or loaded.tile_encoder.field_um
-    check_positive(field_um, name="field_um", unit="µm")
+    for name, value in (("field_um", field_um), ("stride_um", stride_um)):
+        if value is not None:
+            check_positive(value, name=name, unit="µm")
+    check_choice(field, get_args(Field), name="field")
     return SlidePlan(
         model=loaded,
         compute=compute,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from storm._bridge.cohort import Cohort
+from storm._bridge.cohort import Cohort, check_cohort
 from storm._bridge.cohort_features import read_attributes
 from storm._bridge.cohort_tables import DONE, FAILED, WAITING, unmatched
 
@@ -32,7 +32,13 @@ def check(cohort: Cohort) -> pd.DataFrame:
         without slides, slides without patients, slides that failed, wait or have lost their features, slides that are
         the same file, and, of each endpoint, patients without a time, with a time of 0 or below, with an event that is
         neither 0 nor 1, and with a time later than that of ``OS``.
+
+    Raises
+    ------
+    TypeError
+        If it is no cohort.
     """
+    check_cohort(cohort)
     without, nobody = unmatched(cohort.patients, cohort.slides)
     status = cohort.slides["status"]
     findings = {

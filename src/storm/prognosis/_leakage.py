@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from storm._bridge.cohort import Cohort
+from storm._bridge.cohort import Cohort, check_cohort
 from storm._bridge.cohort_tables import DONE, names
 
 
@@ -36,8 +36,10 @@ def leakage(split: pd.DataFrame, cohort: Cohort) -> pd.DataFrame:
     KeyError
         If the table has no column ``fold``, or patients whom the cohort does not have.
     """
-    if "fold" not in split:
-        msg = f"the split needs a column 'fold', by patient; it has {list(split.columns)}"
+    check_cohort(cohort)
+    if not isinstance(split, pd.DataFrame) or "fold" not in split:
+        columns = list(split.columns) if isinstance(split, pd.DataFrame) else type(split).__name__
+        msg = f"the split is a table with a column 'fold', by patient, not {columns}"
         raise KeyError(msg)
     if unknown := [str(name) for name in split.index if name not in cohort.patients.index]:
         msg = f"{len(unknown)} patients of the split are not in the cohort: {names(unknown)}"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from storm._bridge.cohort import Cohort
+from storm._bridge.cohort import Cohort, check_cohort
 from storm._bridge.cohort_tables import names
 from storm._checks import check_choice, check_whole
 from storm._logging import logger
@@ -58,6 +58,8 @@ def split(
     ------
     KeyError
         If there are no such columns, or no such patient.
+    TypeError
+        If ``patients`` is no list.
     ValueError
         If a site is missing, there are fewer groups or events than folds, or a fold has no event.
 
@@ -66,6 +68,7 @@ def split(
     Howard et al., The impact of site-specific digital histology signatures on deep learning model accuracy and bias,
     Nat. Commun. 12, 4423 (2021).
     """
+    check_cohort(cohort)
     check_whole(folds, name="folds", least=2)
     check_whole(seed, name="seed", least=0)
     check_choice(group, ("patient", "site"), name="group")
@@ -99,6 +102,9 @@ def split(
 
 def _usable(cohort: Cohort, usable: pd.Index, wanted: Sequence[str]) -> list[str]:
     """Those of the wanted patients that the endpoint can be used of."""
+    if isinstance(wanted, str) or not isinstance(wanted, Iterable):
+        msg = f"patients={wanted!r} is a {type(wanted).__name__}; give a list of names"
+        raise TypeError(msg)
     listed = [str(name) for name in wanted]
     if unknown := [name for name in listed if name not in cohort.patients.index]:
         msg = f"{len(unknown)} of {len(listed)} patients are not in the cohort: {names(unknown)}"

@@ -136,9 +136,8 @@ def embed_sections(
                 Part(section=section, plan=plan, journal=journal)
                 for section, journal in zip(study, folders, strict=True)
             ]
-            for part, last in zip(
-                parts, embed_together(one_by_one(parts), plan.model, batch=plan.batch, seed=plan.seed), strict=True
-            ):
+            lasts = embed_together(one_by_one(parts), plan.model, batch=plan.batch, seed=plan.seed)
+            for part, last in zip(parts, lasts, strict=True):
                 yield part.section, finish(part, last)
         return
     for section, journal in zip(study, journals, strict=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import comb
+
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
@@ -168,3 +170,30 @@ def test_adjusted_p_values():
     p = np.array([0.01, np.nan, 0.04, 0.03, 1.0])
     np.testing.assert_allclose(benjamini_hochberg(p), [0.04, np.nan, 0.16 / 3, 0.16 / 3, 1.0])
     assert benjamini_hochberg(np.array([])).shape == (0,)
+
+
+def test_genes_of_a_few_spots_are_tested_by_their_presence():
+    """Of independent spots and rare genes, the false discovery rate of a small domain, and the bound itself."""
+    rng = np.random.default_rng(0)
+    centres = np.array([(x, y) for y in range(20) for x in range(20)], dtype=float)
+    domain = (abs(centres - 9.5) < 2).all(axis=1)
+    bins = distance_bins(centres, domain, pitch=1.0)
+    counts = csr_matrix(rng.poisson(rng.uniform(0.002, 0.1, 4000), (400, 4000)))
+    ranks = rank_columns(counts)
+    plain, p = rank_sum_test(ranks, domain).p, spatial_rank_test(ranks, domain, bins)[1]
+    assert (benjamini_hochberg(plain) < 0.05).sum() > 20
+    assert (benjamini_hochberg(p) < 0.05).sum() == 0
+    seen = np.asarray((counts > 0).sum(axis=0)).ravel()
+    own = np.asarray((counts[domain] > 0).sum(axis=0)).ravel()
+    for gene in np.flatnonzero(seen)[:50]:
+        presence = fisher_tail(own[gene], seen[gene], int(domain.sum()), 400)
+        assert p[gene] >= presence * (1 - 1e-9)
+    # genes that are in all of the domain's spots and nowhere else are found all the same
+    markers = np.where(domain[:, None], [3, 0] + rng.integers(1, 4, (400, 1)) * [0, 1], 0)
+    assert (spatial_rank_test(rank_columns(markers), domain, bins)[1] < 1e-8).all()
+
+
+def fisher_tail(own: int, seen: int, size: int, n: int) -> float:
+    """Twice the smaller tail of drawing so many of the domain's spots, by counting."""
+    ways = [comb(size, k) * comb(n - size, seen - k) for k in range(min(size, seen) + 1)]
+    return min(1.0, 2 * min(sum(ways[: own + 1]), sum(ways[own:])) / comb(n, seen))

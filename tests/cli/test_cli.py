@@ -17,7 +17,7 @@ from scipy import sparse
 import storm
 from storm import _keys
 from storm.cli import main
-from storm.cli._demo import _halves, _two_genes
+from storm.cli._demo import _two_genes
 
 # anndata warns whenever it writes that its next version will write in another way.
 pytestmark = pytest.mark.filterwarnings("ignore:zarr v3 autosharding:UserWarning")
@@ -220,18 +220,6 @@ def test_demo_of_a_real_section_without_an_image(shared_data, model, tmp_path, c
     assert "ARI" in printed
     assert "median r" not in printed
     assert {p.name for p in (tmp_path / "demo").iterdir()} == {"section.zarr", "domains.png"}
-
-
-def test_the_halves_of_a_section_do_not_touch():
-    columns, rows = np.meshgrid(np.arange(30.0), np.arange(10.0))
-    centres = np.column_stack([columns.ravel(), rows.ravel()]) * 100
-    centres[0] = np.nan
-    train, test, (left, right) = _halves(centres, field_um=112)
-    assert right - left == pytest.approx(2 * 200 + 112)
-    assert not (train | test)[0]
-    # The fields of the last window on the left and of the first window on the right do not overlap.
-    assert centres[train, 0].max() + 200 + 56 < centres[test, 0].min() - 200 - 56
-    assert abs(int(train.sum()) - int(test.sum())) <= 10
 
 
 def test_two_genes_are_well_predicted_and_uncorrelated():

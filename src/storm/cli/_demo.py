@@ -17,7 +17,6 @@ from storm._bridge import read_spots, select_table
 from storm._palette import palette
 from storm.cli._stores import check_parent, write_store
 from storm.data.normalise import log_normalise
-from storm.data.windows import make_windows
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -149,7 +148,9 @@ def _score(sdata: SpatialData, table: AnnData, truth: str | None) -> dict[str, A
 def _virtual_genes(sdata: SpatialData, table: AnnData, report: Report, *, model: StormModel, device: str) -> list[str]:
     """Fit a head on the left half, predict everywhere, score on the right half; return two genes to draw."""
     field_um = model.tile_encoder.field_um
-    train, test, gap = _halves(_centres(sdata), field_um=field_um)
+    train, test = storm.pp.split_along_x(sdata, field_um=field_um)
+    x = _centres(sdata)[:, 0]
+    gap = float(x[train].max()), float(x[test].min())
     with report.stage("fit the expression head on one half"):
         head = storm.tl.fit_expression(sdata, model=model, train=train, device=device)
     with report.stage("predict expression"):
@@ -164,26 +165,6 @@ def _virtual_genes(sdata: SpatialData, table: AnnData, report: Report, *, model:
     scores.update(n_genes=int(fitted.sum()), n_undefined=int(np.isnan(scores["r"][fitted]).sum()))
     report.expression = scores
     return _two_genes(scores["r"], predicted, list(table.var_names))
-
-
-def _halves(centres: np.ndarray, *, field_um: float) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
-    """Split a section into its left and right half, with a gap between them that belongs to neither.
-
-    No pixel contributes to both halves: the gap is as wide as two windows reach, H&E fields included.
-
-    Returns
-    -------
-    left, right
-        Masks of the spots, bool, shape (n,) each.
-    gap
-        Lowest and highest x of the gap in µm.
-    """
-    windows = make_windows(centres)
-    reach = float(np.abs(windows.offsets[..., 0]).max()) * windows.pitch + field_um / 2
-    x = centres[:, 0]
-    middle = float(np.nanmedian(x))
-    with np.errstate(invalid="ignore"):
-        return x < middle - reach, x > middle + reach, (middle - reach, middle + reach)
 
 
 def _two_genes(r: np.ndarray, predicted: np.ndarray, names: list[str]) -> list[str]:

@@ -36,13 +36,13 @@ def sum_windows(
     um_per_px: float | None = None,
     copy: bool = False,
 ) -> SpatialData | AnnData | list[SpatialData | AnnData] | None:
-    """Add the counts of each cell and its nearest ones: targets that H&E can hope to predict.
+    """Add the counts of each cell and its nearest ones, as another target for genes from H&E.
 
     A cell of an imaging platform holds some tens or hundreds of counts, most of whose variation is noise. Sums over
-    neighbours are less noisy, and say less: of the neighbourhood, not of the cell. Train on them with
-    ``storm.tl.fit_expression(layer="window_counts")``, and judge on the same layer: correlations with sums are higher
-    and cannot be compared with those of single cells. Two cells share counts if their windows overlap, so that
-    what is held out needs a gap, see :func:`storm.pp.split_along_x`.
+    neighbours are less noisy, and say less: of the neighbourhood, not of the cell. Correlations with sums are higher
+    and cannot be compared with those of single cells; on drawn sections they double, whether a head was trained on
+    cells or (``storm.tl.fit_expression(layer="window_counts")``) on sums. Two cells share counts if their windows
+    overlap, so that what is held out needs a gap, see :func:`storm.pp.split_along_x`.
 
     Parameters
     ----------

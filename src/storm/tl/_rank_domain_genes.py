@@ -65,7 +65,8 @@ def rank_domain_genes(
 
     **What the p-values mean.** ``pvals`` treats spots as independent, which they are not: of genes that have nothing to
     do with a domain but vary smoothly over the tissue, it calls a quarter to more than a half significant.
-    ``p_spatial`` widens the null distribution by the autocorrelation of the ranks. That is much closer to its level,
+    ``p_spatial`` widens the null distribution by the autocorrelation of the ranks, and holds genes that are seen in a
+    handful of spots to an exact test of where they are seen. That is much closer to its level,
     and still too liberal for genes that vary over more than two spots (the page *From domains to biology* has the
     table). Neither knows that the domains may have been clustered from the same counts: then some genes differ by
     construction, and these tests describe the domains, but prove nothing. Domains from the H&E alone

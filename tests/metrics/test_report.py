@@ -67,6 +67,22 @@ def test_ssim_by_hand() -> None:
     assert ssim(x.reshape(9, 1), y.reshape(9, 1), places)[0] == pytest.approx(0.8756545009, abs=1e-10)
 
 
+def test_morans_i_of_the_measurement() -> None:
+    rng = np.random.default_rng(0)
+    places = np.indices((12, 12)).reshape(2, -1).T + rng.uniform(-0.2, 0.2, (144, 2))
+    truth = np.column_stack([places.sum(axis=1), rng.normal(size=144), (places.round().sum(axis=1) % 2), np.ones(144)])
+    report = expression_report(truth, truth, genes=GENES, coords=places)
+    apart = np.square(places[:, None] - places[None]).sum(axis=2)
+    near = np.argsort(apart, axis=1)[:, 1:9]
+    weights = np.zeros((144, 144))
+    weights[np.arange(144)[:, None], near] = 1
+    z = truth[:, :3] - truth[:, :3].mean(axis=0)
+    wanted = 144 / weights.sum() * np.einsum("ig,ij,jg->g", z, weights, z) / np.square(z).sum(axis=0)
+    np.testing.assert_allclose(report["truth_moran"][:3], wanted)
+    assert wanted[0] > 0.9 > 0.2 > abs(wanted[1])
+    assert np.isnan(report["truth_moran"][3])
+
+
 def test_ssim_of_maps() -> None:
     places = np.argwhere(np.ones((12, 12)))
     smooth = 1 + np.sin(places[:, :1] / 3)

@@ -63,8 +63,9 @@ def expression_report(
     -------
     pandas.DataFrame
         Columns ``gene``, ``slide``, ``patient`` (if given), ``n``, ``pearson``, ``spearman``, ``rmse``, ``truth_mean``,
-        ``truth_zeros`` (share of spots without a count), ``ssim`` (with ``coords``), ``coverage`` and ``width`` (with
-        limits). NaN where a number is not defined, as a correlation with a constant.
+        ``truth_zeros`` (share of spots without a count), ``ssim`` and ``truth_moran`` (with ``coords``), ``coverage``
+        and ``width`` (with limits). ``truth_moran`` is Moran's I of the measurement over the eight nearest spots: what
+        is noise there cannot be predicted. NaN where a number is not defined, as a correlation with a constant.
 
     Raises
     ------
@@ -117,6 +118,7 @@ def expression_report(
         }
         if places is not None:
             part["ssim"] = ssim(x, y, places[rows])
+            part["truth_moran"] = _morans_i(x, places[rows])
         if limits is not None:
             low, high = (np.broadcast_to(limit, measured.shape)[rows] for limit in limits)
             part["coverage"] = interval_coverage(x, low, high)
@@ -232,6 +234,27 @@ def ssim(truth: ArrayLike, pred: ArrayLike, coords: ArrayLike, *, k: int = _SSIM
         below = (np.square(mean_a) + np.square(mean_b) + c1) * (spread + c2)
         total += np.where(below > 0, above / np.where(below > 0, below, 1), np.nan).sum(axis=0)
     return np.where(span > 0, total / len(x), np.nan)
+
+
+def _morans_i(values: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Moran's I of each gene over the nearest spots, each of weight 1 (Moran 1950), shape (g,); NaN if it is constant.
+
+    Spots where a gene is NaN count as its mean.
+    """
+    from scipy.spatial import cKDTree
+
+    k = _SSIM_SPOTS - 1
+    if len(values) <= k:
+        return np.full(values.shape[1], np.nan)
+    near = cKDTree(places).query(places, k + 1)[1][:, 1:]
+    known = ~np.isnan(values)
+    mean = np.where(known, values, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    z = np.where(known, values - mean, 0)
+    around = np.zeros_like(z)
+    for column in near.T:
+        around += z[column]
+    variance = np.square(z).sum(axis=0)
+    return np.where(variance > 0, (z * around).sum(axis=0) / np.where(variance > 0, k * variance, 1), np.nan)
 
 
 def _one_each(labels: Labels, n: int, *, name: str) -> np.ndarray:

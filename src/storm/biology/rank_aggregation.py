@@ -32,7 +32,7 @@ def rho(ranks: np.ndarray) -> np.ndarray:
     k = np.arange(1, ordered.shape[-1] + 1)
     inside = k <= number
     p = betainc(k, np.where(inside, number - k + 1, 1), np.where(inside, ordered, 1.0))
-    best = np.where(inside, p, np.inf).min(axis=-1)
+    best = np.where(inside, p, 1.0).min(axis=-1)
     return np.where(number[..., 0] > 0, np.minimum(best * number[..., 0], 1), np.nan)
 
 

@@ -13,7 +13,7 @@ import torch
 
 import storm
 from storm.metrics import concordance
-from storm.prognosis import Cohort, OutcomeFit, OutcomeModel, cross_validate, fit, load_model, split
+from storm.prognosis import Cohort, OutcomeFit, OutcomeModel, cross_validate, explain, fit, load_model, split
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:lifelines", "ignore::FutureWarning:lifelines")
 
@@ -157,19 +157,30 @@ def test_cross_validation_predicts_everybody_once(cohort: Cohort, folds) -> None
     assert found.attrs["endpoint"] == "DSS"
 
 
-def test_patients_who_were_seen(cohort: Cohort, model: OutcomeModel) -> None:
+def test_patients_who_were_seen(cohort: Cohort, model: OutcomeModel, caplog) -> None:
+    with caplog.at_level("WARNING", logger="storm"):
+        others = model.predict(cohort, device="cpu")
+    number = len(model.patients["train"]) + len(model.patients["validation"])
+    assert len(others) == len(cohort.patients) - number
+    assert f"{number} of {len(cohort.patients)} patients are left out: trained on" in caplog.text
     with pytest.raises(ValueError, match="whose risks would flatter"):
         model.predict(cohort, [model.patients["train"][0]], device="cpu")
     everybody = model.predict(cohort, list(cohort.patients.index), allow_seen=True, device="cpu")
     assert everybody["seen"].sum() == len(model.patients["train"]) + len(model.patients["validation"])
 
 
-def test_a_cohort_with_other_features(cohort: Cohort, model: OutcomeModel, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("fact", "value"), [("genes", ["g"]), ("seed", 7), ("encoder_sha256", "of another")])
+def test_a_cohort_with_other_features(cohort: Cohort, model: OutcomeModel, tmp_path: Path, fact: str, value) -> None:
+    """Whatever fact differs, or is known of one cohort only: its numbers mean something else."""
     shutil.copytree(cohort.folder, tmp_path / "other")
     other = Cohort(tmp_path / "other")
-    other.facts["genes"] = other.facts["genes"][::-1]
-    with pytest.raises(ValueError, match=r"made differently from those the model was trained on \(genes"):
-        model.predict(other, device="cpu")
+    other.facts[fact] = value
+    for call in (lambda: model.predict(other, device="cpu"), lambda: explain(model, other, "P0001", device="cpu")):
+        with pytest.raises(ValueError, match=rf"made differently from those the model was trained on \({fact}"):
+            call()
+    other = Cohort(tmp_path / "other")
+    other.facts["storm_version"] = "9"  # who wrote the folder does not matter
+    assert len(model.predict(other, device="cpu")) > 0
 
 
 @pytest.mark.parametrize(

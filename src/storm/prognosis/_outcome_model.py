@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from storm._bridge.cohort_facts import NOTES
 from storm._loading.files import read_fields, read_json, write_json
 from storm._logging import logger
 from storm.model.outcome import Outcome, OutcomeConfig
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 _WEIGHTS, _FACTS = "outcome.safetensors", "outcome.json"
-#: What has to be the same in a cohort that a model is applied to.
-_SAME = ("model", "tile_encoder", "field_um", "readout", "genes", "he_dim")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -116,7 +115,11 @@ class OutcomeModel:
         ready = {str(name) for name in cohort.slides.loc[cohort.slides["status"] == "done", "patient"]}
         known = {*self.patients["train"], *self.patients["validation"]}
         if patients is None:
-            chosen = [name for name in cohort.patients.index if name in ready and (allow_seen or name not in known)]
+            there = [name for name in cohort.patients.index if name in ready]
+            chosen = [name for name in there if allow_seen or name not in known]
+            if len(chosen) < len(there):
+                # Said, because patients of another cohort may have the same names.
+                logger.warning("%d of %d patients are left out: trained on", len(there) - len(chosen), len(there))
         else:
             chosen = list(patients)
         seen = [name for name in chosen if name in known]
@@ -240,14 +243,14 @@ def load_model(folder: str | Path) -> OutcomeModel:
 
 
 def check_same(trained: dict[str, Any], cohort: dict[str, Any]) -> None:
-    """Raise unless the features of two cohorts were made in the same way.
+    """Raise unless the features of two cohorts were made in the same way: by the same facts, whatever they are.
 
     Raises
     ------
     ValueError
         Names what differs.
     """
-    differ = [name for name in _SAME if trained.get(name) != cohort.get(name)]
+    differ = [name for name in {**trained, **cohort} if name not in NOTES and trained.get(name) != cohort.get(name)]
     if differ:
         listed = "; ".join(f"{name}: {_short(trained.get(name))} and {_short(cohort.get(name))}" for name in differ)
         msg = f"the features of this cohort were made differently from those the model was trained on ({listed})"

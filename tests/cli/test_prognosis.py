@@ -79,3 +79,20 @@ def test_folds_that_are_none(work: Path, capsys) -> None:
     assert main([*fit, "--split", str(work / "folds.csv"), "--fold", "7"]) == 2
     assert "has the folds ['0', '1', '2']" in capsys.readouterr().err
     assert not (work / "no").exists()
+
+
+def test_a_patient_whose_name_is_a_path(tmp_path: Path, capsys) -> None:
+    """Nothing is written beside the folder that was asked for."""
+    cohort = storm.datasets.toy_cohort(tmp_path / "c", n_patients=45, seed=0, n_tiles=(20, 30))
+    name, evil = cohort.patients.index[0], "../evil"
+    cohort.patients = cohort.patients.rename(index={name: evil})
+    cohort.slides["patient"] = cohort.slides["patient"].replace(name, evil)
+    cohort.save()
+    fit = ["prognosis", "fit", str(tmp_path / "c"), "--endpoint", "DSS", "--network", "mean", "--no-baselines"]
+    assert main([*fit, *QUICK, "--out", str(tmp_path / "m")]) == 0
+    before = sorted(tmp_path.iterdir())
+    capsys.readouterr()
+    argv = ["prognosis", "explain", str(tmp_path / "c"), "--model", str(tmp_path / "m"), "--patients", evil]
+    assert main([*argv, "--device", "cpu", "--quiet", "--out", str(tmp_path / "why")]) == 2
+    assert "patient='../evil'" in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before

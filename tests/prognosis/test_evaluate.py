@@ -95,12 +95,17 @@ def test_the_order_of_rows_does_not_matter(study) -> None:
 def test_a_response(study) -> None:
     from sklearn.metrics import roc_auc_score
 
-    patients, risks, _ = study
+    patients, risks, small = study
     found = evaluate(risks, patients, endpoint="relapse", n_boot=50)
     expected = roc_auc_score(patients.loc[risks.index, "relapse"], risks["risk"])
     assert found.summary.loc["AUROC", "value"] == pytest.approx(expected)
     assert found.summary.loc["AUROC", "lower"] < expected < found.summary.loc["AUROC", "upper"]
     assert "by chance" in found.summary.loc["AUPRC", "note"]
+    other = evaluate(risks, patients, endpoint="relapse", baseline=small, n_boot=50)
+    below = roc_auc_score(patients.loc[small.index, "relapse"], small["risk"])
+    row = other.summary.loc["difference of AUROC"]
+    assert row["value"] == pytest.approx(expected - below)
+    assert row["lower"] < row["value"] < row["upper"]
 
 
 def test_no_cut_off_is_made_here(study) -> None:
@@ -136,6 +141,8 @@ def test_missing_covariates(study) -> None:
     ("change", "error", "words"),
     [
         (lambda r: pd.concat([r, r]), ValueError, "predicted twice"),
+        (lambda r: r.assign(risk=r["risk"].where(r["risk"] > 0)), ValueError, "a risk that is missing or infinite"),
+        (lambda r: r.assign(group="High"), ValueError, "343 of 343 patients have a group other than 'high' and 'low'"),
         (lambda r: r.assign(seen=True), ValueError, "was trained on 343 of the patients"),
         (lambda r: r.rename(index={"p400": "someone"}), KeyError, "1 patients have no clinical data"),
         (lambda r: pd.concat([r.assign(network="a"), r.assign(network="b")]), ValueError, "evaluate one"),
@@ -147,3 +154,26 @@ def test_bad_predictions(study, change, error, words) -> None:
         evaluate(change(risks), patients, endpoint="RFS", n_boot=5)
     with pytest.raises(KeyError, match="there is no column 'OS_time'"):
         evaluate(risks, patients, endpoint="OS", n_boot=5)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("RFS_event", 2, "1 of 343 patients have RFS_event that is neither 0 nor 1: .'p400'"),
+        ("RFS_time", -1.0, "zero, negative or infinite: .'p400'"),
+        ("RFS_time", np.nan, "1 patients have no RFS"),
+    ],
+)
+def test_bad_follow_up(study, column, value, words) -> None:
+    patients, risks, _ = study
+    wrong = patients.copy()
+    wrong.loc["p400", column] = value
+    with pytest.raises(ValueError, match=words):
+        evaluate(risks, wrong, endpoint="RFS", n_boot=5)
+
+
+def test_some_without_predicted_survival(study) -> None:
+    patients, risks, _ = study
+    holes = risks.assign(survival_1825=risks["survival_1825"].where(np.arange(len(risks)) > 9))
+    found = evaluate(holes, patients, endpoint="RFS", horizon=1825, n_boot=5)
+    assert "10 patients have no survival_1825" in found.summary.loc["Brier score at 1825", "note"]

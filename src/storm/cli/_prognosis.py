@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 import storm
+from storm._checks import check_new_key
 from storm._files import replacing
 from storm.cli._outcome_report import write_report
 from storm.cli._stores import check_new_path
@@ -127,7 +128,9 @@ def _explain(
 ) -> None:
     check_new_path(out)
     cohort, trained = Cohort(folder), storm.prognosis.load_model(model)
-    names = patients or list(trained.predict(cohort, device=device).index)
+    names = patients or trained.unseen(cohort)
+    for name in names:  # each becomes the name of a file
+        check_new_key(name, name="patient")
     with replacing(out) as scratch:
         scratch.mkdir(parents=True)
         for name in names:

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from storm._checks import check_choice, check_whole
-from storm._logging import logger
 from storm.metrics.calibration import Subgroups, calibration_table, subgroup_hazards
 from storm.metrics.survival import CoxModel, KaplanMeier, LogRank, kaplan_meier, log_rank
 from storm.prognosis._measures import (
@@ -85,7 +84,8 @@ def evaluate(
     endpoint
         Name of the endpoint, such as ``"DSS"``; a column of 0 and 1 for a response.
     baseline
-        Predictions of the same patients by another model: the difference of concordances is of the same resamples.
+        Predictions of the same patients by another model: the difference of concordances, or of the AUROC of a
+        response, is of the same resamples.
     covariates
         Columns of ``patients`` for the multivariable Cox model, beside the group, and for the reclassification. Text is
         coded as columns of 0 and 1, the first level left out.
@@ -109,8 +109,8 @@ def evaluate(
     KeyError
         If a column is missing, or a patient has no clinical data.
     ValueError
-        If predictions are of several networks, a patient is predicted twice or was trained on, follow-up is invalid, or
-        a covariate is missing and ``missing="error"``.
+        If predictions are of several networks, a patient is predicted twice or was trained on, a risk, a group, an
+        event or a follow-up is invalid, or a covariate is missing and ``missing="error"``.
     ImportError
         Without lifelines (curves, tests and Cox models).
 
@@ -126,19 +126,12 @@ def evaluate(
         "patients": {"value": len(table)},
         "events": {"value": int(table["event"].sum())},
     }
+    if baseline is not None:
+        _add_baseline(table, _table(baseline, patients, endpoint))
     if "time" not in table:
-        return _response(table, baseline, rows, n_boot=n_boot, seed=seed)
+        return _response(table, rows, n_boot=n_boot, seed=seed)
     rows["Harrell C"] = interval(mean_concordance, table, n_boot=n_boot, seed=seed)
     if baseline is not None:
-        other = _table(baseline, patients, endpoint)
-        if sorted(other.index) != sorted(table.index):
-            msg = "baseline holds other patients than predictions; give predictions of the same ones"
-            raise ValueError(msg)
-        table["baseline"] = other["risk"].reindex(table.index)
-        table["baseline_fold"] = other["fold"].reindex(table.index)
-        if (table["fold"].astype(str) != table["baseline_fold"].astype(str)).any():
-            msg = "baseline has other folds than predictions; predict both by the same split"
-            raise ValueError(msg)
         rows["C of the baseline"] = interval(lambda t: mean_concordance(t, "baseline"), table, n_boot=n_boot, seed=seed)
         rows["difference of C"] = interval(
             lambda t: mean_concordance(t) - mean_concordance(t, "baseline"), table, n_boot=n_boot, seed=seed
@@ -223,29 +216,58 @@ def _table(predictions: pd.DataFrame, patients: pd.DataFrame, endpoint: str) -> 
     if endpoint in patients and wanted["time"] not in patients:
         wanted = {"event": endpoint}
     for name, column in wanted.items():
-        table[name] = column_of(patients, column).reindex(table.index).astype(float)
+        table[name] = pd.to_numeric(column_of(patients, column), errors="coerce").reindex(table.index).astype(float)
     lost = table[list(wanted)].isna().any(axis=1)
     if lost.any():
         msg = f"{int(lost.sum())} patients have no {endpoint}: {list(table.index[lost][:5])}; leave them out"
         raise ValueError(msg)
+    _check_values(table, wanted["event"])
     if "fold" not in table:
         table["fold"] = 0
     table["event"] = table["event"].astype(bool)
     return table
 
 
-def _response(table: pd.DataFrame, baseline: pd.DataFrame | None, rows: Rows, *, n_boot: int, seed: int) -> Report:
+def _check_values(table: pd.DataFrame, event: str) -> None:
+    """Raise unless risks are numbers, groups are high or low, events are 0 or 1, and patients were followed."""
+    wrong = {
+        "a risk that is missing or infinite": ~np.isfinite(pd.to_numeric(table["risk"], errors="coerce")),
+        "a group other than 'high' and 'low'": ~table["group"].isin(["high", "low"]),
+        f"{event} that is neither 0 nor 1": ~table["event"].isin([0, 1]),
+    }
+    if "time" in table:
+        wrong["a follow-up that is zero, negative or infinite"] = ~np.isfinite(table["time"]) | (table["time"] <= 0)
+    for what, rows in wrong.items():
+        if rows.any():
+            msg = f"{int(rows.sum())} of {len(table)} patients have {what}: {list(table.index[rows][:5])}"
+            raise ValueError(msg)
+
+
+def _add_baseline(table: pd.DataFrame, other: pd.DataFrame) -> None:
+    """Put the risks of another model beside those of the same patients, in the same folds."""
+    if sorted(other.index) != sorted(table.index):
+        msg = "baseline holds other patients than predictions; give predictions of the same ones"
+        raise ValueError(msg)
+    table["baseline"] = other["risk"].reindex(table.index)
+    if (table["fold"].astype(str) != other["fold"].reindex(table.index).astype(str)).any():
+        msg = "baseline has other folds than predictions; predict both by the same split"
+        raise ValueError(msg)
+
+
+def _response(table: pd.DataFrame, rows: Rows, *, n_boot: int, seed: int) -> Report:
     from sklearn.metrics import average_precision_score, roc_auc_score
 
-    if baseline is not None:
-        logger.warning("a difference to a baseline is computed for endpoints with a time only")
-
-    def mean(score: Callable[..., float]) -> Callable[[pd.DataFrame], float]:
+    def mean(score: Callable[..., float], column: str = "risk") -> Callable[[pd.DataFrame], float]:
         def over_folds(frame: pd.DataFrame) -> float:
             folds = [own for _, own in frame.groupby("fold", sort=False) if own["event"].nunique() == 2]
-            return float(np.mean([score(own["event"], own["risk"]) for own in folds])) if folds else np.nan
+            return float(np.mean([score(own["event"], own[column]) for own in folds])) if folds else np.nan
 
         return over_folds
+
+    if "baseline" in table:
+        own, other = mean(roc_auc_score), mean(roc_auc_score, "baseline")
+        rows["AUROC of the baseline"] = interval(other, table, n_boot=n_boot, seed=seed)
+        rows["difference of AUROC"] = interval(lambda t: own(t) - other(t), table, n_boot=n_boot, seed=seed)
 
     rows["AUROC"] = interval(mean(roc_auc_score), table, n_boot=n_boot, seed=seed)
     rows["AUPRC"] = interval(mean(average_precision_score), table, n_boot=n_boot, seed=seed)

@@ -100,10 +100,11 @@ def at_horizon(table: pd.DataFrame, horizon: float, *, n_boot: int, seed: int) -
                 "note": "1 is right; below, risks were predicted too far apart",
             }
     else:
-        rows[f"Brier score at {horizon:g}"] = {
-            "value": np.nan,
-            "note": f"predictions have no {column}; predict with times=[{horizon:g}]",
-        }
+        note = f"predictions have no {column}; predict with times=[{horizon:g}]"
+        if column in table:
+            lost = int(table[column].isna().sum())
+            note = f"{lost} patients have no {column}: their models saw too few events, or none so late"
+        rows[f"Brier score at {horizon:g}"] = {"value": np.nan, "note": note}
     return rows
 
 

@@ -112,16 +112,11 @@ class OutcomeModel:
         import pandas as pd
 
         check_same(self.facts, cohort.facts)
-        ready = {str(name) for name in cohort.slides.loc[cohort.slides["status"] == "done", "patient"]}
         known = {*self.patients["train"], *self.patients["validation"]}
-        if patients is None:
-            there = [name for name in cohort.patients.index if name in ready]
-            chosen = [name for name in there if allow_seen or name not in known]
-            if len(chosen) < len(there):
-                # Said, because patients of another cohort may have the same names.
-                logger.warning("%d of %d patients are left out: trained on", len(there) - len(chosen), len(there))
-        else:
+        if patients is not None:
             chosen = list(patients)
+        else:
+            chosen = _with_features(cohort) if allow_seen else self.unseen(cohort)
         seen = [name for name in chosen if name in known]
         if seen and not allow_seen:
             msg = (
@@ -153,6 +148,18 @@ class OutcomeModel:
         for moment in times:
             table[f"survival_{moment:g}"] = self._survival(table["risk"].to_numpy(), float(moment))
         return table
+
+    def unseen(self, cohort: Cohort) -> list[str]:
+        """Names of the patients who have a slide with features and whom the model was not trained on.
+
+        Those who are left out are counted in the log: patients of another cohort may have the same names.
+        """
+        known = {*self.patients["train"], *self.patients["validation"]}
+        there = _with_features(cohort)
+        others = [name for name in there if name not in known]
+        if len(others) < len(there):
+            logger.warning("%d of %d patients are left out: trained on", len(there) - len(others), len(there))
+        return others
 
     def _survival(self, risk: np.ndarray, moment: float) -> np.ndarray:
         base = self.baseline
@@ -261,6 +268,11 @@ def _short(value: Any) -> str:
     if isinstance(value, list | tuple) and len(value) > 3:
         return f"{len(value)} of them, {', '.join(map(str, value[:3]))} …"
     return repr(value)
+
+
+def _with_features(cohort: Cohort) -> list[str]:
+    ready = set(cohort.slides.loc[cohort.slides["status"] == "done", "patient"])
+    return [name for name in cohort.patients.index if name in ready]
 
 
 def run_bag(network: Outcome, bag: dict[str, torch.Tensor], *, name: str) -> torch.Tensor:

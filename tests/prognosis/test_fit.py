@@ -191,6 +191,9 @@ def test_a_cohort_with_other_features(cohort: Cohort, model: OutcomeModel, tmp_p
         ({"modality": "rna"}, ValueError, "modality='rna' is not an option"),
         ({"patients": ["nobody"]}, KeyError, "1 patients are not in the cohort"),
         ({"patients": ["P0000", "P0000"]}, ValueError, "named twice"),
+        ({"patients": "P0000"}, TypeError, "patients='P0000' is a str; give a list of names"),
+        ({"patients": 3}, TypeError, "patients=3 is a int"),
+        ({"config": {"epochs": 2}}, TypeError, "config is a dict"),
         ({"validation": 0.9}, ValueError, "validation"),
         ({"validation": ["nobody"]}, ValueError, "validation names"),
         ({"seed": -1}, ValueError, "seed"),
@@ -198,7 +201,14 @@ def test_a_cohort_with_other_features(cohort: Cohort, model: OutcomeModel, tmp_p
 )
 def test_bad_arguments(cohort: Cohort, options, error, words) -> None:
     with pytest.raises(error, match=words):
-        fit(cohort, "DSS", device="cpu", config=QUICK, **options)
+        fit(cohort, "DSS", **{"device": "cpu", "config": QUICK} | options)
+
+
+def test_patients_to_predict(cohort: Cohort, model: OutcomeModel) -> None:
+    with pytest.raises(KeyError, match=r"1 patients are not in the cohort: \['nobody'\]"):
+        model.predict(cohort, [cohort.patients.index[0], "nobody"], allow_seen=True)
+    with pytest.raises(ValueError, match="named twice"):
+        model.predict(cohort, [cohort.patients.index[0]] * 2, allow_seen=True)
 
 
 def test_bad_endpoints(cohort: Cohort) -> None:

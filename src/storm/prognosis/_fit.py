@@ -23,6 +23,7 @@ from storm.model.outcome import NETWORKS, Outcome, OutcomeConfig
 from storm.prognosis._bags import moments_of
 from storm.prognosis._config import OutcomeFit
 from storm.prognosis._outcome_model import OutcomeModel
+from storm.prognosis._patients import named_patients
 from storm.prognosis._target import LOSSES, Target
 from storm.prognosis._train import Task, train
 
@@ -100,6 +101,8 @@ def fit(
     ------
     KeyError
         If there is no such endpoint or patient.
+    TypeError
+        If ``patients`` are no names, or ``config`` is something else.
     ValueError
         If an option is unknown, the cohort has no such modality, too few patients are left, none of them has an event,
         or ``out`` holds another run.
@@ -122,6 +125,9 @@ def fit(
     check_choice(precision, ("auto", "fp32", "bf16"), name="precision")
     check_whole(seed, name="seed", least=0)
     config = OutcomeFit() if config is None else config
+    if not isinstance(config, OutcomeFit):
+        msg = f"config is a {type(config).__name__}; give storm.prognosis.OutcomeFit(epochs=…)"
+        raise TypeError(msg)
     modalities = _modalities(cohort, modality)
     outcome = _outcome(cohort, endpoint, patients, loss=loss)
     held = _held_out(outcome, validation, seed=seed)
@@ -184,14 +190,7 @@ def _outcome(cohort: Cohort, endpoint: str, patients: Sequence[str] | None, *, l
     table = response(cohort, endpoint) if loss == "bce" else cohort.endpoint(endpoint)
     if patients is None:
         return table
-    wanted = pd.Index(patients)
-    if wanted.has_duplicates:
-        msg = f"patients are named twice: {list(wanted[wanted.duplicated()].unique()[:5])}"
-        raise ValueError(msg)
-    unknown = wanted.difference(cohort.patients.index)
-    if len(unknown):
-        msg = f"{len(unknown)} patients are not in the cohort: {list(unknown[:5])}"
-        raise KeyError(msg)
+    wanted = pd.Index(named_patients(patients, cohort))
     left_out = wanted.difference(table.index)
     if len(left_out):
         logger.warning("%d of the patients have no %s or no slide: %s", len(left_out), endpoint, list(left_out[:5]))

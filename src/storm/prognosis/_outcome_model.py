@@ -15,6 +15,7 @@ from storm._loading.files import read_fields, read_json, write_json
 from storm._logging import logger
 from storm.model.outcome import Outcome, OutcomeConfig
 from storm.model.weights import build_from, save_weights
+from storm.prognosis._patients import named_patients
 from storm.prognosis._target import LOSSES, risk_of
 
 if TYPE_CHECKING:
@@ -106,15 +107,18 @@ class OutcomeModel:
         ------
         KeyError
             If there is no such patient.
+        TypeError
+            If ``patients`` are no names.
         ValueError
-            If the features of the cohort were made differently, patients were seen, or survival cannot be predicted.
+            If the features of the cohort were made differently, patients were seen or are named twice, or survival
+            cannot be predicted.
         """
         import pandas as pd
 
         check_same(self.facts, cohort.facts)
         known = {*self.patients["train"], *self.patients["validation"]}
         if patients is not None:
-            chosen = list(patients)
+            chosen = named_patients(patients, cohort)
         else:
             chosen = _with_features(cohort) if allow_seen else self.unseen(cohort)
         seen = [name for name in chosen if name in known]

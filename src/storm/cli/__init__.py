@@ -72,6 +72,10 @@ def _run(arguments: argparse.Namespace) -> int:
         from storm.cli._demo import demo
 
         demo(**options)
+    elif command == "read":
+        from storm.cli._read import read
+
+        read(**options)
     elif command == "check":
         from storm.cli._check import check
 

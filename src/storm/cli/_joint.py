@@ -17,6 +17,7 @@ from storm._bridge import recover
 from storm._inference.joint import embed_together
 from storm._inference.joint_steps import Last, look_at, run_network
 from storm.cli import _commands, _joint_store, _many
+from storm.cli._foreign import refuse
 from storm.cli._section import Job, Outcome, hold_for, release
 from storm.cli._stores import open_section
 from storm.data.journal import journal_name, journal_of
@@ -49,6 +50,7 @@ def run(command: str, options: dict[str, Any], *, debug: bool, quiet: bool) -> i
     summary: Path | None = options.pop("summary")
     if summary is not None:
         _many.check_summary(summary)
+    refuse(paths)
     jobs = _many.plan(command, paths, options)
     try:
         if command == "embed":

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from storm._files import replacing
+from storm.cli._foreign import refuse
 from storm.cli._section import Job, Outcome, release, run_section
 from storm.cli._stores import check_new_path, check_parent
 
@@ -47,6 +48,7 @@ def run(command: str, options: dict[str, Any], *, debug: bool, quiet: bool) -> i
         return 0
     if summary is not None:
         check_summary(summary)
+    refuse(paths)
     jobs = plan(command, paths, options)
     return run_jobs(
         jobs, command, workers=workers, scheduler=scheduler, retries=retries, summary=summary, debug=debug, quiet=quiet

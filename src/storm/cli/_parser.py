@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
@@ -10,17 +11,17 @@ from storm import _keys
 from storm._types import Batch, Field, Modality, Precision, Readout
 from storm.cli import _values
 from storm.cli._cohort_parser import add_cohort
+from storm.cli._command import Command
 from storm.cli._many_options import add_many
 from storm.cli._prognosis_parser import add_prognosis
+from storm.cli._read_parser import add_read
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     from storm import __version__
 
-    parser = argparse.ArgumentParser(
-        prog="storm", description="Spatial transcriptomics and H&E histology in one model."
-    )
+    parser = Command(prog="storm", description="Spatial transcriptomics and H&E histology in one model.")
     parser.add_argument("--version", action="version", version=f"storm {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     common = argparse.ArgumentParser(add_help=False)
@@ -36,15 +37,23 @@ def make_parser() -> argparse.ArgumentParser:
         "inputs": _input_options(),
     }
 
-    def command(name: str, summary: str, *using: str) -> argparse.ArgumentParser:
+    def command(
+        name: str, summary: str, *using: str, fill: Callable[[Command], None] | None = None
+    ) -> argparse.ArgumentParser:
+        about = summary[0].upper() + summary[1:] + "."
         return commands.add_parser(
-            name, help=summary, description=summary[0].upper() + summary[1:] + ".", parents=[parents[p] for p in using]
+            name, help=summary, description=about, parents=[parents[p] for p in using], fill=fill
         )
 
     _demo(
         command(
             "demo", "embed a section, find its domains, predict genes, write results and figures", "common", "model"
         )
+    )
+    command(
+        "read",
+        "make a store of what a vendor's software wrote, of an .h5ad or of a slide",
+        fill=lambda read: add_read(read, common),
     )
     _check(command("check", "check sections before anything long is computed", "common", "model", "inputs"))
     _encode(command("encode", "run a tile encoder over sections", "common", "device", "stores", "inputs"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from storm._bridge import persist, recover, select_table
 from storm._files import check_folder_writable, replacing
+from storm.cli._foreign import explain, is_zarr, refuse
 
 if TYPE_CHECKING:
     import pandas as pd
     from spatialdata import SpatialData
 
+#: Attribute of the root of a SpatialData store.
+_SIGN = "spatialdata_attrs"
 _KINDS = ("images", "labels", "points", "shapes", "tables")
 
 
@@ -105,7 +109,8 @@ def read_store(path: Path) -> SpatialData:
     FileNotFoundError
         If there is nothing at ``path``.
     ValueError
-        If it is not a SpatialData store, or one of its elements cannot be read.
+        If it is not a SpatialData store, or one of its elements cannot be read. What :mod:`storm.io` reads is named,
+        with the line to type.
     """
     import spatialdata
     import zarr
@@ -113,16 +118,19 @@ def read_store(path: Path) -> SpatialData:
     if not path.exists():
         msg = f"{path} does not exist"
         raise FileNotFoundError(msg)
+    refuse([path])
     # The journal of a run lies beside the store, under its name: "." and "folder/.." are not names.
     absolute = path.resolve()
     recover(absolute)
     try:
         attributes = dict(zarr.open_group(absolute, mode="r").attrs)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, zarr.errors.BaseZarrError) as error:
-        msg = f"{path} is not a zarr store, or its metadata are damaged ({type(error).__name__})"
+        other = "" if is_zarr(path) else "; storm read --help lists what can be read into one"
+        msg = f"{path} is not a zarr store, or its metadata are damaged ({type(error).__name__}){other}"
         raise ValueError(msg) from error
-    if "spatialdata_attrs" not in attributes:
-        msg = f"{path} is a zarr store, but not of a SpatialData object; write one with sdata.write(path)"
+    if _SIGN not in attributes:
+        known = explain(path)
+        msg = f"{path} {known or 'is a zarr store, but not of a SpatialData object; write one with sdata.write(path)'}"
         raise ValueError(msg)
     try:
         return spatialdata.read_zarr(absolute)
@@ -132,6 +140,23 @@ def read_store(path: Path) -> SpatialData:
         place = f"one of {', '.join(elements)}" if elements else "its metadata"
         msg = f"{path} is damaged: {place} cannot be read ({type(error).__name__}: {' '.join(str(error).split())})"
         raise ValueError(msg) from error
+
+
+def is_store(path: Path) -> bool:
+    """Whether a SpatialData store lies at a path, readable or not."""
+    file = path / "zarr.json"
+    try:
+        return _SIGN in json.loads(file.read_text(encoding="utf-8")).get("attributes", {})
+    except (OSError, ValueError, AttributeError, TypeError):
+        return _SIGN in _old_attributes(path)
+
+
+def _old_attributes(path: Path) -> Any:
+    """Attributes of a store of zarr 2."""
+    try:
+        return json.loads((path / ".zattrs").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
 
 
 def _is_readable(path: Path, kind: str) -> bool:
@@ -145,7 +170,13 @@ def _is_readable(path: Path, kind: str) -> bool:
     return True
 
 
-def check_new_path(path: Path, *, inside: Path | None = None, option: str = "--out") -> None:
+def check_new_path(
+    path: Path,
+    *,
+    inside: Path | None = None,
+    option: str = "--out",
+    advice: str = "give another name, or remove it",
+) -> None:
     """Raise unless a file or folder of this name can be made.
 
     Parameters
@@ -156,6 +187,8 @@ def check_new_path(path: Path, *, inside: Path | None = None, option: str = "--o
         A store in which it must not lie.
     option
         The option that named it, for the error.
+    advice
+        What to do if it exists.
 
     Raises
     ------
@@ -168,7 +201,7 @@ def check_new_path(path: Path, *, inside: Path | None = None, option: str = "--o
     """
     absolute = Path(os.path.abspath(path))
     if os.path.lexists(absolute):
-        msg = f"{option} {path} exists; give another name, or remove it"
+        msg = f"{option} {path} exists; {advice}"
         raise FileExistsError(msg)
     if inside is not None and absolute.resolve().is_relative_to(inside.resolve()):
         msg = f"{option} {path} lies inside the store {inside}; give a name outside of it"

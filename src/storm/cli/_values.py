@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from storm._checks import check_new_key
 
@@ -72,6 +73,22 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return math.nan
+
+
+def one_of(choices: Sequence[Any]) -> Callable[[str], Any]:
+    """The choice that is written so; any other text as it is, which ``argparse`` then refuses."""
+    by_text = {str(choice): choice for choice in choices}
+    return lambda text: by_text.get(text, text)
+
+
+def named(value: Callable[[str], Any]) -> Callable[[str], tuple[str | None, Any]]:
+    """Values with the name of what they are for, as in ``A=0.5``; without one, the name is ``None``."""
+
+    def convert(text: str) -> tuple[str | None, Any]:
+        name, equals, rest = text.partition("=")
+        return (name, value(rest)) if equals and not Path(text).exists() else (None, value(text))
+
+    return convert
 
 
 def new_key(*reserved: str) -> Callable[[str], str]:

@@ -24,6 +24,7 @@ from storm.io._cosmx_tables import (
 )
 from storm.io._outlines import fit_outlines, trace
 from storm.io._placing import in_pixels
+from storm.io._recognise import SIGNS
 from storm.io._vendor import (
     as_path,
     as_table,
@@ -104,7 +105,7 @@ def cosmx(
     from spatialdata import SpatialData
     from spatialdata.models import ShapesModel
 
-    folder = find_folder(path, platform="CosMx", signs=(f"*{_COUNTS}", f"*{_COUNTS}.gz"))
+    folder = find_folder(path, platform="CosMx", signs=SIGNS["cosmx"])
     run = _run(folder)
     counts_file = need_packed(folder, run + _COUNTS, what="the matrix of counts")
     cells_file = need_packed(folder, f"{run}_metadata_file.csv", what="the table of cells")

@@ -17,6 +17,7 @@ import pandas as pd
 
 from storm._keys import READ
 from storm._logging import logger
+from storm.io._recognise import BELOW, holds
 from storm.io._scale import POSSIBLE_UM
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ def find_folder(path: str | Path, *, platform: str, signs: Iterable[str]) -> Pat
         msg = f"there is no folder {path}; give the folder that the {platform} software wrote"
         raise FileNotFoundError(msg)
     signs = list(signs)
-    for folder in (path, path / "outs"):
-        if any(next(folder.glob(sign), None) is not None for sign in signs):
+    for folder in (path, path / BELOW):
+        if holds(folder, signs):
             return folder
     msg = f"{path} is not a {platform} folder: it holds none of {signs}, but {listed(path)}"
     raise FileNotFoundError(msg)

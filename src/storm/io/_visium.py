@@ -10,6 +10,7 @@ import numpy as np
 from storm._bridge.scale import VISIUM_PITCH_UM, VISIUM_SPOT_UM
 from storm.io._matrix import read_matrix
 from storm.io._placing import in_pixels
+from storm.io._recognise import SIGNS
 from storm.io._scale import choose_scale, given_scale
 from storm.io._space_ranger import (
     join_positions,
@@ -86,7 +87,7 @@ def visium(
 
     given = given_scale(um_per_px)
     kind = "filtered" if filtered else "raw"
-    folder = find_folder(path, platform="Visium", signs=("spatial", f"*{kind}_feature_bc_matrix*"))
+    folder = find_folder(path, platform="Visium", signs=SIGNS["visium"])
     spatial = need(folder, "spatial", what="the folder with the positions of the spots")
     factors_file = need(spatial, "scalefactors_json.json", what="the file of scale factors")
     factors = read_factors(factors_file)

@@ -14,6 +14,7 @@ from storm._checks import check_choice
 from storm.io._matrix import read_matrix
 from storm.io._outlines import Outlines, trace, valid
 from storm.io._placing import in_pixels
+from storm.io._recognise import SIGNS
 from storm.io._scale import choose_scale, given_scale
 from storm.io._space_ranger import (
     join_positions,
@@ -39,10 +40,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from geopandas import GeoDataFrame
     from spatialdata import SpatialData
-
-
-#: Files and folders of a section; a download of one part may hold no more than the bins.
-_SIGNS = ("binned_outputs", "segmented_outputs", "*feature_slice.h5", "square_*um")
 
 
 def visium_hd(
@@ -107,7 +104,7 @@ def visium_hd(
 
     check_choice(bin_size, (2, 8, 16, "cells"), name="bin_size")
     given = given_scale(um_per_px)
-    folder = find_folder(path, platform="Visium HD", signs=_SIGNS)
+    folder = find_folder(path, platform="Visium HD", signs=SIGNS["visium_hd"])
     part = _part(folder, bin_size)
     spatial = need(part, "spatial", what="the folder with the scale factors")
     factors_file = need(spatial, "scalefactors_json.json", what="the file of scale factors")

@@ -13,6 +13,7 @@ from storm._logging import logger
 from storm.io._aligned import aligned_image, find_alignment
 from storm.io._matrix import read_matrix
 from storm.io._outlines import Outlines, fit_outlines, merge, trace
+from storm.io._recognise import SIGNS
 from storm.io._vendor import (
     as_path,
     as_table,
@@ -105,9 +106,7 @@ def xenium(
     from spatialdata import SpatialData
     from spatialdata.models import ShapesModel
 
-    folder = find_folder(
-        path, platform="Xenium", signs=("experiment.xenium", "cell_feature_matrix.h5", "cells.zarr.zip")
-    )
+    folder = find_folder(path, platform="Xenium", signs=SIGNS["xenium"])
     pixel_um, source = _pixel_size(need(folder, "experiment.xenium", what="the description of the run"))
     table, facts = read_matrix(folder, "cell_feature_matrix")
     cells_file, cells = _read_cells(folder)

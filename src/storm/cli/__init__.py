@@ -101,6 +101,10 @@ def _run(arguments: argparse.Namespace) -> int:
         from storm.cli import _prognosis
 
         return _prognosis.run(options)
+    elif command == "export":
+        from storm.cli._export import export
+
+        export(options.pop("viewer"), **options)
     elif command == "models":
         from storm.cli._models import models
 

@@ -12,6 +12,7 @@ from storm._types import Batch, Field, Modality, Precision, Readout
 from storm.cli import _values
 from storm.cli._cohort_parser import add_cohort
 from storm.cli._command import Command
+from storm.cli._export_parser import add_export
 from storm.cli._many_options import add_many
 from storm.cli._prognosis_parser import add_prognosis
 from storm.cli._read_parser import add_read
@@ -72,6 +73,7 @@ def make_parser() -> argparse.ArgumentParser:
         add(compared.add_parser(name, help=summary, description=f"{summary.capitalize()}.", parents=using))
     add_cohort(command("cohort", "collect the slides of patients, with the features of their tiles"), parents)
     add_prognosis(command("prognosis", "train, apply, judge and explain outcome networks on a cohort"), parents)
+    add_export(command("export", "write domains and scores for Loupe Browser, Xenium Explorer or QuPath"), common)
     command("models", "list the packaged models and the tile encoders", "common")
     return parser
 

@@ -14,6 +14,7 @@ from storm.cli._foreign import explain, is_zarr, refuse
 
 if TYPE_CHECKING:
     import pandas as pd
+    from anndata import AnnData
     from spatialdata import SpatialData
 
 #: Attribute of the root of a SpatialData store.
@@ -157,6 +158,30 @@ def _old_attributes(path: Path) -> Any:
         return json.loads((path / ".zattrs").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+
+
+def read_object(path: Path) -> SpatialData | AnnData:
+    """Open a SpatialData store, or an AnnData (``.h5ad``), to look at it.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing at ``path``.
+    ValueError
+        If it is neither, or damaged.
+    """
+    if path.suffix != ".h5ad":
+        return read_store(path)
+    from anndata import read_h5ad
+
+    if not path.exists():
+        msg = f"{path} does not exist"
+        raise FileNotFoundError(msg)
+    try:
+        return read_h5ad(path)
+    except Exception as error:  # as of a store
+        msg = f"{path} cannot be read as .h5ad ({type(error).__name__}: {' '.join(str(error).split())})"
+        raise ValueError(msg) from error
 
 
 def _is_readable(path: Path, kind: str) -> bool:

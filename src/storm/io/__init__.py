@@ -1,4 +1,4 @@
-"""Readers: one thin file per platform, each returning SpatialData with a coordinate system ``"um"``."""
+"""Readers: one thin file per platform, each returning SpatialData with a coordinate system ``"um"``; and exports."""
 
 import lazy_loader
 

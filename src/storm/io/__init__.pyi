@@ -2,6 +2,9 @@ from ._cosmx import cosmx as cosmx
 from ._from_anndata import from_anndata as from_anndata
 from ._slide import slide as slide
 from ._st import st as st
+from ._to_loupe import to_loupe as to_loupe
+from ._to_qupath import to_qupath as to_qupath
+from ._to_xenium_explorer import to_xenium_explorer as to_xenium_explorer
 from ._visium import visium as visium
 from ._visium_hd import visium_hd as visium_hd
 from ._xenium import xenium as xenium

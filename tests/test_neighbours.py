@@ -99,3 +99,50 @@ def test_spatialdata_queries_keep_the_results(embedded):
     assert "X_storm" in table.obsm
     storm.pl.domains(part)
     plt.close("all")
+
+
+@pytest.mark.parametrize("platform", ["visium", "visium_hd", "xenium"])
+@pytest.mark.parametrize("system", ["global", "um"])
+def test_spatialdata_plot_draws_the_store(platform, system, tmp_path):
+    """What is written is drawn in both systems: every spot where it is, in the colours that are kept."""
+    import spatialdata_plot  # noqa: F401  adds .pl
+
+    section = storm.datasets.toy(platform, n=60)
+    table = section.tables["table"]
+    table.obs["storm_domain"] = table.obs["domain"].astype("category")
+    names = list(table.obs["storm_domain"].cat.categories)
+    table.uns["storm_domain_colors"] = [f"#10{20 * k:02x}30" for k in range(len(names))]
+    section.write(tmp_path / "section.zarr")
+    read = spatialdata.read_zarr(tmp_path / "section.zarr")
+    (shapes,) = read.shapes
+    _, ax = plt.subplots()
+    drawing = read.pl.render_images("he").pl.render_shapes(shapes, color="storm_domain", table_name="table")
+    drawing.pl.show(coordinate_systems=system, ax=ax)
+    drawn = ax.collections[0]
+    colours = {tuple((255 * np.asarray(colour[:3])).round().astype(int)) for colour in drawn.get_facecolors()}
+    assert colours == {(0x10, 20 * names.index(name), 0x30) for name in set(table.obs["storm_domain"])}
+    centres = [path.get_extents().get_points().mean(axis=0) for path in drawn.get_paths()]
+    moved = spatialdata.transform(read.shapes[shapes], to_coordinate_system=system).geometry
+    planted = [np.reshape(one.bounds, (2, 2)).mean(axis=0) for one in moved]
+    np.testing.assert_allclose(centres, planted, atol=0.01)
+    plt.close("all")
+
+
+@pytest.mark.parametrize("platform", ["visium", "visium_hd", "xenium"])
+def test_napari_spatialdata_finds_what_it_reads(platform, tmp_path):
+    """napari-spatialdata shows the elements of a chosen system, and colours each by the table joined to it."""
+    section = storm.datasets.toy(platform, n=60)
+    section.tables["table"].obs["storm_domain"] = section.tables["table"].obs["domain"].astype("category")
+    section.write(tmp_path / "section.zarr")
+    read = spatialdata.read_zarr(tmp_path / "section.zarr")
+    (shapes,) = read.shapes
+    assert set(read.coordinate_systems) == {"global", "um"}
+    for system in read.coordinate_systems:
+        shown = read.filter_by_coordinate_system(system)
+        assert set(shown.images) == {"he"}
+        assert set(shown.shapes) == {shapes}
+    elements, table = spatialdata.join_spatialelement_table(
+        sdata=read, spatial_element_names=[shapes], table_name="table", how="left", match_rows="left"
+    )
+    assert table.n_obs == len(elements[shapes]) == section.tables["table"].n_obs
+    assert table.obs["storm_domain"].notna().all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import spatialdata
 from safetensors.torch import save_file
@@ -338,3 +340,28 @@ def test_a_store_with_several_sections(section, model, tmp_path, capsys):
     capsys.readouterr()
     message = error(capsys, "domains", store, "--n-domains", "3", "--library-key", "batch", "--key-added", "d")
     assert "library_key='batch' is not in obs" in message
+
+
+# ------------------------------------------------------------------------------------------------------------- export
+
+
+def test_export(section, small, tmp_path, capsys):
+    before = files_of(section)
+    table = small.tables["table"]
+    assert main(["export", "qupath", str(section), str(tmp_path / "a.geojson"), "--key", "domain"]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "a.geojson")
+    assert len(json.loads((tmp_path / "a.geojson").read_text())["features"]) == N
+    table.write_h5ad(tmp_path / "table.h5ad")
+    out = str(tmp_path / "a.csv")
+    loupe = ["export", "loupe", str(tmp_path / "table.h5ad"), out, "--key", "domain", "--key", "capture"]
+    assert main(loupe) == 0
+    capsys.readouterr()
+    written = pd.read_csv(out)
+    assert list(written.columns) == ["Barcode", "domain", "capture"]
+    assert written["Barcode"].tolist() == list(table.obs_names)
+    assert "a.csv exists" in error(capsys, *loupe)
+    assert main([*loupe, "--overwrite"]) == 0
+    capsys.readouterr()
+    assert "'storm_domain' is not in obs" in error(capsys, "export", "loupe", section, tmp_path / "b.csv")
+    assert "b.h5ad does not exist" in error(capsys, "export", "loupe", tmp_path / "b.h5ad", tmp_path / "b.csv")
+    assert files_of(section) == before

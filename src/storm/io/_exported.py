@@ -244,15 +244,16 @@ def row_ids(table: AnnData, column: str | None, pattern: str, *, within: str, op
         names = pd.Series(table.obs_names.to_numpy(dtype=object)).map(str)
         ids = names
         if not names.str.fullmatch(pattern).all():
-            parts = names.str.findall(within)
-            if (unfit := parts.str.len() != 1).any():
-                some = ", ".join(map(repr, names[unfit][:3]))
+            parts = [re.findall(within, name) for name in names]
+            unfit = [name for name, found in zip(names, parts, strict=True) if len(found) != 1]
+            if unfit:
+                some = ", ".join(map(repr, unfit[:3]))
                 msg = (
-                    f"{int(unfit.sum())} of {len(names)} rows have names that are no {what}, e.g. {some}; name the "
-                    f"column of obs that holds them: {option}="
+                    f"{len(unfit)} of {len(names)} rows have names that are no {what}, e.g. {some}; name the column of "
+                    f"obs that holds them: {option}="
                 )
                 raise ValueError(msg)
-            ids = parts.str[0]
+            ids = pd.Series([found[0] for found in parts])
             logger.info("%s are parts of the names of the rows: %r of %r", what, ids.iloc[0], names.iloc[0])
     if not ids.is_unique:
         twice = ", ".join(map(repr, ids[ids.duplicated()].unique()[:3]))

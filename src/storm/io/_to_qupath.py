@@ -210,6 +210,7 @@ def _places(selection: Selection, pixel_um: float | None) -> tuple[np.ndarray, n
     full = levels_of(selection.image)[0]
     to_px = inverse(affine_of(full, selection.coordinate_system))
     if scale is not None:
+        assert pixel_um is not None
         assert scale.um_per_px is not None  # there is an image
         to_px = to_px * (scale.um_per_px / pixel_um)
     return ids, centres, to_px
@@ -239,7 +240,7 @@ def _features(section: _Section) -> Iterator[dict[str, Any]]:
     ]
     placed = np.isfinite(section.centres).all(axis=1)
     unique = len(np.unique(section.ids)) == len(section.ids)
-    for row in np.flatnonzero(placed):
+    for row in np.flatnonzero(placed).tolist():
         code = section.groups.codes[row]
         measured = {name: float(values[row]) for name, values in section.scores.items() if np.isfinite(values[row])}
         if code < 0 and not measured:

@@ -84,7 +84,7 @@ def to_xenium_explorer(
     --------
     >>> import storm
     >>> sdata = storm.datasets.toy("xenium", n=50)
-    >>> file, = storm.io.to_xenium_explorer(sdata, "truth.csv", "domain")
+    >>> file, = storm.io.to_xenium_explorer(sdata, "groups.csv", "domain")
     >>> file.read_text().splitlines()[0]
     'cell_id,group,color'
     """

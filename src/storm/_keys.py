@@ -44,6 +44,12 @@ MADE_BY = "made_by"
 #: ``uns[UNS][CHECK]`` holds the report of :func:`storm.pp.check`, if it was asked for.
 CHECK = "check"
 
+#: ``uns[UNS][REMEMBERED]`` holds what calls were told of an object: its table, image, coordinate system, sections.
+REMEMBERED = "remembered"
+
+#: ``obs`` column with the scale that a call was told: µm per unit of the coordinates in which a row's place is stored.
+UM_PER_UNIT = "storm_um_per_unit"
+
 #: Shapes and table of the tile grid made for an image without spots.
 TILES = "storm_tiles"
 TILES_TABLE = "tiles"

@@ -165,7 +165,7 @@ CASES: dict[str, tuple[Callable, dict, type[Exception], list[str]]] = {
         in_pixels,
         {},
         ValueError,
-        ["no µm scale is known for image 'he'", "um_per_px=", "set_transformation"],
+        ["no µm scale is known for image 'he'", "um_per_px=", "storm.pp.set_scale"],
     ),
     "argument against transformation": (
         section,

@@ -188,7 +188,7 @@ def images_of(data: SpatialData, member: Member, chosen: str | Mapping[str, str]
         If there is no image of a chosen name.
     """
     if isinstance(chosen, Mapping):
-        called = [name, member.name, *([] if member.region is None else [member.region])]
+        called = [name, member.name, plain(member.name), *([] if member.region is None else [member.region])]
         chosen = next((chosen[one] for one in called if one in chosen), None)
     if chosen is not None:
         check_key(chosen, data.images, name="image_key", where="sdata.images")

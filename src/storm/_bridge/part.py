@@ -9,9 +9,9 @@ import numpy as np
 
 from storm._bridge.counts import RAW, layer_names
 from storm._bridge.members import Member, plain
-from storm._bridge.select import annotated_regions, is_spatialdata, records_of
+from storm._bridge.select import annotated_regions, is_spatialdata, records_of, remembered_of
 from storm._checks import check_key
-from storm._keys import UNS
+from storm._keys import REMEMBERED, UNS
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -96,6 +96,9 @@ def _rows_of(table: AnnData, member: Member, layer: str | None) -> AnnData:
     obs = table.obs.to_memory() if hasattr(table.obs, "to_memory") else table.obs
     records = {key: section_facts(record, member.name) for key, record in records_of(table).items()}
     kept = {key: facts for key, facts in records.items() if facts is not None}
+    # what else was told, such as the images of all sections, was used to find this one
+    if system := remembered_of(table).get("coordinate_system"):
+        kept[REMEMBERED] = {"coordinate_system": system}
     part = AnnData(
         X=_take(table.X, rows) if layer is None else None,
         obs=obs.iloc[rows].copy(),

@@ -11,6 +11,7 @@ import pandas as pd
 from storm._bridge.keys import Keys
 from storm._bridge.members import members_of
 from storm._bridge.places import read_places
+from storm._bridge.remembered import recalled_library
 from storm._bridge.select import select_table
 from storm._bridge.selection import select
 from storm._checks import check_key
@@ -80,6 +81,7 @@ def read_sections(data: SpatialData | AnnData, keys: Keys, *, library_key: str |
         If a row has no value there, or something is ambiguous.
     """
     _, table = select_table(data, keys.table_key)
+    library_key = recalled_library(table, library_key)
     members = members_of(data, table, library_key=library_key, shapes_key=keys.shapes_key)
     if members is None:
         centres = read_places(select(data, keys, image=False))[1]

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from storm._bridge.geometry import centres_of, check_centres, has_outline
+from storm._bridge.geometry import affine_of, centres_of, check_centres, has_outline, length_scale
 from storm._bridge.image import levels_of
 from storm._bridge.one_section import check_one_section
+from storm._bridge.remembered import recalled_image_um, recalled_um
 from storm._bridge.scale import ScaleSources
 from storm._bridge.select import annotated_regions, match_instances
 
@@ -19,13 +20,15 @@ if TYPE_CHECKING:
     from storm._bridge.selection import Region, Selection
 
 
-def read_places(selection: Selection) -> tuple[np.ndarray, np.ndarray, ScaleSources]:
+def read_places(selection: Selection, *, recall: bool = True) -> tuple[np.ndarray, np.ndarray, ScaleSources]:
     """Read the ids and centres of a section.
 
     Parameters
     ----------
     selection
         The section.
+    recall
+        Whether a scale that a call was told is among the sources.
 
     Returns
     -------
@@ -42,7 +45,7 @@ def read_places(selection: Selection) -> tuple[np.ndarray, np.ndarray, ScaleSour
         If an element is missing or ambiguous, or coordinates are not finite.
     """
     region = selection.region
-    return _by_obsm(selection) if region is None else _by_shapes(selection, region)
+    return _by_obsm(selection, recall) if region is None else _by_shapes(selection, region, recall)
 
 
 def array_positions(table: AnnData, rows: np.ndarray) -> np.ndarray | None:
@@ -81,7 +84,7 @@ def _numbers(table: AnnData, column: str) -> np.ndarray:
     return pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64)
 
 
-def _by_obsm(selection: Selection) -> tuple[np.ndarray, np.ndarray, ScaleSources]:
+def _by_obsm(selection: Selection, recall: bool) -> tuple[np.ndarray, np.ndarray, ScaleSources]:
     table = selection.table
     assert table is not None  # without a table there is a region
     centres = obsm_spatial(table)
@@ -97,6 +100,7 @@ def _by_obsm(selection: Selection) -> tuple[np.ndarray, np.ndarray, ScaleSources
         uns=table.uns,
         attrs=selection.attrs,
         region=name,
+        told=recalled_um(table, slice(None), name="the table") if recall else None,
     )
     return table.obs_names.to_numpy(dtype=str), centres, sources
 
@@ -129,7 +133,7 @@ def obsm_spatial(table: AnnData) -> np.ndarray:
         raise ValueError(msg) from error
 
 
-def _by_shapes(selection: Selection, region: Region) -> tuple[np.ndarray, np.ndarray, ScaleSources]:
+def _by_shapes(selection: Selection, region: Region, recall: bool) -> tuple[np.ndarray, np.ndarray, ScaleSources]:
     table, system = selection.table, selection.coordinate_system
     index, own = centres_of(region.element, system)
     outlined = has_outline(region.element) if hasattr(region.element, "geometry") else np.ones(len(own), dtype=bool)
@@ -159,5 +163,16 @@ def _by_shapes(selection: Selection, region: Region) -> tuple[np.ndarray, np.nda
         spatial=spatial,
         array=None if table is None else array_positions(table, used),
         region=region.key,
+        told=_told_um(selection, region, used) if recall else None,
     )
     return ids, centres, sources
+
+
+def _told_um(selection: Selection, region: Region, rows: np.ndarray) -> float | None:
+    """µm per unit of the coordinate system as a call was told, of the rows of the table or of the image."""
+    system = selection.coordinate_system
+    own = None if selection.table is None else recalled_um(selection.table, rows, name=repr(region.key))
+    if own is not None:
+        return own / length_scale(affine_of(region.element, system))
+    key = selection.image_key
+    return None if key is None else recalled_image_um(selection.data, key, system)

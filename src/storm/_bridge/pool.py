@@ -54,7 +54,7 @@ def open_pool(
     """
     study = open_study(data, keys, library_key=library_key, image=False, copy=copy, keys_added=keys_added)
     names = labels_of(list(data)) if isinstance(data, list | tuple) else [""]
-    return Pool(study, keys, library_key, names)
+    return Pool(study, keys, study.library_key, names)
 
 
 @dataclass(frozen=True, eq=False)

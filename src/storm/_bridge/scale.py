@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 
 from storm._bridge.geometry import affine_of, length_scale, um_system
 from storm._checks import check_positive
-from storm._keys import READ, storable
+from storm._keys import READ, UM_PER_UNIT, storable
 from storm.data.spots import ScaleInfo
 
 #: Space Ranger's ``spot_diameter_fullres`` is the diameter of a theoretical spot of 65 µm, not of the 55 µm printed.
@@ -70,6 +71,8 @@ class ScaleSources:
         Column and row of the same rows in the array of spots or bins, (n, 2), or ``None``.
     region
         Name of the annotated element: ``uns["spatial"]`` may hold several libraries by name.
+    told
+        µm per unit of the coordinate system as an earlier call was told, or ``None``.
     """
 
     coordinate_system: str | None = None
@@ -81,6 +84,7 @@ class ScaleSources:
     spatial: np.ndarray | None = None
     array: np.ndarray | None = None
     region: str | None = None
+    told: float | None = None
 
     @property
     def px_size(self) -> float:
@@ -98,8 +102,9 @@ def resolve_scale(
 ) -> ScaleInfo | None:
     """Find the µm per pixel, and name its source.
 
-    In this order: the argument, a transformation into a coordinate system in µm, metadata of the platform, the pitch of
-    a declared platform. The first three must agree within 5 %; the last is asked only if they are silent.
+    In this order: the argument, what an earlier call was told, a transformation into a coordinate system in µm,
+    metadata of the platform, the pitch of a declared platform. All but the last must agree within 5 %, except that the
+    argument replaces what an earlier call was told, with a warning; the last is asked only if the others are silent.
 
     Parameters
     ----------
@@ -123,7 +128,14 @@ def resolve_scale(
     """
     if um_per_px is not None:
         check_um_per_px(um_per_px)
-    candidates = [*_given(sources, um_per_px), *_transformed(sources), *_from_metadata(sources)]
+    given, told = list(_given(sources, um_per_px)), list(_told(sources))
+    if given and told and not _agree(given[0][0], told[0][0]):
+        msg = (
+            f"um_per_px={um_per_px:g} is used for {name}, in place of the {told[0][0] * sources.px_size:.4g} that an "
+            f"earlier call was told"
+        )
+        warnings.warn(msg, UserWarning, stacklevel=2)
+    candidates = [*(given or told), *_transformed(sources), *_from_metadata(sources)]
     if not candidates:
         candidates = list(_from_pitch(sources))
     if not candidates and required:
@@ -137,6 +149,7 @@ def resolve_scale(
             msg = (
                 f"two sources disagree about the µm per pixel of {name}: {per_unit * px_size:.4g} from {source}, "
                 f"{other * px_size:.4g} from {other_source}; correct or remove the wrong one"
+                f"{'' if given or not told else ' (storm.pp.set_scale replaces what a call was told)'}"
             )
             raise ScaleError(msg)
     return ScaleInfo(
@@ -147,6 +160,11 @@ def resolve_scale(
 def _given(sources: ScaleSources, um_per_px: float | None) -> Iterator[tuple[float, str]]:
     if um_per_px is not None:
         yield float(um_per_px) / sources.px_size, "the argument um_per_px"
+
+
+def _told(sources: ScaleSources) -> Iterator[tuple[float, str]]:
+    if sources.told is not None:
+        yield sources.told, f"an earlier call, which was told it (obs[{UM_PER_UNIT!r}])"
 
 
 def _transformed(sources: ScaleSources) -> Iterator[tuple[float, str]]:
@@ -320,7 +338,6 @@ def _spread(points: np.ndarray) -> float:
 
 def _how_to_give(name: str) -> str:
     return (
-        f"no µm scale is known for {name}: pass um_per_px= (µm per pixel of the full-resolution image), or place the "
-        f"image in a coordinate system in µm with spatialdata.transformations.set_transformation(sdata.images[key], "
-        f"Scale([um_per_px, um_per_px], axes=('x', 'y')), 'um') and likewise the shapes"
+        f"no µm scale is known for {name}: pass um_per_px= (µm per pixel of the full-resolution image; without an "
+        f"image, per unit of the coordinates), or say it once with storm.pp.set_scale(data, um_per_px=...)"
     )

@@ -11,7 +11,7 @@ import pandas as pd
 
 from storm._bridge.pictures import finest_of_one
 from storm._checks import check_key
-from storm._keys import UNS, predicted_table
+from storm._keys import REMEMBERED, UNS, predicted_table
 from storm._logging import logger
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ def select_table(data: SpatialData | AnnData, table_key: str | None = None) -> t
     data
         Object with a table, or a table.
     table_key
-        Which table; not needed if there is only one, beside which its tables of predicted genes do not count.
+        Which table; not needed if there is only one, beside which its tables of predicted genes do not count, or a call
+        was told which: the last that was told counts.
 
     Returns
     -------
@@ -72,12 +73,30 @@ def select_table(data: SpatialData | AnnData, table_key: str | None = None) -> t
             raise ValueError(msg)
         # A table of predicted genes stands beside the one it was predicted for, and does not compete with it.
         mine = [key for key in data.tables if not any(_predicted_for(data, key, other) for other in data.tables)]
-        if len(mine) > 1:
+        table_key = mine[0] if len(mine) == 1 else _last_chosen(data)
+        if table_key is None:
             msg = f"the object holds several tables; choose one with table_key= out of {sorted(data.tables)}"
             raise ValueError(msg)
-        table_key = mine[0]
     check_key(table_key, data.tables, name="table_key", where="sdata.tables")
     return table_key, data.tables[table_key]
+
+
+def _last_chosen(data: SpatialData) -> str | None:
+    """The table that a call was told last; ``None`` if none was."""
+    orders = {key: remembered_of(table).get(CHOSEN, 0) for key, table in data.tables.items()}
+    last = max(orders, key=lambda key: orders[key])
+    return last if orders[last] else None
+
+
+#: Entry of what is remembered with the number of a choice of a table: of several, the last counts.
+CHOSEN = "chosen"
+
+
+def remembered_of(data: SpatialData | AnnData) -> Mapping[str, Any]:
+    """What calls were told of a table, or of a SpatialData without one; empty if nothing."""
+    records = data.attrs.get(UNS) if is_spatialdata(data) else data.uns.get(UNS)
+    own = records.get(REMEMBERED) if isinstance(records, Mapping) else None
+    return own if isinstance(own, Mapping) else {}
 
 
 def records_of(table: AnnData) -> Mapping[str, Any]:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from storm._bridge.geometry import common_system, find_element
+from storm._bridge.geometry import find_element
 from storm._bridge.keys import Keys
+from storm._bridge.remembered import meeting_system, recalled_image
 from storm._bridge.select import (
     annotated_regions,
     check_container,
@@ -117,7 +118,8 @@ class Selection:
         elements = {} if self.region is None else {f"shapes {self.region.key!r}": self.region.element}
         if self.image_key is not None:
             elements[f"image {self.image_key!r}"] = self.image
-        return common_system(elements, wanted=self.keys.coordinate_system)
+        source = self.data if self.table is None else self.table
+        return meeting_system(elements, self.keys.coordinate_system, source=source)
 
     def without_image(self) -> Selection:
         """The same without its image, and without the scale, which is that of the image."""
@@ -159,8 +161,9 @@ def select(
         table_key, chosen = select_table(data, keys.table_key)
     else:
         table_key, chosen = None, None
+    asked = keys.image_key or recalled_image(data, chosen)
     image_key = select_image(
-        data, keys.image_key, image=image, places=_places(data, chosen, keys), coordinate_system=keys.coordinate_system
+        data, asked, image=image, places=_places(data, chosen, keys), coordinate_system=keys.coordinate_system
     )
     return Selection(data=data, keys=keys, image_key=image_key, table_key=table_key, table=chosen)
 

@@ -11,6 +11,7 @@ import numpy as np
 from storm._bridge.keys import Keys
 from storm._bridge.members import Member, images_of, members_of
 from storm._bridge.part import part_of
+from storm._bridge.remembered import recalled_images, recalled_library
 from storm._bridge.select import annotated_regions, is_spatialdata, select_table
 from storm._bridge.study import given_once, image_by_section, labels_of
 
@@ -109,6 +110,10 @@ def _sections_of(
     if is_spatialdata(one) and not one.tables and keys.table_key is None and library_key is None:
         return [Standalone(label, frozenset({label}), keys, one, None, lambda: one)]
     table_key, table = select_table(one, keys.table_key)
+    library_key = recalled_library(table, library_key)
+    chosen = recalled_images(one, table, by_section or keys.image_key)
+    by_section = chosen if isinstance(chosen, dict) else None
+    keys = replace(keys, image_key=chosen if isinstance(chosen, str) else None)
     members = members_of(one, table, library_key=library_key, shapes_key=keys.shapes_key)
     if members is None:
         regions = annotated_regions(table)

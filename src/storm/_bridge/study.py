@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from scipy import sparse
 
 from storm._bridge.counts import check_structure
+from storm._bridge.geometry import find_element
 from storm._bridge.keys import Keys
 from storm._bridge.members import images_of, members_of
+from storm._bridge.remembered import Told, own_images, recalled_images, recalled_library, um_of_coordinates
 from storm._bridge.sections import Section, Study
 from storm._bridge.select import (
     annotated_regions,
@@ -96,6 +100,7 @@ def open_study(
             if label and error.args and isinstance(error.args[0], str):
                 error.args = (f"{label}: {error.args[0]}", *error.args[1:])
             raise
+        work.scales = partial(_told_scales, own)
         works.append(work)
         sections += own
     if names is not None:
@@ -107,7 +112,9 @@ def open_study(
     if image == "auto":
         for work in works:
             note_pictures(work.owner)
-    return Study(works, sections, library_key)
+    # for the provenance; of several objects, each may have been told its own
+    columns = [library_key, *(recalled_library(work.table, None) for work in works if work.selection.table is not None)]
+    return Study(works, sections, next((column for column in columns if column is not None), None))
 
 
 def labels_of(objects: Sequence[Any]) -> list[str]:
@@ -220,8 +227,19 @@ def _sections_of(
         msg = f"library_key={library_key!r} names a column of a table, and the object holds no table"
         raise ValueError(msg)
     members = None
+    told = Told(
+        table_key=keys.table_key,
+        image_key=keys.image_key,
+        coordinate_system=keys.coordinate_system,
+        library_key=library_key,
+    )
+    given = image_keys
     if has_table:
         table_key, table = select_table(one, keys.table_key)
+        library_key = recalled_library(table, library_key)
+        recalled = recalled_images(one, table, image_keys or keys.image_key)
+        image_keys = recalled if isinstance(recalled, dict) else None
+        keys = replace(keys, image_key=recalled if isinstance(recalled, str) else None)
         members = members_of(one, table, library_key=library_key, shapes_key=keys.shapes_key)
     if members is None:
         regions = annotated_regions(table) if has_table else None
@@ -232,6 +250,7 @@ def _sections_of(
             one, keys, image=image, field_um=field_um, stride_um=stride_um, copy=copy, keys_added=keys_added,
             writable=writable,
         )  # fmt: skip
+        work.told = told if given is None else replace(told, image_key=keys.image_key)
         return work, [Section(label, work, None, keys, image, [])]
     if writable:
         check_writable(table, table_key)
@@ -252,7 +271,38 @@ def _sections_of(
         images = images_of(owner, member, chosen, name=name) if is_spatialdata(owner) and image is not False else []
         own = replace(keys, image_key=images[0] if len(images) == 1 else None, shapes_key=member.region)
         sections.append(Section(name, work, member, own, image, images))
+    if given is not None:
+        called = [(member.name, _names(section)) for member, section in zip(members, sections, strict=True)]
+        told = replace(told, image_key=own_images(given, called))
+    work.told = told
     return work, sections
+
+
+def _told_scales(sections: Sequence[Section]) -> list[tuple[np.ndarray | None, float]]:
+    """Rows of the sections of an object, and their µm per unit of their coordinates as the call was told."""
+    scales: list[tuple[np.ndarray | None, float]] = []
+    for section in sections:
+        um_per_px, selection = section.keys.um_per_px, section.work.selection
+        if um_per_px is None:
+            continue
+        if section.member is None:
+            shapes = None if selection.region is None else selection.region.element
+            image, rows = selection.image, None
+        elif section.images and section.keys.image_key is None:
+            continue  # of several images, none was read: which one the number is about is not known
+        else:
+            region, key, rows = section.member.region, section.keys.image_key, section.member.rows
+            shapes = None if region is None else find_element(selection.data, region)
+            image = None if key is None else selection.data.images[key]
+        um = um_of_coordinates(
+            um_per_px,
+            shapes=shapes,
+            image=image,
+            table=selection.table,
+            coordinate_system=section.keys.coordinate_system,
+        )
+        scales.append((rows, um))
+    return scales
 
 
 def _check_own_images(sections: Sequence[Section]) -> None:

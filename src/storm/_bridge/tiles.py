@@ -10,6 +10,7 @@ from scipy import sparse
 
 from storm._bridge.geometry import common_system
 from storm._bridge.image import levels_of, make_reader
+from storm._bridge.remembered import recalled_image_um
 from storm._bridge.scale import ScaleSources, resolve_scale
 from storm._checks import check_positive
 from storm._keys import TILES
@@ -68,7 +69,12 @@ def make_tile_table(
     image_key, element = selection.image_key, selection.image
     assert image_key is not None  # it was selected with image=True
     system = common_system({f"image {image_key!r}": element}, wanted=selection.keys.coordinate_system)
-    sources = ScaleSources(coordinate_system=system, image=levels_of(element)[0], attrs=selection.attrs)
+    sources = ScaleSources(
+        coordinate_system=system,
+        image=levels_of(element)[0],
+        attrs=selection.attrs,
+        told=recalled_image_um(selection.data, image_key, system),
+    )
     scale = resolve_scale(sources, um_per_px=selection.keys.um_per_px, name=f"image {image_key!r}")
     assert scale is not None  # required
     reader = make_reader(element, image_key=image_key, coordinate_system=system, um_per_unit=scale.um_per_unit)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -72,6 +73,7 @@ def read_view(
     max_px: int = _MAX_PX,
     overlap: bool = True,
     whole: bool = False,
+    optional: bool = False,
 ) -> SectionView:
     """Read the H&E around the spots at a coarse level of its pyramid, and the outlines of the spots.
 
@@ -83,6 +85,9 @@ def read_view(
         Longer edge of the picture, in pixels.
     whole
         Show the whole image, not only what lies around the spots.
+    optional
+        Draw the spots alone, with a warning, where the image cannot be placed under them: its scale is not known, there
+        are several, or it is no H&E. What was computed from expression alone did not need it either.
 
     Returns
     -------
@@ -93,8 +98,16 @@ def read_view(
     KeyError, ValueError, TypeError
         As :func:`~storm._bridge.read.read_spots`; and a ValueError if no spot has a geometry.
     """
-    selection = select(data, keys, image=image, table=False)
-    spots = spots_of(selection, counts=False, overlap=overlap)
+    try:
+        selection = select(data, keys, image=image, table=False)
+        spots = spots_of(selection, counts=False, overlap=overlap)
+    except (ValueError, TypeError) as error:
+        if not optional or not getattr(data, "images", None):
+            raise
+        keys = replace(keys or Keys(), image_key=None)
+        selection = select(data, keys, image=False, table=False)
+        spots = spots_of(selection, counts=False, overlap=overlap)
+        warnings.warn(f"the H&E is not drawn: {error}", UserWarning, stacklevel=3)
     return view_of(selection, spots, max_px=max_px, whole=whole)
 
 

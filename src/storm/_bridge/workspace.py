@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from storm._bridge.keys import Keys
+from storm._bridge.remembered import Told, remembering
 from storm._bridge.select import check_container, is_spatialdata, records_of
 from storm._bridge.selection import Selection, select
 from storm._bridge.tiles import make_tile_table
@@ -35,12 +38,19 @@ class Workspace:
         Elements that were made for this call and must still be added to the user's object.
     store
         Path of the zarr store that the user's object lives in, or ``None``.
+    told
+        What the call was told of the object, which is remembered when results are written.
+    scales
+        Function that returns rows and their scale as the call was told; see
+        :func:`~storm._bridge.remembered.remembering`.
     """
 
     selection: Selection
     owner: SpatialData | AnnData
     made: dict[str, Any] = field(default_factory=dict)
     store: Path | None = None
+    told: Told = field(default_factory=Told)
+    scales: Callable[[], list[tuple[np.ndarray | None, float]]] = list
 
     @property
     def table(self) -> AnnData:
@@ -67,7 +77,17 @@ class Workspace:
 
     def add_table(self, name: str, table: AnnData) -> None:
         """Add a table beside the one that was read, together with the elements that were made for this call."""
-        add_elements(self.owner, shapes=self.made.get("shapes"), tables={**self.made.get("tables", {}), name: table})
+        take_back = write_results(self.table, **self.remembering())
+        try:
+            shapes, tables = self.made.get("shapes"), self.made.get("tables", {})
+            add_elements(self.owner, shapes=shapes, tables={**tables, name: table})
+        except BaseException:
+            take_back()
+            raise
+
+    def remembering(self) -> dict[str, dict[str, Any]]:
+        """What is written into the table, so that the next call finds what this one was told."""
+        return remembering(self.owner, self.table, self.told, table_key=self.selection.table_key, scales=self.scales())
 
     def add_made(self) -> None:
         """Add the elements that were made for this call, such as a grid of tiles, if there are any."""
@@ -91,7 +111,8 @@ def write_all(results: Sequence[tuple[Workspace, Mapping[str, Any]]]) -> None:
     undo: list[Callable[[], None]] = []
     try:
         for work, slots in results:
-            undo.append(write_results(work.table, **slots))
+            remembered = {name: {**slots.get(name, {}), **own} for name, own in work.remembering().items()}
+            undo.append(write_results(work.table, **{**slots, **remembered}))
         for work, _ in results:
             work.add_made()
     except BaseException:

@@ -13,7 +13,17 @@ from scipy import sparse
 
 from storm._bridge.select import annotated_regions, is_spatialdata, records_of
 from storm._checks import check_new_key
-from storm._keys import CHECK, DEFAULTS, LIMIT_ENDINGS, MADE_BY, OBS_ENDINGS, UNS, VAR_ENDINGS
+from storm._keys import (
+    CHECK,
+    DEFAULTS,
+    LIMIT_ENDINGS,
+    MADE_BY,
+    OBS_ENDINGS,
+    REMEMBERED,
+    UM_PER_UNIT,
+    UNS,
+    VAR_ENDINGS,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -86,7 +96,12 @@ def check_keys_added(
     annotated = annotated_regions(table)
     links = [] if annotated is None else list(annotated[1:])
     # The names of the result's place are reserved in the other places too: provenance has one list of names.
-    reserved = {"obs": [*links, CHECK], "obsm": ["spatial", CHECK], "layers": ["X", "raw", CHECK]}
+    own_names = [CHECK, REMEMBERED]
+    reserved = {
+        "obs": [*links, UM_PER_UNIT, *own_names],
+        "obsm": ["spatial", *own_names],
+        "layers": ["X", "raw", *own_names],
+    }
     records = records_of(table)
     for slot, keys in (("obs", obs), ("obsm", obsm), ("layers", layers)):
         for key in keys:
@@ -125,7 +140,7 @@ def check_record_added(table: AnnData, key: str, *, made_by: str) -> None:
     ValueError
         If the key cannot be stored, is reserved, or holds the record of something else.
     """
-    check_new_key(key, reserved=[CHECK])
+    check_new_key(key, reserved=[CHECK, REMEMBERED])
     _check_maker(records_of(table), key, made_by)
 
 

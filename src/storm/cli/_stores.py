@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from storm._bridge import persist, recover, select_table
+from storm._bridge.remembered import remembered_entries
 from storm._files import check_folder_writable, replacing
 from storm.cli._foreign import explain, is_zarr, refuse
 
@@ -299,17 +300,22 @@ def store(
         write_store(section.sdata, section.out)
         return section.out
     tables, shapes = section.new_tables(), section.new_shapes()
+    key, table = select_table(section.sdata, table_key)
+    told = {} if key in tables else remembered_entries(table)  # of a table that is new, all is stored
+    obs, uns = [*(obs or ()), *told.get("obs", ())], [*(uns or ()), *told.get("uns", ())]
     if tables:
-        persist(section.sdata, tables=tables, shapes=shapes)
+        persist(
+            section.sdata, table_key, obs=told.get("obs", ()), uns=told.get("uns", ()), tables=tables, shapes=shapes
+        )
     else:
         persist(
             section.sdata,
             table_key,
-            obs=obs or (),
+            obs=obs,
             obsm=obsm or (),
             layers=layers or (),
             var=var or (),
-            uns=uns or (),
+            uns=uns,
             shapes=shapes,
         )
     return section.path

@@ -58,7 +58,8 @@ def domains(
     """Draw the domains of a section (or any labels in ``obs``) over its H&E, in µm; of several, one panel for each.
 
     Spots are drawn at their true size; spots without a domain are grey. Panels have the same colours, and the same
-    scale where that of all sections is known. Nothing is computed: run :func:`storm.tl.domains` first.
+    scale where that of all sections is known. An image that cannot be placed under the spots, because its scale is not
+    known or there are several, is left out with a warning. Nothing is computed: run :func:`storm.tl.domains` first.
 
     Parameters
     ----------
@@ -124,7 +125,8 @@ def domains(
     sections = standalone(data, keys, library_key=library_key, image_key=image_key, counts=False)
     check_one_section(ax, [section.name for section in sections])
     max_px = _draw.longest_px(len(sections))
-    panels = [_panel(section, key, names, table_key, max_px=max_px) for section in sections]
+    optional = image_key is None and um_per_px is None  # what was asked for is drawn, or its absence is an error
+    panels = [_panel(section, key, names, table_key, max_px=max_px, optional=optional) for section in sections]
     axes, frames = _draw.panels([panel.view for panel in panels], ax=ax, columns=columns)
     drawn = set()
     for panel, axis, frame in zip(panels, axes, frames, strict=True):
@@ -154,10 +156,12 @@ def _names_and_colours(tables: Sequence[AnnData], key: str, palette: Any) -> tup
     return list(names), [*colours, _draw.MISSING]
 
 
-def _panel(section: Standalone, key: str, names: list[Any], table_key: str | None, *, max_px: int) -> _Panel:
+def _panel(
+    section: Standalone, key: str, names: list[Any], table_key: str | None, *, max_px: int, optional: bool
+) -> _Panel:
     one = section.make()
     labels = categories(select_table(one, table_key)[1].obs[key], key=key)
-    view = read_view(one, section.keys, max_px=max_px)
+    view = read_view(one, section.keys, max_px=max_px, optional=optional)
     return _Panel(section.name, view, pd.Index(names).get_indexer(labels.astype(object)))
 
 

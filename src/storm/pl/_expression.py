@@ -138,7 +138,8 @@ def expression(
         ]
     sections = standalone(data, keys, library_key=library_key, image_key=image_key, counts=False)
     max_px = _draw.longest_px(len(sections))
-    views = [read_view(section.make(), section.keys, max_px=max_px) for section in sections]
+    optional = image_key is None and um_per_px is None  # what was asked for is drawn, or its absence is an error
+    views = [read_view(section.make(), section.keys, max_px=max_px, optional=optional) for section in sections]
     frames = _draw.same_scale(views)
     values = [gene for own in whole.values() for gene in own]
     he = any(view.image is not None for view in views)

@@ -106,7 +106,7 @@ def adjacent_domains(
         "storm_version": __version__,
         _keys.MADE_BY: "storm.tl.adjacent_domains",
         "key": key,
-        "library_key": library_key,
+        "library_key": pool.library_key,
         "n_edges": len(edges),
         "n_sections": max(len(places.names), 1),
         "min_share": min_share,

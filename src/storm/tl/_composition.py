@@ -154,7 +154,7 @@ def composition(
         "types": list(frame.columns),
         "key": key,
         "normalised": normalised,
-        "library_key": library_key,
+        "library_key": pool.library_key,
     }
     results: dict[str, Any] = {}
     if method == "nusvr":

@@ -223,7 +223,7 @@ def rank_domain_genes(
         "match_depth": match_depth,
         "depth_ratio": list(ratios.values()),  # in the order of the domains
         "spatial": spatial and test == "wilcoxon",
-        "library_key": library_key,
+        "library_key": pool.library_key,
         "seed": seed,
     }
     if paired:

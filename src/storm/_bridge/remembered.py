@@ -169,7 +169,7 @@ def remembering(
     *,
     table_key: str | None,
     scales: Iterable[tuple[np.ndarray | None, float]] = (),
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Any]:
     """What is to be written into a table, so that the next call finds what this one was told.
 
     Parameters
@@ -188,7 +188,7 @@ def remembering(
     dict
         ``obs`` and ``uns`` for :func:`~storm._bridge.write.write_results`; empty if the call was told nothing.
     """
-    slots: dict[str, dict[str, Any]] = {}
+    slots: dict[str, Any] = {}
     column = np.full(table.n_obs, np.nan)
     if UM_PER_UNIT in table.obs:
         stored = pd.Series(np.asarray(table.obs[UM_PER_UNIT], dtype=object))

@@ -122,11 +122,12 @@ def _scale(
     section: Standalone, um_per_px: float | Mapping[str, float] | None, label: str
 ) -> tuple[float, float | None] | None:
     """µm per unit of the coordinates of a section, and per pixel of its image; ``None`` where nothing is said of it."""
-    number = um_per_px
     if isinstance(um_per_px, Mapping):
         number = next((um_per_px[name] for name in um_per_px if name in _called(section, label)), None)
         if number is None:
             return None
+    else:
+        number = um_per_px
     selection = _selected(section)
     sources = read_places(selection, recall=False)[2]
     name = f"section {section.name!r}" if section.name else "the object"

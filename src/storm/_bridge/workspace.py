@@ -85,7 +85,7 @@ class Workspace:
             take_back()
             raise
 
-    def remembering(self) -> dict[str, dict[str, Any]]:
+    def remembering(self) -> dict[str, Any]:
         """What is written into the table, so that the next call finds what this one was told."""
         return remembering(self.owner, self.table, self.told, table_key=self.selection.table_key, scales=self.scales())
 

@@ -18,8 +18,9 @@ _SOURCES = {"path": "SRC", "adata": "FILE.h5ad"}
 
 
 def formats() -> dict[str, str]:
-    """Functions of :mod:`storm.io` by the names that their formats have here."""
-    return {_NAMES.get(function, function): function for function in public("storm.io")}
+    """Readers of :mod:`storm.io` by the names that their formats have here."""
+    readers = [function for function in public("storm.io") if not function.startswith("to_")]
+    return {_NAMES.get(function, function): function for function in readers}
 
 
 def format_of(function: str) -> str:

@@ -189,7 +189,7 @@ def _hint(spots: Spots, encoder: EncoderInfo, *, field_um: float) -> None:
     squares = len(np.unique(np.floor(inside / (field_um / 2)), axis=0)) / 4
     if len(inside) > _OVERLAP * squares:
         logger.warning(
-            "%d fields of %g µm overlap %.0f times: field='dense' gives nearly the same, many times faster",
+            "%d fields of %g µm overlap %.0f times: field='dense' gives nearly the same, several times faster",
             len(inside), field_um, len(inside) / squares,
         )  # fmt: skip
 

@@ -8,11 +8,12 @@ result on every machine.
 
 from __future__ import annotations
 
-import math
-
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from storm.encoders.stain_filters import DerivativeFilters
 
 #: Optical density of haematoxylin and eosin in R, G, B, and of what neither explains (Ruifrok & Johnston 2001).
 _STAINS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
@@ -23,10 +24,12 @@ _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _GLASS = 0.12
 #: Concentrations of haematoxylin above which a pixel belongs to a nucleus.
 NUCLEAR = (0.3, 0.5, 0.8)
+#: Tiles that go through the processor together: as many as its cache holds.
+_PIECE = 16
 
 
 class StainTexture(nn.Module):
-    """Stain and texture statistics of a tile.
+    """Stain and texture statistics of a tile; no gradients flow back to its pixels.
 
     Parameters
     ----------
@@ -45,58 +48,62 @@ class StainTexture(nn.Module):
         #: Vacuoles of fat are wide: what survives a mean filter of this size is not the cleft between two cells.
         self.vacuole_px = max(3, 2 * round(10 / um_per_px) // 2 + 1)
         self.sigmas = tuple(scale / um_per_px for scale in _SCALES_UM)
-        for i, sigma in enumerate(self.sigmas):
-            self.register_buffer(f"kernels_{i}", _derivatives(sigma), persistent=False)
+        self._filters: dict[tuple[int, int, torch.device], list[DerivativeFilters]] = {}
         with torch.no_grad():
             self.dim = self(torch.full((1, 3, 64, 64), 0.5)).shape[1]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Statistics of tiles (B, 3, H, W) with values in [0, 1]: shape (B, dim)."""
+        """Statistics of tiles (B, 3, H, W) with values in [0, 1]: shape (B, dim), float32 at any precision."""
+        pieces = x.split(_PIECE) if x.device.type == "cpu" else (x,)
+        with torch.autocast(x.device.type, enabled=False):
+            return torch.cat([self._statistics(piece) for piece in pieces])
+
+    def _statistics(self, x: Tensor) -> Tensor:
         maps = self.maps(x)
         stains, total = maps[:, :2], maps[:, 2:3]
-        features = [*self._distribution(maps), *self._cells(stains, total)]
-        for i, sigma in enumerate(self.sigmas):
-            features += self._texture(stains, sigma, getattr(self, f"kernels_{i}"))
+        features = [*self._distribution(maps), *self._cells(stains[:, 0], total)]
+        features += [filters(stains) for filters in self._filters_for(stains)]
         return torch.cat(features, dim=1)
 
     def maps(self, x: Tensor) -> Tensor:
         """Features of each pixel by itself: haematoxylin, eosin, density, chroma, R, G, B; shape (B, 7, H, W)."""
-        density = -torch.log((x.float() * 255 + 1) / 256)
-        total = density.mean(dim=1, keepdim=True)
-        stains = torch.einsum("bchw,cs->bshw", density, self.unmix)[:, :2]
-        chroma = (x.amax(dim=1, keepdim=True) - x.amin(dim=1, keepdim=True)).float()
-        return torch.cat([stains, total, chroma, x.float()], dim=1)
+        x = x.float().contiguous()
+        logarithm = (x * 255).add_(1).mul_(1 / 256).log_()
+        # Optical density is minus the logarithm: both stains, and the mean over R, G and B.
+        weights = -torch.cat([self.unmix[:, :2].mT, self.unmix.new_full((1, 3), 1 / 3)])
+        densities = (weights @ logarithm.flatten(2)).unflatten(2, x.shape[2:])
+        red, green, blue = x.unbind(1)
+        chroma = torch.maximum(red, green).maximum(blue) - torch.minimum(red, green).minimum(blue)
+        return torch.cat([densities, chroma.unsqueeze(1), x], dim=1)
 
     def _distribution(self, maps: Tensor) -> list[Tensor]:
-        smooth = F.avg_pool2d(maps, 2)
+        smooth = _halved(maps)
+        height, width = (side // 4 for side in smooth.shape[-2:])
+        inner = smooth[..., height:-height, width:-width]
         flat = smooth.flatten(2)
-        inner = smooth[
-            ..., smooth.shape[-2] // 4 : -(smooth.shape[-2] // 4), smooth.shape[-1] // 4 : -(smooth.shape[-1] // 4)
-        ]
-        levels = flat[:, :3].sort(dim=-1).values
+        levels = ordered(flat[:, :3])
         at = (self.quantiles * (levels.shape[-1] - 1)).round().long()
-        return [flat.mean(-1), flat.std(-1), levels[..., at].flatten(1), inner.mean((-1, -2))]
+        mean = flat.mean(-1, keepdim=True)
+        spread = ((flat - mean).square_().sum(-1) / (flat.shape[-1] - 1)).sqrt()
+        return [mean.squeeze(-1), spread, levels[..., at].flatten(1), inner.mean((-1, -2))]
 
-    def _cells(self, stains: Tensor, total: Tensor) -> list[Tensor]:
-        haematoxylin = F.avg_pool2d(stains[:, :1], 3, stride=1, padding=1)
-        nuclear = [above(haematoxylin, level).mean((-1, -2)) for level in NUCLEAR]
+    def _cells(self, haematoxylin: Tensor, total: Tensor) -> list[Tensor]:
+        # The mean over 3 × 3 pixels, zeros beyond the tile.
+        padded = F.pad(haematoxylin, (1, 1, 1, 1))
+        rows = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]
+        smooth = (rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]) / 9
+        nuclear = [above(smooth, level).mean((-1, -2)).unsqueeze(1) for level in NUCLEAR]
         glass = glassy(total)
         wide = vacuous(F.avg_pool2d(glass, self.vacuole_px, stride=self.vacuole_px // 2))
         return [*nuclear, glass.mean((-1, -2)), wide.mean((-1, -2))]
 
-    def _texture(self, stains: Tensor, sigma: float, kernels: Tensor) -> list[Tensor]:
-        step = step_px(sigma)
-        batch, channels, height, width = stains.shape
-        radius = kernels.shape[-1] // 2
-        pad = min(radius, height - 1, width - 1)
-        x = F.pad(stains.reshape(batch * channels, 1, height, width), (pad,) * 4, mode="reflect")
-        gx, gy, gxx, gyy, gxy = F.conv2d(x, kernels, stride=step).unbind(1)
-        blob = (gxx + gyy).view(batch, channels, -1)
-        edge = (gx.square() + gy.square()).sqrt().view(batch, channels, -1)
-        ridge = ((gxx - gyy).square() + 4 * gxy.square()).sqrt().view(batch, channels, -1)
-        jxx, jyy, jxy = (v.view(batch, channels, -1).mean(-1) for v in (gx * gx, gy * gy, gx * gy))
-        coherence = ((jxx - jyy).square() + 4 * jxy.square()).sqrt() / (jxx + jyy + 1e-6)
-        return [F.relu(-blob).mean(-1), F.relu(blob).mean(-1), blob.std(-1), edge.mean(-1), ridge.mean(-1), coherence]
+    def _filters_for(self, maps: Tensor) -> list[DerivativeFilters]:
+        """The filters of every scale for tiles of this size, made once."""
+        height, width = maps.shape[-2:]
+        key = height, width, maps.device
+        if key not in self._filters:
+            self._filters[key] = [DerivativeFilters(sigma, height, width, maps.device) for sigma in self.sigmas]
+        return self._filters[key]
 
 
 def above(haematoxylin: Tensor, level: float) -> Tensor:
@@ -114,24 +121,16 @@ def vacuous(glass: Tensor) -> Tensor:
     return torch.sigmoid((glass - 0.6) / 0.1)
 
 
-def step_px(sigma: float) -> int:
-    """Stride of a filter, in pixels: larger scales need fewer places, because the response is smooth at that scale."""
-    return max(1, round(sigma / 2))
+def ordered(values: Tensor) -> Tensor:
+    """Values sorted along the last axis."""
+    if values.device.type == "cpu":  # numpy sorts several times faster here
+        return torch.from_numpy(np.sort(values.numpy(), axis=-1))
+    return values.sort(dim=-1).values
 
 
-def profiles(sigma: float) -> Tensor:
-    """A Gaussian and its scale-normalised first and second derivative, float64 (3, k)."""
-    radius = max(1, math.ceil(3 * sigma))
-    t = torch.arange(-radius, radius + 1, dtype=torch.float64)
-    g = torch.exp(-t.square() / (2 * sigma**2))
-    g = g / g.sum()
-    first = -t / sigma**2 * g * sigma
-    second = (t.square() / sigma**4 - 1 / sigma**2) * g * sigma**2
-    return torch.stack([g, first, second - second.mean()])
-
-
-def _derivatives(sigma: float) -> Tensor:
-    """Scale-normalised Gaussian derivatives x, y, xx, yy, xy as convolution kernels, shape (5, 1, k, k)."""
-    g, first, second = profiles(sigma)
-    pairs = [(g, first), (first, g), (g, second), (second, g), (first, first)]
-    return torch.stack([torch.outer(rows, columns) for rows, columns in pairs]).unsqueeze(1).float()
+def _halved(maps: Tensor) -> Tensor:
+    """Means over 2 × 2 pixels, (B, C, H // 2, W // 2): along y as a sum of rows, along x as a product."""
+    height, width = (side // 2 for side in maps.shape[-2:])
+    rows = maps[..., : 2 * height, : 2 * width].unflatten(2, (height, 2))
+    pairs = torch.eye(width, device=maps.device).repeat_interleave(2, dim=0) / 4
+    return (rows[:, :, :, 0] + rows[:, :, :, 1]) @ pairs

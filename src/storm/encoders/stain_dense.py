@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from storm.encoders.stain import NUCLEAR, StainTexture, above, glassy, profiles, step_px, vacuous
+from storm.encoders.stain import NUCLEAR, StainTexture, above, glassy, ordered, vacuous
+from storm.encoders.stain_filters import N_SUMS, folded, profiles, response_statistics, response_sums, step_px
 
 #: Number of fields whose pixels are sorted together: as many as stay in the processor's cache.
 _SORTED = 64
@@ -23,8 +24,6 @@ _SORTED = 64
 _FILTERED = 2_000
 #: Columns that one matrix product filters.
 _COLUMNS = 16
-#: Sums over the responses of a field: negative and positive blobs, their square, edge, ridge, the gradient's moments.
-_N_SUMS = 8
 
 
 class DenseStain:
@@ -90,11 +89,7 @@ class DenseStain:
                     for i, j in places[start : start + _SORTED]
                 ]
             ).flatten(2)
-            if fields.device.type == "cpu":  # numpy sorts several times faster here
-                fields = torch.from_numpy(np.sort(fields.numpy(), axis=-1))
-            else:
-                fields = fields.sort(dim=-1).values
-            out[start : start + _SORTED] = fields[..., at]
+            out[start : start + _SORTED] = ordered(fields)[..., at]
         return out.flatten(1)
 
     def _cells(self, maps: Tensor, x: Tensor, y: Tensor) -> list[Tensor]:
@@ -126,7 +121,7 @@ class DenseStain:
     def _texture(self, stains: Tensor, corners: np.ndarray) -> list[Tensor]:
         n, device = self.tile_px, stains.device
         order, run, first, length = _runs(corners, n)
-        sums = stains.new_zeros(len(self._scales), len(corners), 2, _N_SUMS, dtype=torch.float64)
+        sums = stains.new_zeros(len(self._scales), len(corners), 2, N_SUMS, dtype=torch.float64)
         for low, high in _chunks(length, _FILTERED):
             # The rows of pixels that these runs need, of both stains, one after the other: a line of columns.
             pieces = zip(first[low:high].tolist(), length[low:high].tolist(), strict=True)
@@ -154,11 +149,9 @@ class _Scale:
         lines = profiles(sigma)
         self.radius, self.step = lines.shape[1] // 2, step_px(sigma)
         pad = min(self.radius, n - 1)
-        # The response to each single pixel of a line gives the matrix of the whole operation, with the reflection.
-        eye = F.pad(torch.eye(n, dtype=torch.float64)[:, None], (pad, pad), mode="reflect")
-        folded = F.conv1d(eye, lines[:, None], stride=self.step)  # pixel, profile, place
-        self.n_out = folded.shape[2]
-        self._down = folded.flatten(1).float().to(device)
+        whole = folded(sigma, n, pad)  # profile, place, pixel
+        self.n_out = whole.shape[1]
+        self._down = whole.flatten(0, 1).T.float().to(device)
         # Places whose filter reaches over the left or the right end of the tile see a reflection.
         at = torch.arange(self.n_out) * self.step + self.radius - pad
         left, right = at < self.radius, at > n - 1 - self.radius
@@ -174,10 +167,10 @@ class _Scale:
         self._edges = []
         for side in (left, right & ~left):
             if side.any():
-                weights = folded[:, :, side]
-                used = torch.nonzero(weights.abs().amax(dim=(1, 2))).flatten()
+                weights = whole[:, side]
+                used = torch.nonzero(weights.abs().amax(dim=(0, 1))).flatten()
                 low, high = int(used[0]), int(used[-1]) + 1
-                self._edges.append((low, high - low, _pairs(weights[low:high].permute(1, 2, 0).float().to(device))))
+                self._edges.append((low, high - low, _pairs(weights[..., low:high].float().to(device))))
 
     def sums(self, line: Tensor, at: Tensor) -> Tensor:
         """Sums over the responses of fields, float64 (b, 2, 8).
@@ -190,27 +183,22 @@ class _Scale:
             First column of each field for haematoxylin and for eosin, (b, 2).
         """
         filtered = line @ self._down
-        total = line.new_zeros(*at.shape, _N_SUMS, dtype=torch.float64)
+        total = line.new_zeros(*at.shape, N_SUMS, dtype=torch.float64)
         if self.n_inner:
             # Windows across the border of two runs are filtered too; they belong to no field and are never used.
             windows = _windows(filtered, _COLUMNS + 2 * self.radius, _COLUMNS)
-            along = _sums(_respond(windows, self._sliding, self.n_out), dim=2).flatten(1)
+            along = response_sums(_respond(windows, self._sliding, self.n_out), dim=2).flatten(1)
             table = _running(along.double(), self.step)
             low = at + self.inner_at
             total += (table[:, low + self.n_inner * self.step] - table[:, low]).permute(1, 2, 0)
         for begin, width, matrices in self._edges:
             windows = filtered.unfold(0, width, 1).mT[(at + begin).flatten()]
-            total += _sums(_respond(windows, matrices, self.n_out), dim=(1, 2)).T.unflatten(0, at.shape)
+            total += response_sums(_respond(windows, matrices, self.n_out), dim=(1, 2)).T.unflatten(0, at.shape)
         return total
 
     def statistics(self, sums: Tensor) -> Tensor:
         """Features of fields from their sums: (b, 12)."""
-        n = self.n_out**2
-        dark, light, square, edge, ridge, jxx, jyy, jxy = (sums / n).unbind(-1)
-        # The mean response is light - dark, so that this is the unbiased standard deviation.
-        spread = ((square - (light - dark).square()) * (n / (n - 1))).clamp_min(0).sqrt()
-        coherence = ((jxx - jyy).square() + 4 * jxy.square()).sqrt() / (jxx + jyy + 1e-6)
-        return torch.cat([dark, light, spread, edge, ridge, coherence], dim=1)
+        return response_statistics(sums, self.n_out**2)
 
 
 def window_sums(maps: Tensor, x: Tensor, y: Tensor, *, shape: tuple[int, int], step: int = 1) -> Tensor:
@@ -268,13 +256,3 @@ def _respond(windows: Tensor, across: tuple[Tensor, Tensor, Tensor], n: int) -> 
     gauss, first, second = windows.split(n, dim=2)
     (gx, gxx), (gy, gxy) = ((across[k] @ part).chunk(2, dim=1) for k, part in enumerate((gauss, first)))
     return gx, gy, gxx, across[2] @ second, gxy
-
-
-def _sums(derivatives: tuple[Tensor, ...], *, dim: int | tuple[int, ...]) -> Tensor:
-    """The eight sums over some axes, one after the other."""
-    gx, gy, gxx, gyy, gxy = derivatives
-    blob = gxx + gyy
-    xx, yy = gx * gx, gy * gy
-    ridge = ((gxx - gyy).square_() + 4 * gxy.square()).sqrt_()
-    terms = (F.relu(-blob), F.relu(blob), blob.square(), (xx + yy).sqrt_(), ridge, xx, yy, gx * gy)
-    return torch.stack([term.sum(dim) for term in terms])

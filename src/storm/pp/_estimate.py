@@ -88,7 +88,7 @@ def estimate_rows(
         "of two, less where other work runs beside it"
     )
     if compute.device.type == "cpu" and seconds.get("tile encoder", 0) > 600:
-        text += "; field='dense' or a GPU is many times faster"
+        text += "; field='dense' or a GPU is several times faster"
     rows = [Row("time", f"about {duration(total)} ({parts})", "info", text, {"seconds": total})]
     return [*rows, _memory(spots, windows, model, tokens, field_um=field_um)]
 

@@ -81,8 +81,9 @@ def encode_tiles(
         Edge of the field around each centre, in µm; the encoder's own by default (55 µm for ``"h0-mini"``).
     field
         ``"exact"``: a tile around each centre. ``"dense"``: one pass over the tissue, of which each centre takes its
-        share, for bins and cells that lie closer than a tile is wide. It is many times cheaper, and with the packaged
-        tile encoder nearly the same; the page *Performance* gives the differences, also for transformers.
+        share, for bins and cells that lie closer than a tile is wide. It is several times cheaper (a
+        transformer: many times), and with the packaged tile encoder nearly the same; the page *Performance* gives the
+        differences.
     stride_um
         Distance between the tiles of an image without a table, in µm; ``field_um`` by default.
     tile_px

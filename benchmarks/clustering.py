@@ -2,17 +2,20 @@
 
     python benchmarks/clustering.py --n 700000 --dim 768 --k 12 --json clustering.json
     python benchmarks/clustering.py --n 700000 --ways storm pca50 minibatch full
+    python benchmarks/clustering.py --n 5208 5209 20000 20001 50000 50001 80000 80001 --ways storm storm-auto
 
 Simulated: ``--k`` groups of unequal size in 60 directions plus noise in all ``--dim``, float32. ``storm`` is
 :func:`storm.tl.domains` as it is called; the others are scikit-learn's on the same rows: ``pca50`` (its PCA by
 covariance, then KMeans with 10 starts), ``minibatch`` (MiniBatchKMeans on 50 components), ``full`` (KMeans with one
-start on all columns). Inertia is that of the groups found, in all columns, per row; ARI is to the planted groups. The
+start on all columns). Of several ``--n`` the first rows of one drawing are taken, so that the time on both sides of a
+switch can be compared. Inertia is that of the groups found, in all columns, per row; ARI is to the planted groups. The
 high-water mark of memory only rises, so run one way at a time where it matters.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import resource
 import time
@@ -36,7 +39,7 @@ WAYS = ("storm", "storm-auto", "storm-gmm", "storm-leiden", "pca50", "minibatch"
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n", type=int, default=700_000)
+    parser.add_argument("--n", type=int, nargs="+", default=[700_000])
     parser.add_argument("--dim", type=int, default=768)
     parser.add_argument("--k", type=int, default=12)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=["storm", "storm-auto", "storm-gmm", "minibatch"])
@@ -44,15 +47,17 @@ def main() -> None:
     options = parser.parse_args()
     storm.settings.verbosity = 0
     warnings.simplefilter("ignore")
-    values, truth = planted(options.n, options.dim, options.k)
-    print(f"{options.n:,} × {options.dim}: {values.nbytes / 2**30:.2f} GB; memory beyond it at the highest mark so far")
+    drawn, groups = planted(max(options.n), options.dim, options.k)
+    print(f"{len(drawn):,} × {options.dim}: {drawn.nbytes / 2**30:.2f} GB; memory beyond it at the highest mark so far")
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     rows = []
-    for name in options.ways:
+    for name, n in itertools.product(options.ways, options.n):
+        values, truth = drawn[:n], groups[:n]
         wall, core = time.perf_counter(), time.process_time()
         labels, note = way(name, values, options.k)()
         row = {
             "way": name,
+            "n": n,
             "wall_s": time.perf_counter() - wall,
             "core_s": time.process_time() - core,
             "extra_gb": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - held) / 2**20,
@@ -63,7 +68,7 @@ def main() -> None:
         }
         rows.append(row)
         print(
-            f"{name:<14}{row['wall_s']:>8.1f} s{row['core_s']:>8.1f} core-s{row['extra_gb']:>7.2f} GB   inertia "
+            f"{name:<14}{n:>10,}{row['wall_s']:>8.1f} s{row['core_s']:>8.1f} core-s{row['extra_gb']:>7.2f} GB   inertia "
             f"{row['inertia']:.4f}   ARI {row['ari']:.3f}   {row['groups']} groups   {note}",
             flush=True,
         )
@@ -94,7 +99,7 @@ def way(name: str, values: np.ndarray, k: int) -> Callable[[], tuple[np.ndarray,
         adata = ad.AnnData(obsm={"X_storm": values}, shape=(len(values), 0))
         storm.tl.domains(adata, number, **how)
         facts = adata.uns["storm"]["storm_domain"]
-        kept = ("n_components", "auto_rows", "fit_rows", "n_domains")
+        kept = ("n_components", "auto_rows", "start_rows", "fit_rows", "n_domains")
         return adata.obs["storm_domain"].cat.codes.to_numpy(), str({key: facts[key] for key in kept if key in facts})
 
     def reduced() -> np.ndarray:

@@ -90,7 +90,8 @@ def test_embedding_is_asked_for(planted):
 @pytest.fixture
 def large(monkeypatch):
     """Sizes at which a section is large, brought down; and such a section with planted groups and rows of NaN."""
-    for name, value in {"_LARGE": 1000, "_LARGE_DIM": 10, "_AUTO_ROWS": 400, "_GMM_ROWS": 600}.items():
+    sizes = {"_SIZE": 20_000, "_LEAST_DIM": 10, "_AUTO_ROWS": 400, "_START_ROWS": 500, "_GMM_ROWS": 600}
+    for name, value in sizes.items():
         monkeypatch.setattr(clustering, name, value)
     rng = np.random.default_rng(1)
     truth = rng.choice(4, 1500, p=[0.4, 0.3, 0.2, 0.1])
@@ -114,13 +115,51 @@ def test_large_sections_are_clustered_in_components(large, method):
     assert facts["n_components"] == (15 if method == "gmm" else 10)
     assert 0.5 < facts["variance_kept"] < 1
     assert facts.get("fit_rows") == (600 if method == "gmm" else None)
+    assert facts.get("start_rows") == (500 if method == "kmeans" else None)
+
+
+def test_components_begin_gradually(monkeypatch):
+    """Nearly all at first, so that time does not jump; what is small enough stays as it is, bit for bit."""
+    monkeypatch.setattr(clustering, "_SIZE", 20 * 100)
+    monkeypatch.setattr(clustering, "_LEAST_DIM", 5)
+    monkeypatch.setattr(clustering, "_START_ROWS", 300)
+    embedding = np.random.default_rng(0).normal(size=(400, 20)).astype(np.float32)
+    dims = {}
+    for n in (100, 101, 120, 150, 300, 400):
+        known = np.arange(400) < n
+        values, facts = clustering._rows(embedding, known, method="kmeans")
+        assert values.dtype == (np.float32 if n > 300 else np.float64)
+        assert values.shape == (n, facts.get("n_components", 20))
+        dims[n] = facts.get("n_components")
+        if dims[n] is None:
+            np.testing.assert_array_equal(values, embedding[:n])
+    assert dims == {100: None, 101: 19, 120: 13, 150: 8, 300: 5, 400: 5}
+    narrow, facts = clustering._rows(embedding[:, :5], np.ones(400, bool), method="kmeans")
+    np.testing.assert_array_equal(narrow, embedding[:, :5])
+    assert not facts
+
+
+def test_k_means_from_a_sample_is_as_good_as_on_all_rows(monkeypatch):
+    """Groups that overlap, so that starts differ: random starts on a tenth of the rows, and the best of them on all."""
+    from sklearn.cluster import KMeans
+
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(8, 12)) * 1.5
+    values = centres[rng.integers(0, 8, 6000)] + rng.normal(size=(6000, 12))
+    monkeypatch.setattr(clustering, "_START_ROWS", 600)
+    adata = ad.AnnData(obsm={"X_storm": values}, shape=(6000, 0))
+    storm.tl.domains(adata, 8)
+    assert adata.uns["storm"]["storm_domain"]["start_rows"] == 600
+    labels = adata.obs["storm_domain"].cat.codes.to_numpy()
+    own = sum(labels.tolist().count(k) * values[labels == k].var(axis=0).sum() for k in range(8))
+    assert own <= 1.002 * KMeans(8, n_init=10, random_state=0).fit(values).inertia_
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_leiden_where_neighbours_are_searched(planted, monkeypatch):
     """scanpy's own call fails with pynndescent 0.7; it compiles for a minute or two."""
-    monkeypatch.setattr(clustering, "_LARGE", 100)
+    monkeypatch.setattr(clustering, "_EXACT_ROWS", 100)
     storm.tl.domains(planted, 4, method="leiden")
     assert adjusted_rand_score(planted.uns["truth"], planted.obs["storm_domain"]) > 0.95
 
@@ -148,7 +187,7 @@ def test_auto_on_a_large_section_tries_on_a_sample(large):
 def test_small_sections_are_clustered_as_they_are(planted):
     storm.tl.domains(planted, 4)
     facts = planted.uns["storm"]["storm_domain"]
-    assert not {"n_components", "auto_rows", "fit_rows"} & facts.keys()
+    assert not {"n_components", "auto_rows", "start_rows", "fit_rows"} & facts.keys()
 
 
 @pytest.mark.parametrize("container", [np.asarray, pd.DataFrame])

@@ -22,14 +22,16 @@ _AUTO_RUNS, _AUTO_FRACTION, _RUN_STARTS = 6, 0.9, 3
 _AS_STABLE = 0.05
 #: Principal components in which mixtures are fitted: a covariance per domain needs few dimensions.
 _GMM_DIM = 15
-#: A section of more rows than this is large: what is quadratic, or repeated over numbers of domains, works on a sample.
-_LARGE = 50_000
-#: Principal components in which the rows of a large section are clustered.
-_LARGE_DIM = 50
+#: Rows × columns that are clustered as they are: a Visium section of 800 columns.
+_SIZE = 4_000_000
+#: Principal components of a larger embedding that are clustered at least.
+_LEAST_DIM = 50
 #: Columns by which rows are sorted before they are clustered, so that their order in the table does not matter.
 _ORDER_COLUMNS = 8
-#: Rows of a large section on which ``"auto"`` tries its numbers, and on which a mixture is fitted.
-_AUTO_ROWS, _GMM_ROWS = 20_000, 100_000
+#: Rows on which ``"auto"`` tries its numbers, from which k-means starts, and to which a mixture is fitted.
+_AUTO_ROWS, _START_ROWS, _GMM_ROWS = 20_000, 50_000, 100_000
+#: Rows up to which the neighbours in the graph of ``"leiden"`` are searched exactly, which takes quadratic time.
+_EXACT_ROWS = 50_000
 
 
 def cluster_rows(
@@ -63,7 +65,7 @@ def cluster_rows(
         If ``n_domains`` is not a number from 2 to that of the known rows, or there are too few of them for ``"auto"``.
     """
     _check_number(n_domains, int(known.sum()), len(known))
-    values, facts = _rows(embedding, known, dim=_GMM_DIM if method == "gmm" else _LARGE_DIM)
+    values, facts = _rows(embedding, known, method=method)
     order = np.lexsort(values.T[:_ORDER_COLUMNS])
     sorted_labels, choices = cluster(values[order], n_domains, method=method, **options)
     labels = np.empty_like(sorted_labels)
@@ -76,15 +78,16 @@ def cluster_rows(
     return codes, facts | choices
 
 
-def _rows(embedding: Any, known: np.ndarray, *, dim: int) -> tuple[np.ndarray, dict[str, Any]]:
-    """What is clustered: the known rows in double precision, or, of a large section, their principal components."""
+def _rows(embedding: Any, known: np.ndarray, *, method: str) -> tuple[np.ndarray, dict[str, Any]]:
+    """What is clustered: the known rows, or their leading principal components; up to 50,000 in double precision."""
     n, width = int(known.sum()), embedding.shape[1]
-    if n <= _LARGE:
-        return np.asarray(embedding, dtype=np.float64)[known], {}
-    if width <= dim:
-        return np.asarray(embedding, dtype=np.float32)[known], {}
+    dtype = np.float64 if n <= _START_ROWS else np.float32
+    if n * width <= _SIZE or width <= _LEAST_DIM:
+        return np.asarray(embedding, dtype=dtype)[known], {}
+    # Nearly all components at first, and fewer the larger the embedding is: time does not jump where they begin.
+    dim = _GMM_DIM if method == "gmm" else max(_LEAST_DIM, int(width * (_SIZE / (n * width)) ** 2))
     values, share = principal_components(embedding, known, dim)
-    return values, {"n_components": dim, "variance_kept": share}
+    return values.astype(dtype, copy=False), {"n_components": dim, "variance_kept": share}
 
 
 def _check_number(n_domains: int | str, n: int, n_obs: int) -> None:
@@ -120,43 +123,38 @@ def cluster(
     if method == "gmm" and values.shape[1] > _GMM_DIM:
         values = PCA(min(_GMM_DIM, len(values) - 1), random_state=seed).fit_transform(values)
 
-    n = len(values)
     facts: dict[str, Any] = {"n_init": n_init}
     rng = np.random.default_rng(seed)
 
-    def fit(k: int, rows: np.ndarray) -> np.ndarray:
+    def fit(k: int, sample: np.ndarray) -> np.ndarray:
         if method == "kmeans":
-            return _dense(KMeans(k, n_init=n_init, random_state=seed).fit_predict(rows))
+            best = KMeans(k, n_init=n_init, random_state=seed).fit(sample)
+            if len(sample) < len(values):
+                facts["start_rows"] = len(sample)
+                best = KMeans(k, init=best.cluster_centers_, n_init=1).fit(values)
+            return _dense(best.labels_)
         mixture = GaussianMixture(k, n_init=n_init, reg_covar=1e-4, random_state=seed)
-        if len(rows) <= _GMM_ROWS:
-            return _dense(mixture.fit_predict(rows))
-        sample = _sample(rows, _GMM_ROWS, rng)
+        if len(sample) == len(values):
+            return _dense(mixture.fit_predict(values))
         facts["fit_rows"] = len(sample)
         mixture.fit(sample)
-        steps = range(0, len(rows), _GMM_ROWS)
-        return _dense(np.concatenate([mixture.predict(rows[i : i + _GMM_ROWS]) for i in steps]))
+        steps = range(0, len(values), _GMM_ROWS)
+        return _dense(np.concatenate([mixture.predict(values[i : i + _GMM_ROWS]) for i in steps]))
 
-    if n_domains != "auto":
-        return fit(int(n_domains), values), facts
-    large = n > _LARGE
-    trial = _sample(values, _AUTO_ROWS, rng) if large else values
-    labels = _runs(trial, _RANGE, method=method, runs=_AUTO_RUNS, fraction=_AUTO_FRACTION, seed=seed)
-    means = {k: mean_agreement(own) for k, own in labels.items()}
-    best = max(k for k, mean in means.items() if mean >= max(means.values()) - _AS_STABLE)
-    facts["stability"] = {str(k): mean for k, mean in means.items()}
-    chosen = fit(best, trial)
-    if not large:
-        return chosen, facts
-    facts["auto_rows"] = len(trial)
-    if method == "gmm":
-        return fit(best, values), facts
-    # From the domains of the sample: other starts may end elsewhere.
-    start = np.stack([trial[chosen == label].mean(axis=0) for label in range(chosen.max() + 1)])
-    return _dense(KMeans(len(start), init=start, n_init=1, random_state=seed).fit_predict(values)), facts
+    if n_domains == "auto":
+        trial = _sample(values, _AUTO_ROWS, rng)
+        labels = _runs(trial, _RANGE, method=method, runs=_AUTO_RUNS, fraction=_AUTO_FRACTION, seed=seed)
+        means = {k: mean_agreement(own) for k, own in labels.items()}
+        n_domains = max(k for k, mean in means.items() if mean >= max(means.values()) - _AS_STABLE)
+        facts["stability"] = {str(k): mean for k, mean in means.items()}
+        if len(trial) < len(values):
+            facts["auto_rows"] = len(trial)
+    return fit(int(n_domains), _sample(values, _START_ROWS if method == "kmeans" else _GMM_ROWS, rng)), facts
 
 
 def _sample(rows: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    return rows if len(rows) <= size else rows[np.sort(rng.choice(len(rows), size, replace=False))]
+    """All rows, or as many of them as are allowed, in double precision as smaller sections are."""
+    return rows if len(rows) <= size else rows[np.sort(rng.choice(len(rows), size, replace=False))].astype(np.float64)
 
 
 def repeat(
@@ -211,7 +209,7 @@ def repeat(
             f"{max(numbers)} domains"
         )
         raise ValueError(msg)
-    values, _ = _rows(embedding, known, dim=_GMM_DIM if method == "gmm" else _LARGE_DIM)
+    values, _ = _rows(embedding, known, method=method)
     order = np.lexsort(values.T[:_ORDER_COLUMNS])
     if len(order) > _AUTO_ROWS:
         order = order[np.sort(np.random.default_rng(seed).choice(len(order), _AUTO_ROWS, replace=False))]
@@ -265,7 +263,7 @@ def _leiden(
     n_neighbors = min(n_neighbors, len(values) - 1)
     # Exact while that takes seconds. Left to itself scanpy 1.11 searches from 8,192 rows on, and cannot read what
     # pynndescent 0.7 returns.
-    search = "sklearn" if len(values) <= _LARGE else _nearest(n_neighbors, seed)
+    search = "sklearn" if len(values) <= _EXACT_ROWS else _nearest(n_neighbors, seed)
     sc.pp.neighbors(graph, n_neighbors=n_neighbors, use_rep="X", random_state=seed, transformer=search)
 
     def at(value: float) -> np.ndarray:

@@ -46,7 +46,7 @@ import storm
 from storm._bridge.image import make_reader
 from storm.data.patches import PatchReader
 from storm.data.resample import Resampler
-from storm.data.sources import ZarrSource
+from storm.data.sources import Source, ZarrSource
 from storm.data.sweep import Sweep
 
 UM_PER_PX = 0.5
@@ -303,7 +303,7 @@ def watched(owner: type, name: str, note: Callable[[tuple, float], None]) -> Ite
 def needed_chunks(reader: PatchReader, case: Case) -> list[tuple[int, int]]:
     """Chunks that the reader decodes, each of them once."""
     seen: list[tuple[int, int]] = []
-    with watched(ZarrSource, "read_chunk", lambda args, _: seen.append(args)):
+    with watched(Source, "read_chunk", lambda args, _: seen.append(args)):
         drain(reader.iter_canvases(case.centres, field_um=case.field_um, out_px=case.out_px, prefetch=0))
     assert len(set(seen)) == len(seen), "a chunk was decoded twice"
     return seen

@@ -26,6 +26,8 @@ class Settings:
     n_threads
         Number of threads for networks on the CPU. Every function that runs a network passes it to
         ``torch.set_num_threads``, which applies to the whole process; ``None`` leaves torch's own number unchanged.
+        Where the network runs on an accelerator, it is the number of threads that decode the image for it; ``None``
+        takes as many as there are cores for this process.
     """
 
     verbosity: int

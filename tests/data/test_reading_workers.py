@@ -55,8 +55,8 @@ def test_workers_of_a_data_loader(lazy: da.Array, compiled: bool, monkeypatch: p
         monkeypatch.setattr(resample, "_WORTH_S", 0)
     reader = PatchReader([ImageLevel(as_source(lazy), IDENTITY)])
     expected = reader.read(CENTRES, **OPTIONS)
-    ahead = reader.iter_patches(CENTRES, **OPTIONS, batch_size=4)
-    next(ahead)  # a prefetch thread lives while the workers fork
+    ahead = reader.iter_patches(CENTRES, **OPTIONS, batch_size=4, threads=2)
+    next(ahead)  # threads that read ahead live while the workers fork
     loader = DataLoader(Patches(reader), batch_size=16, num_workers=2, multiprocessing_context="fork", timeout=60)
     np.testing.assert_array_equal(torch.cat(list(loader)).numpy(), expected)
     ahead.close()
@@ -70,6 +70,16 @@ def test_threads_share_a_reader(lazy: da.Array) -> None:
         parts = list(pool.map(lambda k: reader.read(CENTRES[k::8], **OPTIONS), range(8)))
     for k, part in enumerate(parts):
         np.testing.assert_array_equal(part, expected[k::8])
+
+
+@pytest.mark.timeout(120)
+def test_threads_decode_the_same_pixels(lazy: da.Array) -> None:
+    reader = PatchReader([ImageLevel(as_source(lazy), IDENTITY)])
+    expected = reader.read(CENTRES, **OPTIONS)
+    out = np.zeros_like(expected)
+    for index, patches in reader.iter_patches(CENTRES, **OPTIONS, batch_size=4, threads=3):
+        out[index] = patches
+    np.testing.assert_array_equal(out, expected)
 
 
 def workers() -> int:

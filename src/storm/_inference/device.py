@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -80,6 +81,18 @@ class Compute:
     def threads(self) -> int:
         """Threads that torch uses on the CPU, on which the last bit of a sum depends."""
         return torch.get_num_threads()
+
+    @property
+    def decoding_threads(self) -> int:
+        """Threads that decode the image for each device: one beside a network on the CPU, else the cores' share.
+
+        ``storm.settings.n_threads`` takes the place of the number of cores that this process may use.
+        """
+        if self.device.type == "cpu":
+            return 1
+        affinity = getattr(os, "sched_getaffinity", None)
+        cores = settings.n_threads or (len(affinity(0)) if affinity else os.cpu_count() or 1)
+        return max(1, cores // len(self.devices))
 
     def tile_batch(self, *, transformer: bool) -> int:
         """Tiles per batch: by default 32 for a transformer on the CPU, whose activations are large, else 256."""

@@ -90,6 +90,7 @@ def encode_tiles(
                     out_px=tile_px or encoder.tile_px,
                     batch_size=compute.tile_batch(transformer=bool(encoder.patch_px)),
                     device=device,
+                    threads=compute.decoding_threads,
                 ):
                     embedding = run(encoder.normalise(x))
                     check_shape(embedding, (len(index), encoder.dim), name=encoder.name)
@@ -116,7 +117,14 @@ def _regions(centres: np.ndarray, inside: np.ndarray, n: int) -> list[np.ndarray
 
 
 def tile_batches(
-    spots: Spots, centres: np.ndarray, *, field_um: float, out_px: int, batch_size: int, device: torch.device
+    spots: Spots,
+    centres: np.ndarray,
+    *,
+    field_um: float,
+    out_px: int,
+    batch_size: int,
+    device: torch.device,
+    threads: int = 1,
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
     """Read tiles in batches, in the order of the reader, which decodes each chunk of the image once.
 
@@ -136,6 +144,8 @@ def tile_batches(
         Tiles per batch.
     device
         Where the tiles are needed.
+    threads
+        Number of threads that decode the image.
 
     Yields
     ------
@@ -145,10 +155,14 @@ def tile_batches(
         float32 in [0, 1], shape (b, 3, out_px, out_px), on the device.
     """
     if device.type != "cpu" and spots.reader.boxes_suffice(field_um, out_px):
-        cut = _cut(spots, centres, field_um=field_um, out_px=out_px, batch_size=batch_size, device=device)
+        cut = _cut(
+            spots, centres, field_um=field_um, out_px=out_px, batch_size=batch_size, device=device, threads=threads
+        )
         yield from _rebatched(cut, batch_size)
         return
-    for index, patches in spots.reader.iter_patches(centres, field_um=field_um, out_px=out_px, batch_size=batch_size):
+    for index, patches in spots.reader.iter_patches(
+        centres, field_um=field_um, out_px=out_px, batch_size=batch_size, threads=threads
+    ):
         yield index, as_input(patches, device)
 
 
@@ -158,10 +172,19 @@ def as_input(patches: np.ndarray, device: torch.device) -> Tensor:
 
 
 def _cut(
-    spots: Spots, centres: np.ndarray, *, field_um: float, out_px: int, batch_size: int, device: torch.device
+    spots: Spots,
+    centres: np.ndarray,
+    *,
+    field_um: float,
+    out_px: int,
+    batch_size: int,
+    device: torch.device,
+    threads: int = 1,
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
     """As many tiles at a time as lie on a canvas of the reader, cut on the device."""
-    canvases = spots.reader.iter_canvases(centres, field_um=field_um, out_px=out_px, batch_size=batch_size)
+    canvases = spots.reader.iter_canvases(
+        centres, field_um=field_um, out_px=out_px, batch_size=batch_size, threads=threads
+    )
     for canvas in canvases:
         pixels = torch.from_numpy(canvas.pixels)
         pixels = pixels.pin_memory() if device.type == "cuda" else pixels

@@ -155,7 +155,14 @@ class PatchReader:
         return out
 
     def iter_patches(
-        self, centres_um: np.ndarray, *, field_um: float, out_px: int, batch_size: int = 256, prefetch: int = 2
+        self,
+        centres_um: np.ndarray,
+        *,
+        field_um: float,
+        out_px: int,
+        batch_size: int = 256,
+        prefetch: int = 2,
+        threads: int = 1,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Iterate over batches of patches in the order of the chunks.
 
@@ -172,6 +179,8 @@ class PatchReader:
         prefetch
             Number of batches that a background thread reads ahead; 0 to read in the calling thread. Closing the
             generator stops the thread, and an error in the thread is raised here.
+        threads
+            Number of threads that decode chunks for it; order and pixels are the same with any.
 
         Yields
         ------
@@ -199,7 +208,7 @@ class PatchReader:
 
         def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
             n, done = len(job.index), 0
-            for canvas in Sweep(job.source, rects=job.rects, fill=self.fill, max_rows=size):
+            for canvas in Sweep(job.source, rects=job.rects, fill=self.fill, max_rows=size, threads=threads):
                 shift = np.array([canvas.x0, canvas.y0] * 2)
                 first = 0
                 while first < len(canvas.rows):
@@ -227,6 +236,7 @@ class PatchReader:
         batch_size: int = 256,
         max_px: int = 16_000_000,
         prefetch: int = 2,
+        threads: int = 1,
     ) -> Iterator[PatchCanvas]:
         """Iterate over canvases from which an accelerator cuts the patches itself, see :mod:`storm.data.crop`.
 
@@ -245,8 +255,9 @@ class PatchReader:
         max_px
             Largest number of pixels of a canvas, 3 bytes each; a single patch (or the patches that begin within
             1024 px) may take more.
-        prefetch
-            Number of canvases that a background thread reads ahead, as in :meth:`iter_patches`.
+        prefetch, threads
+            Number of canvases that a background thread reads ahead, and of threads that decode, as in
+            :meth:`iter_patches`.
 
         Yields
         ------
@@ -266,7 +277,7 @@ class PatchReader:
         job = self._job(centres_um, field_um, out_px)
 
         def canvases() -> Iterator[PatchCanvas]:
-            sweep = Sweep(job.source, rects=job.rects, fill=self.fill, max_px=max_px, max_rows=size)
+            sweep = Sweep(job.source, rects=job.rects, fill=self.fill, max_px=max_px, max_rows=size, threads=threads)
             for canvas in sweep:
                 boxes = job.boxes[canvas.rows] - np.array([canvas.x0, canvas.y0] * 2)
                 yield PatchCanvas(job.index[canvas.rows], canvas.pixels, boxes, **job.resample.turn)

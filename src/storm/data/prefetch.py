@@ -1,12 +1,16 @@
-"""An iterator that runs ahead of its consumer."""
+"""Iterators that run ahead of their consumer."""
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import TypeVar
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -51,3 +55,37 @@ def prefetched(make: Callable[[], Iterator[T]], *, depth: int) -> Iterator[T]:
     finally:
         stop.set()
         thread.join()
+
+
+def mapped(function: Callable[[S], T], items: Iterable[S], *, threads: int, ahead: int) -> Iterator[T]:
+    """Apply a function to items in several threads, and yield the results in the order of the items.
+
+    The threads start with the first item and live as long as the generator, so that none are left when a process forks
+    later. An error is raised where its result would have come. When the generator ends, fails or is closed, items that
+    wait are given up and those at work are waited for.
+
+    Parameters
+    ----------
+    function
+        Called in the threads, or in the calling thread if there is one only.
+    items
+        Its arguments.
+    threads
+        Number of threads.
+    ahead
+        Number of results, ready or at work, that may wait for the consumer.
+    """
+    if threads == 1:
+        yield from map(function, items)
+        return
+    rest = iter(items)
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="storm-decode")
+    try:
+        waiting = deque(pool.submit(function, item) for item in islice(rest, ahead))
+        while waiting:
+            first = waiting.popleft().result()
+            waiting.extend(pool.submit(function, item) for item in islice(rest, 1))
+            yield first
+            del first  # the consumer may drop it before the next is ready
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,8 +1,8 @@
 """Sources of pixels: one small interface over arrays in memory, zarr arrays and dask graphs.
 
 A source is one pyramid level of an image with three channels, cut into a grid of chunks: the smallest pieces that can
-be decoded, which are read one at a time. It never starts a thread and can be pickled: a zarr source is pickled as the
-address of its array and opens it again on the other side.
+be decoded, which are read one at a time, also from several threads. It never starts a thread and can be pickled: a zarr
+source is pickled as the address of its array and opens it again on the other side.
 """
 
 from __future__ import annotations
@@ -196,8 +196,9 @@ class ZarrSource(Source):
         if self._array is None:
             import zarr
 
-            self._array = zarr.open_array(store=self._store, path=self._component or "", mode="r")
-            self._files = chunk_files(self._array)
+            array = zarr.open_array(store=self._store, path=self._component or "", mode="r")
+            self._files = chunk_files(array)
+            self._array = array  # last: another thread takes both as they are once it is there
         return self._array
 
     def _decode(self, i: int, j: int, box: tuple[slice, slice]) -> np.ndarray:

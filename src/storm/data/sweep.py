@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
+from storm.data.prefetch import mapped
 from storm.data.sources import Source
 
 #: Edge of the pieces in which large chunks are visited, in pixels, so that a canvas stays small.
 _CELL_PX = 1024
 #: Height of the bands in which an image is visited, in pixels: a few chunks of the usual sizes.
 _BAND_PX = 2048
+#: Bytes of chunks that several threads may decode ahead of the canvas that needs them, unless one chunk takes more.
+_AHEAD_BYTES = 256_000_000
 #: Largest share of the image's shorter side that a band may take, so that small images have several bands, too.
 _BAND_SHARE = 0.25
 
@@ -57,6 +62,8 @@ class Sweep:
         take more.
     max_rows
         Largest number of rectangles on a canvas.
+    threads
+        Number of threads that decode chunks; with one it is the calling thread. Canvases and their order are the same.
     """
 
     def __init__(
@@ -67,8 +74,10 @@ class Sweep:
         fill: int = 255,
         max_px: int = 4_000_000,
         max_rows: int | None = None,
+        threads: int = 1,
     ) -> None:
         self.source, self.rects, self.fill = source, rects, fill
+        self._threads = 1 if source.in_memory else threads
         # First and last pixel of each rectangle, and the chunks in which these lie.
         size = np.array([source.width, source.height] * 2)
         low_x, low_y, high_x, high_y = (np.clip(rects, 0, size) - (0, 0, 1, 1)).T
@@ -150,7 +159,9 @@ class Sweep:
         bounds = np.arange(len(self._stops) + 1)
         # Pairs are sorted by canvas: cut between canvases they are the lists of chunks.
         self._needs = np.split(chunk, np.searchsorted(step, bounds[1:-1])) if len(bounds) > 1 else []
-        # The same for the chunks that are dropped, sorted by the last canvas that needs them.
+        # The chunks in the order in which they are first needed.
+        self._reads = used[np.argsort(first)].tolist()
+        # The same lists for the chunks that are dropped, sorted by the last canvas that needs them.
         by_end = np.argsort(step[last], kind="stable")
         self._drops = (
             np.split(used[by_end], np.searchsorted(step[last][by_end], bounds[1:-1])) if len(bounds) > 1 else []
@@ -158,23 +169,26 @@ class Sweep:
         # Bytes that each canvas adds, less those that the canvas before it has dropped.
         sizes = 3 * np.outer(np.diff(self.source.y_edges), np.diff(self.source.x_edges)).ravel()[used]
         change = np.bincount(step[first], sizes, len(bounds)) - np.bincount(step[last] + 1, sizes, len(bounds) + 1)[:-1]
-        #: Largest number of bytes of decoded chunks that are in memory at a time.
+        #: Largest number of bytes of decoded chunks that are in memory at a time, without those decoded ahead.
         self.held_bytes = int(np.cumsum(change).max(initial=0))
 
     def __iter__(self) -> Iterator[Canvas]:
         """Yield the canvases in order; each is newly allocated."""
         held: dict[int, np.ndarray] = {}
         n_x, begin = self.source.grid[1], 0
-        for k, stop in enumerate(self._stops):
-            needs, rows = self._needs[k].tolist(), self.order[begin:stop]
-            for chunk in needs:
-                if chunk not in held:
-                    held[chunk] = self.source.read_chunk(*divmod(chunk, n_x))
-            box = self._boxes[k]
-            yield Canvas(rows, box[0], box[1], self._assemble(box, {chunk: held[chunk] for chunk in needs}))
-            for chunk in self._drops[k].tolist():
-                del held[chunk]
-            begin = stop
+        ahead = min(2 * self._threads, max(1, _AHEAD_BYTES // (3 * math.prod(self.source.chunks_yx))))
+        decoded = mapped(
+            lambda chunk: self.source.read_chunk(*divmod(chunk, n_x)), self._reads, threads=self._threads, ahead=ahead
+        )
+        with closing(decoded):
+            for k, stop in enumerate(self._stops):
+                needs, rows = self._needs[k].tolist(), self.order[begin:stop]
+                held |= {chunk: next(decoded) for chunk in needs if chunk not in held}
+                box = self._boxes[k]
+                yield Canvas(rows, box[0], box[1], self._assemble(box, {chunk: held[chunk] for chunk in needs}))
+                for chunk in self._drops[k].tolist():
+                    del held[chunk]
+                begin = stop
 
     def _assemble(self, box: list[int], chunks: dict[int, np.ndarray]) -> np.ndarray:
         x0, y0, x1, y1 = box

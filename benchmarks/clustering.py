@@ -68,8 +68,8 @@ def main() -> None:
         }
         rows.append(row)
         print(
-            f"{name:<14}{n:>10,}{row['wall_s']:>8.1f} s{row['core_s']:>8.1f} core-s{row['extra_gb']:>7.2f} GB   inertia "
-            f"{row['inertia']:.4f}   ARI {row['ari']:.3f}   {row['groups']} groups   {note}",
+            f"{name:<14}{n:>10,}{row['wall_s']:>8.1f} s{row['core_s']:>8.1f} core-s{row['extra_gb']:>7.2f} GB   "
+            f"inertia {row['inertia']:.4f}   ARI {row['ari']:.3f}   {row['groups']} groups   {note}",
             flush=True,
         )
     if options.json:

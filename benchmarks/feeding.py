@@ -57,13 +57,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name, reader in readers(Path(folder), options).items():
             rows += [{"image": name} | measure(reader, threads, options) for threads in options.threads]
-    print("| image | threads | patches | decoding, per core-s | canvases, per core-s | by the clock | by the processor ")
-    print("| goal |\n" + "|---" * 8 + "|")
+    columns = ["image", "threads", "patches", "decoding", "canvases", "by the clock", "by the processor", "goal"]
+    print(
+        "decoding, canvases: patches per core-second\n| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|"
+    )
     for row in rows:
-        print(
-            f"| {row['image']} | {row['threads']} | {row['patches']:,} | {row['decoding']:,.0f} | {row['canvases']:,.0f} "
-            f"| {row['clock']:.2f} | {row['processor']:.2f} | {row['goal']:.2f} |"
-        )
+        rates = f"{row['decoding']:,.0f} | {row['canvases']:,.0f}"
+        shares = f"{row['clock']:.2f} | {row['processor']:.2f} | {row['goal']:.2f}"
+        print(f"| {row['image']} | {row['threads']} | {row['patches']:,} | {rates} | {shares} |")
     print(f"load average {os.getloadavg()[0]:.1f}")
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")

@@ -5,13 +5,16 @@ A painted section (``storm.datasets.toy``, 0.5 µm per pixel, written as zarr wi
 weights: a fast ConvNet (timm's ``mobilenetv3_small_050``) and a transformer (ViT-Ti, patches of 16 px).
 
 ``forward``
-    The network alone on the very batches that ``encode_tiles`` gave it, held in memory. Their memory layout is the one
-    that they came in, channels last (N, H, W, C in memory); beside it the same batches copied to contiguous NCHW.
+    The network alone on the very batches that ``encode_tiles`` gave it, copies of them held in memory. Their memory
+    layout is the one that they came in, channels last (N, H, W, C in memory); beside it the same batches copied to
+    contiguous NCHW.
 ``storm``
-    ``storm.tl.encode_tiles`` from call to result. Its share is the forward passes' time divided by its own.
+    ``storm.tl.encode_tiles`` from call to result, with its own default of tiles per batch unless ``--batch`` says
+    otherwise. Its share is the forward passes' time divided by its own.
 ``ImageTilesDataset``, ``LazySlide``
     Where installed: the same fields read by spatialdata's torch dataset, resized by torch and passed through the same
-    network in batches of the same size; and LazySlide's ``feature_extraction`` on the same pixels as a tiled TIFF.
+    network in batches of 32; and LazySlide's ``feature_extraction``, whose default that is, on the same pixels as a
+    tiled TIFF.
     They embed fewer tiles (``--limit``), and their time is divided by the number of tiles too.
 ``device``
     Two runs against a simulated device of ``--device-rate`` patches a second, which sleeps n / rate seconds for n
@@ -60,6 +63,7 @@ from storm.encoders import EncoderInfo
 UM_PER_PX = 0.5
 FIELD_UM = 112.0
 TILE_PX = 224
+#: LazySlide's default, for the other packages.
 BATCH = 32
 #: What ``encode_tiles`` gives a network without a transformer, and an accelerator, at a time.
 DEVICE_BATCH = 256
@@ -74,6 +78,7 @@ def main() -> None:
     parser.add_argument("--convnet-tiles", type=int, default=1500, help="cells and bins that the ConvNet embeds")
     parser.add_argument("--vit-tiles", type=int, default=200, help="cells and bins that the transformer embeds")
     parser.add_argument("--device-tiles", type=int, default=8000, help="cells and bins for the simulated device")
+    parser.add_argument("--batch", type=int, help="tiles per batch of storm; its own default otherwise")
     parser.add_argument("--limit", type=int, default=64, help="tiles that the other packages embed")
     parser.add_argument("--device-rate", type=float, default=8000.0, help="patches a second of the simulated device")
     parser.add_argument("--repeat", type=int, default=2)
@@ -156,7 +161,7 @@ class Recorder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The network's output."""
         if self.batches is not None:
-            self.batches.append(x)
+            self.batches.append(x.clone())  # the same memory holds the next batch
         return self.network(x)
 
 
@@ -250,7 +255,7 @@ def reader_of(section: SpatialData) -> Any:
     return make_reader(section["he"], image_key="he", coordinate_system="um", um_per_unit=1.0)
 
 
-def embed(sdata: SpatialData, encoder: EncoderInfo, *, batch_size: int = BATCH) -> np.ndarray:
+def embed(sdata: SpatialData, encoder: EncoderInfo, *, batch_size: int | None = None) -> np.ndarray:
     """``storm.tl.encode_tiles``, from call to result."""
     storm.tl.encode_tiles(
         sdata,
@@ -277,13 +282,13 @@ def measure_network(
     sdata, n = annotated(section, centres), len(centres)
     few = nearest_to_middle(centres, options.limit)
     network.batches = []
-    embedding = embed(sdata, encoder)
+    embedding = embed(sdata, encoder, batch_size=options.batch)
     batches, network.batches = network.batches, None
     assert sum(len(x) for x in batches) == n
     assert np.isfinite(embedding).all()
     layout = "channels last" if batches[0].is_contiguous(memory_format=torch.channels_last) else "contiguous NCHW"
     ways: dict[str, tuple[int, Callable[[], Any]]] = {
-        "storm": (n, lambda: embed(sdata, encoder)),
+        "storm": (n, lambda: embed(sdata, encoder, batch_size=options.batch)),
         "forward": (n, lambda: forward(network, batches)),
     }
     if not options.only_storm:
@@ -302,6 +307,7 @@ def measure_network(
         "tiles": n,
         "tiles_of_others": len(few),
         "layout": layout,
+        "batch": len(batches[0]),
         "tiles_per_core_second": {name: round(1 / value, 1) for name, value in best.items()},
         "share_of_forward": {name: round(best["forward"] / best[name], 3) for name in ways if name != "forward"},
         "share_of_forward_contiguous": round(best["forward, contiguous"] / best["storm"], 3),
@@ -443,7 +449,8 @@ def show(report: dict[str, Any]) -> None:
         for name in others:
             cells += [f"{rate[name]:,.1f}", f"{share[name]:.0%}"]
         print("| " + " | ".join(cells) + " |")
-    print(f"\nforward: batches of {BATCH} in the layout {report['networks'][0]['layout']!r}")
+    first = report["networks"][0]
+    print(f"\nforward and storm: batches of {first['batch']} in the layout {first['layout']!r}; others: of {BATCH}")
     print(f"\na simulated device of {report['device_rate']:,.0f} patches a second: share of its time that it is busy")
     columns = ["places", "tiles", "fed with", "by the clock", "by one core's time", "tiles per core-second"]
     print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")

@@ -273,9 +273,12 @@ def test_an_accelerator_cuts_its_own_tiles(toy, tiny, monkeypatch) -> None:
 
     spots = read_spots(toy, image=True, table=False)
     how = {"field_um": 55, "out_px": 56, "batch_size": 16, "device": torch.device("cpu")}
-    plain = dict(
-        zip(*map(np.concatenate, zip(*tiles.tile_batches(spots, spots.centres, **how), strict=True)), strict=True)
-    )
+    encoder = get_encoder("stain-texture")  # takes values in [0, 1]
+    plain = {
+        row: tile.clone().numpy()
+        for index, x in tiles.tile_batches(spots, spots.centres, encoder=encoder, **how)
+        for row, tile in zip(index, x, strict=True)
+    }
     sizes, seen = [], {}
     for index, x in tiles._rebatched(tiles._cut(spots, spots.centres, **how), 16):
         sizes.append(len(index))

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from storm._checks import check_positive
 from storm._inference.device import Compute
 from storm._inference.fallback import check_shape
-from storm._inference.tiles import as_input
+from storm._inference.tile_input import TileInput, as_input
 from storm._settings import settings
 from storm.data.patches import PatchReader
 from storm.data.spots import Spots
@@ -119,9 +119,10 @@ def encode_dense(
                 bar.update(len(members))
         else:
             grid = TokenGrid(encoder, network, patch_tokens=patch_tokens)
+            prepare = TileInput(encoder, device)
 
             def run(patches: np.ndarray, check: bool) -> tuple[Tensor | None, Tensor]:
-                x = encoder.normalise(as_input(patches, device))
+                x = prepare(patches)
                 with compute.autocast():
                     if check:
                         grid.check(x[:1])
@@ -134,7 +135,7 @@ def encode_dense(
                 grid.join,
                 local_um=local_um,
                 overlap=overlap,
-                batch_size=compute.tile_batch(transformer=True),
+                batch_size=compute.tile_batch(tile_px),
             )
             for members, share, done in parts:
                 check_shape(share, (len(members), encoder.dim), name=encoder.name)

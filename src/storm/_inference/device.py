@@ -18,6 +18,11 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 #: Windows per batch where the user gives no number: enough to keep a GPU busy, and a few MB of tokens.
 WINDOWS_PER_BATCH = 512
+#: Tiles per batch where the user gives no number, at most.
+TILES_PER_BATCH = 256
+#: Bytes of a batch's pixels on the CPU, as float32: what a network makes of more of them is taken from the system and
+#: given back with every batch, which costs a fast network half of its time; fewer do not make it faster.
+_CPU_BYTES = 5_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +99,11 @@ class Compute:
         cores = settings.n_threads or (len(affinity(0)) if affinity else os.cpu_count() or 1)
         return max(1, cores // len(self.devices))
 
-    def tile_batch(self, *, transformer: bool) -> int:
-        """Tiles per batch: by default 32 for a transformer on the CPU, whose activations are large, else 256."""
-        return self.batch_size or (32 if self.device.type == "cpu" and transformer else 256)
+    def tile_batch(self, tile_px: int) -> int:
+        """Tiles of ``tile_px`` pixels a side per batch: by default 256, on the CPU as many as take 5 MB as floats."""
+        if self.batch_size is not None or self.device.type != "cpu":
+            return self.batch_size or TILES_PER_BATCH
+        return min(max(_CPU_BYTES // (12 * tile_px**2), 1), TILES_PER_BATCH)
 
     def autocast(self) -> AbstractContextManager:
         """Context in which a network runs at this precision on the first device."""

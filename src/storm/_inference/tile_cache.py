@@ -116,7 +116,7 @@ def tile_embedding(
     check_choice(field, get_args(Field), name="field")
     spots.reader.check_field(field_um)
     tile_px = encoder.tile_px if tile_px is None else int(tile_px)
-    batch_size = compute.tile_batch(transformer=bool(encoder.patch_px))
+    batch_size = compute.tile_batch(tile_px)
     facts = {
         "storm_version": __version__,
         "encoder": encoder.name,

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from storm._inference.device import Compute
 from storm._inference.fallback import Run, check_shape
+from storm._inference.tile_input import TileInput
 from storm._settings import settings
 from storm.data.crop import crop_patches
 from storm.data.rows import Rows
@@ -88,11 +89,12 @@ def encode_tiles(
                     centres,
                     field_um=field_um,
                     out_px=tile_px or encoder.tile_px,
-                    batch_size=compute.tile_batch(transformer=bool(encoder.patch_px)),
+                    batch_size=compute.tile_batch(tile_px or encoder.tile_px),
+                    encoder=encoder,
                     device=device,
                     threads=compute.decoding_threads,
                 ):
-                    embedding = run(encoder.normalise(x))
+                    embedding = run(x)
                     check_shape(embedding, (len(index), encoder.dim), name=encoder.name)
                     values = embedding.float().cpu().numpy()
                     with lock:
@@ -123,6 +125,7 @@ def tile_batches(
     field_um: float,
     out_px: int,
     batch_size: int,
+    encoder: EncoderInfo,
     device: torch.device,
     threads: int = 1,
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
@@ -142,6 +145,8 @@ def tile_batches(
         Edge of a tile in pixels.
     batch_size
         Tiles per batch.
+    encoder
+        By whose mean and standard deviation they are normalised.
     device
         Where the tiles are needed.
     threads
@@ -152,23 +157,19 @@ def tile_batches(
     rows
         Rows of the centres, shape (b,).
     tiles
-        float32 in [0, 1], shape (b, 3, out_px, out_px), on the device.
+        float32, shape (b, 3, out_px, out_px), on the device; valid until the next batch is asked for.
     """
     if device.type != "cpu" and spots.reader.boxes_suffice(field_um, out_px):
         cut = _cut(
             spots, centres, field_um=field_um, out_px=out_px, batch_size=batch_size, device=device, threads=threads
         )
-        yield from _rebatched(cut, batch_size)
+        yield from ((index, encoder.normalise(x)) for index, x in _rebatched(cut, batch_size))
         return
+    prepare = TileInput(encoder, device)
     for index, patches in spots.reader.iter_patches(
         centres, field_um=field_um, out_px=out_px, batch_size=batch_size, threads=threads
     ):
-        yield index, as_input(patches, device)
-
-
-def as_input(patches: np.ndarray, device: torch.device) -> Tensor:
-    """Patches (b, height, width, 3), uint8, as a network reads them: (b, 3, height, width), float32 in [0, 1]."""
-    return torch.from_numpy(patches).to(device).permute(0, 3, 1, 2).float().div_(255)
+        yield index, prepare(patches)
 
 
 def _cut(

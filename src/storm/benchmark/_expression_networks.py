@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from storm._inference.tiles import as_input
+from storm._inference.tile_input import as_input
 from storm.benchmark._probes import Part, Training, pooled, scaled
 
 #: Patches, or features, per step of prediction.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from storm._inference.device import Compute
 from storm._inference.fallback import Run
-from storm._inference.tiles import as_input
+from storm._inference.tile_input import TileInput
 from storm._inference.windows import shared_batches
 from storm._loading import StormModel
 from storm.data.scratch import ScratchSource
@@ -134,9 +134,10 @@ def _tiles(spots: Spots, model: StormModel, compute: Compute, *, field_um: float
         compiled=False,
         channels_last=False,
     )
+    prepare = TileInput(encoder, compute.device)
 
     def encode() -> Tensor:
-        return run(encoder.normalise(as_input(last, compute.device))).float().cpu()
+        return run(prepare(last)).float().cpu()
 
     per_tile = _second_time(encode) / len(last)
     return {

@@ -116,7 +116,7 @@ def embed(
         ``"auto"``, a torch device, or several, ``"cuda:0,cuda:1"``: each takes a region of the section through the tile
         encoder, the first does the rest.
     batch_size
-        Tiles and windows per batch; by default 512 windows, and 256 tiles (32 for a transformer on the CPU).
+        Tiles and windows per batch; by default 512 windows, and 256 tiles (8 of 224 px on the CPU).
     precision
         ``"auto"`` (bf16 on a GPU that has it, else fp32), ``"fp32"``, ``"bf16"`` or ``"fp16"``.
     seed

@@ -95,7 +95,7 @@ def encode_tiles(
     device
         ``"auto"``, a torch device, or several, ``"cuda:0,cuda:1"``, each of which takes a region of the section.
     batch_size
-        Tiles per batch; by default 32 on the CPU (256 without a transformer) and 256 elsewhere.
+        Tiles per batch; by default as many as take 5 MB as floats on the CPU (8 of 224 px), and 256 elsewhere.
     precision
         ``"auto"`` (bf16 on a GPU that has it, else fp32), ``"fp32"``, ``"bf16"`` or ``"fp16"``.
     compiled

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
+from pathlib import Path
 
 import storm
 
@@ -43,6 +45,13 @@ nb_execution_in_temp = True
 nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The pages below start/ run on files that docs/example_files.py draws; `!storm` is the one of this environment.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+# Tutorials show real sections where a mirror of them lies beside the repository, as the tests do.
+mirror = Path(__file__).resolve().parents[2] / "shared" / "data"
+if mirror.is_dir():
+    os.environ.setdefault("STORM_DATA_DIR", str(mirror))
 # Hide the advice of the kernel's debugger, which does not belong into a tutorial.
 os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
 os.environ.setdefault("NUMBA_CACHE_DIR", os.path.join(tempfile.gettempdir(), "storm-docs-numba"))
@@ -60,6 +69,8 @@ if os.environ.get("READTHEDOCS"):
         "torch": ("https://pytorch.org/docs/stable/", None),
     }
 
+html_static_path = ["_static"]
+html_css_files = ["storm.css"]
 html_theme = "sphinx_book_theme"
 html_title = "STORM"
 html_theme_options = {"show_toc_level": 2}

@@ -47,6 +47,39 @@ def test_import_is_fast() -> None:
     assert min(float(run(code)) for _ in range(3)) < 0.3
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["embed", "--help"]])
+def test_help_loads_next_to_nothing(arguments: list[str]) -> None:
+    code = f"""
+    import contextlib, os, sys
+    from storm.cli import main
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(open(os.devnull, "w")):
+        main({arguments!r})
+    print(*[m for m in {("torch", "numpy", "pandas", "matplotlib", "numba", *CONTAINERS)!r} if m in sys.modules])
+    """
+    assert run(code) == ""
+
+
+_RESIZING = """
+import numpy as np
+from storm.data._resize import resize_boxes as compiled
+canvas, out = np.zeros((3, 9, 9), "u1"), np.zeros((1, 4, 4, 3), "u1")
+compiled(canvas, np.array([[0, 0, 9, 9]]), np.array([[0, 0, 9, 9]], "f4"), out)
+"""
+_ATTENTION = """
+import numpy as np
+from storm.expression._attention import _scores as compiled
+both, lengths, vector = np.ones((3, 8), "f4"), np.ones(3, "f4"), np.ones(4, "f4")
+compiled(both, lengths, vector, vector, 2, 0.2, np.arange(3), np.arange(4))
+"""
+
+
+@pytest.mark.parametrize("code", [_RESIZING, _ATTENTION], ids=["resizing", "attention"])
+def test_what_is_compiled_is_kept_for_the_next_process(code: str) -> None:
+    run(code)
+    report = "print(*compiled.stats.cache_hits.values(), len(compiled.stats.cache_misses))"
+    assert run(code + report) == "1 0"
+
+
 @pytest.mark.parametrize("room", ["model", "encoders", "expression", "metrics", "biology", "pretraining"])
 def test_room_imports_no_container(room: str) -> None:
     code = """

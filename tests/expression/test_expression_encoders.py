@@ -130,6 +130,15 @@ def test_equals_novae_on_lattices(novae_folder, shape):
     np.testing.assert_allclose(ours[valid], theirs[valid], atol=1e-5)
 
 
+def test_compiled_attention_equals_that_of_torch(novae_folder, drawn, monkeypatch):
+    encoder = load_novae(novae_folder, context="full", radius_um=60)
+    compiled = encoder.encode(*drawn_genes(drawn), centres=drawn[1])
+    monkeypatch.setattr("storm.expression._gat._compiled", lambda: None)  # as on a GPU
+    by_torch = encoder.encode(*drawn_genes(drawn), centres=drawn[1])
+    assert np.abs(by_torch).max() > 0.05
+    np.testing.assert_allclose(compiled, by_torch, atol=1e-6)
+
+
 def test_user_objects_are_left_alone(novae_folder, drawn):
     import novae
 

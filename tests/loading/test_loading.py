@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 import storm
 from storm._loading import ExpressionHead, StormModel
 from storm.expression import NovaeEncoder
-from storm.expression.novae import random_novae
+from storm.expression.novae_models import random_novae
 from storm.model.heads import ExpressionMLP
 from storm.model.weights import sha256
 

@@ -173,7 +173,7 @@ def test_users_own_tile_encoder(genes, tmp_path, toy) -> None:
 def test_any_expression_encoder(kind, genes, toy, tmp_path) -> None:
     table = toy.tables["table"]
     if kind == "novae-full":
-        from storm.expression.novae import random_novae
+        from storm.expression.novae_models import random_novae
 
         shape = {"embedding_size": 8, "hidden_size": 16, "heads": 2, "output_size": 8, "num_layers": 2}
         encoder = NovaeEncoder(random_novae(genes, **shape), context="full")
@@ -196,7 +196,7 @@ def test_any_expression_encoder(kind, genes, toy, tmp_path) -> None:
 def test_distances_are_needed_in_um(genes, toy_once) -> None:
     from anndata import AnnData
 
-    from storm.expression.novae import random_novae
+    from storm.expression.novae_models import random_novae
 
     encoder = NovaeEncoder(random_novae(genes, embedding_size=8, hidden_size=16, heads=2, num_layers=2), context="full")
     table = toy_once.tables["table"]

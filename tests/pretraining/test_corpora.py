@@ -15,7 +15,7 @@ import storm
 from planted_shards import GENES, planted_config, planted_shard
 from planted_tiles import tile_config, tile_shard
 from storm.expression import NovaeEncoder
-from storm.expression.novae import random_novae
+from storm.expression.novae_models import random_novae
 from storm.pretraining.prepare import prepare
 from storm.pretraining.record import Record
 from storm.pretraining.train import train

@@ -15,7 +15,7 @@ from storm.data.genes import Vocabulary
 from storm.encoders import EncoderInfo, with_weights
 from storm.encoders.registry import as_info
 from storm.expression import ExpressionEncoder, FactorExpression, NovaeEncoder
-from storm.expression.novae import random_novae
+from storm.expression.novae_models import random_novae
 from storm.model.build import SIZES, build_storm
 from storm.model.expression import FactorEncoder
 

@@ -6,12 +6,16 @@ nodes by attention. Both functions here compute the same with fewer and larger o
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from storm._logging import logger
 from storm.expression._graph import SmallGraphs
 
 #: µm that make an edge of length 1 for Novae.
@@ -68,7 +72,7 @@ def encode_single(encoder: Any, x: Tensor) -> Tensor:
             bias = bias.view(conv.heads, conv.out_channels).mean(0)
         x = F.linear(x, weight, bias + conv.bias)
         if k < last:
-            x = gnn.act(x)
+            x = _activated(gnn.act, x)
     return encoder.node_aggregation.attention_aggregation.nn(x)
 
 
@@ -89,53 +93,72 @@ def encode_graphs(encoder: Any, x: Tensor, graphs: SmallGraphs) -> Tensor:
     Tensor
         Shape (b, d).
     """
-    # Edges lie one after the other, sorted by the node that they point to ("target"): those of a node are a slice.
-    source = torch.from_numpy(graphs.source).to(x.device)
-    begin = torch.from_numpy(graphs.begin).to(x.device)
-    length = torch.from_numpy(graphs.length).to(x.device) / EDGE_UNIT_UM
-    degree = begin.diff()
-    target = torch.arange(len(degree), device=x.device).repeat_interleave(degree)
-    nodes = x[torch.from_numpy(graphs.nodes).to(x.device)]
-    gnn = encoder.gnn
-    heads = gnn.convs[0].heads
-    # embedding_bag below sums rows of a table with weights, for each bag. A bag is a slot with a head, its rows are the
-    # slot's incoming edges, and the table's rows are (source, head). `entries` numbers (edge, head) as the weights are
-    # stored; `place` is the position of each of them when sorted by bag; `order` inverts it.
-    entries = torch.arange(len(source) * heads, device=x.device).view(-1, heads)
-    rank = torch.arange(len(source), device=x.device) - begin[target]
-    place = (begin[target] * heads + rank)[:, None] + torch.arange(heads, device=x.device) * degree[target][:, None]
-    order = torch.empty_like(entries.view(-1))
-    order[place.view(-1)] = entries.view(-1)
-    # The table's row of each sorted entry, and the first entry of each bag.
-    entry = (source[:, None] * heads + torch.arange(heads, device=x.device)).view(-1)[order]
-    bag = (begin[:-1, None] * heads + torch.arange(heads, device=x.device) * degree[:, None]).view(-1)
-    last = len(gnn.convs) - 1
-    scratch = None
+    nodes, gnn = x[torch.from_numpy(graphs.nodes).to(x.device)], encoder.gnn
+    attend = _attention(graphs, nodes)
     for k, conv in enumerate(gnn.convs):
-        heads, width = conv.heads, conv.out_channels
-        # GATv2: score = a · leaky_relu(W_l source + W_r target + W_e length), computed in place for all edges.
-        left, right = conv.lin_l(nodes), conv.lin_r(nodes)
-        if scratch is None or scratch.shape[2] != left.shape[1]:  # the same memory for all layers of one width
-            scratch = left.new_empty((2, len(source), left.shape[1]))
-        mixed = torch.index_select(right, 0, target, out=scratch[0])
-        mixed.add_(torch.index_select(left, 0, source, out=scratch[1]))
-        mixed = F.leaky_relu_(mixed.addr_(length, conv.lin_edge.weight[:, 0]), conv.negative_slope)
-        # The heads' attention vectors as blocks of one matrix give the scores of all heads, shape (edges, heads).
-        share = _softmax(mixed @ torch.block_diag(*conv.att[0].unsqueeze(1)).T, begin, target)
-        # The fastest weighted sum over edges that torch has.
-        nodes = F.embedding_bag(
-            entry, left.view(-1, width), bag, mode="sum", per_sample_weights=share.view(-1).index_select(0, order)
-        ).view(-1, heads, width)
+        nodes = attend(conv, nodes).view(-1, conv.heads, conv.out_channels)
         # Heads side by side in inner layers, their mean in the last.
         nodes = (nodes.flatten(1) if conv.concat else nodes.mean(1)) + conv.bias
-        if k < last:
-            nodes = gnn.act(nodes)
+        if k < len(gnn.convs) - 1:
+            nodes = _activated(gnn.act, nodes)
     # Each graph is pooled over its own nodes, which are consecutive, by a softmax of their gates.
     pool = encoder.node_aggregation.attention_aggregation
     first = torch.from_numpy(graphs.first).to(x.device)
     member = torch.arange(len(first) - 1, device=x.device).repeat_interleave(first.diff())
     gate = _softmax(pool.gate_nn(nodes), first, member)
     return torch.segment_reduce(gate * pool.nn(nodes), "sum", offsets=first)
+
+
+def _activated(act: nn.Module, x: Tensor) -> Tensor:
+    """The activation; ELU, Novae's own, by a plain exponential, which is many times faster than torch's."""
+    if isinstance(act, nn.ELU) and act.alpha == 1:
+        return torch.maximum(x, x.clamp(max=0).exp_().sub_(1))
+    return act(x)
+
+
+def _attention(graphs: SmallGraphs, like: Tensor) -> Callable[[Any, Tensor], Tensor]:
+    """GATv2 of a layer: nodes (s, d) to (s, heads · width), compiled on the processor."""
+    length = graphs.length / np.float32(EDGE_UNIT_UM)
+    if like.device.type == "cpu" and like.dtype == torch.float32 and (compiled := _compiled()) is not None:
+
+        def attend(conv: Any, nodes: Tensor) -> Tensor:
+            sides = conv.lin_l, conv.lin_r
+            both = F.linear(nodes, torch.cat([side.weight for side in sides]), torch.cat([side.bias for side in sides]))
+            edge, vectors = conv.lin_edge.weight[:, 0].contiguous().numpy(), conv.att.view(-1).numpy()
+            out = compiled(
+                both.numpy(), length, edge, vectors, conv.heads, conv.negative_slope, graphs.source, graphs.begin
+            )
+            return torch.from_numpy(out)
+
+        return attend
+
+    # Edges lie one after the other, sorted by the node that they point to ("target"): those of a node are a slice.
+    source, begin = (torch.from_numpy(part).to(like.device) for part in (graphs.source, graphs.begin))
+    far = torch.from_numpy(length).to(like)
+    target = torch.arange(len(begin) - 1, device=like.device).repeat_interleave(begin.diff())
+
+    def attend_by_torch(conv: Any, nodes: Tensor) -> Tensor:
+        left = conv.lin_l(nodes).index_select(0, source)
+        mixed = (conv.lin_r(nodes).index_select(0, target) + left).addr_(far, conv.lin_edge.weight[:, 0])
+        # score = a · leaky_relu(W_l source + W_r target + W_e length)
+        score = (F.leaky_relu_(mixed, conv.negative_slope).view(-1, conv.heads, conv.out_channels) * conv.att).sum(2)
+        share = _softmax(score, begin, target)[:, :, None]
+        return torch.segment_reduce(
+            (share * left.view(-1, conv.heads, conv.out_channels)).flatten(1), "sum", offsets=begin
+        )
+
+    return attend_by_torch
+
+
+@cache
+def _compiled() -> Callable[..., np.ndarray] | None:
+    """The compiled attention, or ``None`` where numba has no folder to keep what it compiled."""
+    try:
+        from storm.expression._attention import attend
+    except RuntimeError as error:
+        logger.info("graph attention runs in torch, the compiled one cannot be loaded: %s", error)
+        return None
+    return attend
 
 
 def _softmax(score: Tensor, begin: Tensor, group: Tensor) -> Tensor:

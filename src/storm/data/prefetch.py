@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
@@ -57,7 +57,7 @@ def prefetched(make: Callable[[], Iterator[T]], *, depth: int) -> Iterator[T]:
         thread.join()
 
 
-def mapped(function: Callable[[S], T], items: Iterable[S], *, threads: int, ahead: int) -> Iterator[T]:
+def mapped(function: Callable[[S], T], items: Iterable[S], *, threads: int, ahead: int) -> Generator[T, None, None]:
     """Apply a function to items in several threads, and yield the results in the order of the items.
 
     The threads start with the first item and live as long as the generator, so that none are left when a process forks

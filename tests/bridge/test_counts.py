@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import anndata as ad
 import dask.array as da
 import numpy as np
@@ -270,3 +272,19 @@ def test_names_come_from_the_column_that_the_vocabulary_matches() -> None:
     ]
     by_id = Vocabulary(("A", "B"), ("ENSG00000000000", "ENSG00000000003"))
     assert read_counts(stored, vocabulary=by_id)[1].tolist() == stored.var_names.tolist()
+
+
+def test_checking_counts_needs_no_copy_of_them(monkeypatch):
+    """The peak of memory of a large section was here: a rounded copy of all values."""
+    monkeypatch.setattr("storm._bridge.counts._BLOCK", 10_000)
+    matrix = sparse.csr_matrix(np.ones((2000, 500), np.float32))
+    adata = ad.AnnData(matrix, var=pd.DataFrame(index=[f"G{k}" for k in range(500)]))
+    tracemalloc.start()
+    read_counts(adata)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < matrix.data.nbytes / 2
+    for wrong, text in ((np.nan, "1 of them"), (0.5, "for example 0.5"), (-1, "down to -1")):
+        adata.X.data[777_777] = wrong
+        with pytest.raises(ValueError, match=text):
+            read_counts(adata)

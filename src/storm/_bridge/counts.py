@@ -30,6 +30,8 @@ _NAME_COLUMNS = (
 _FLOAT16_WHOLE = 2048
 #: Values of ``raw`` that are looked at to tell whether it holds counts.
 _SAMPLE = 1_000_000
+#: Values that are checked at a time.
+_BLOCK = 2**22
 
 
 def read_counts(
@@ -304,13 +306,16 @@ def _check_counts(values: np.ndarray, *, where: str, table: AnnData) -> None:
     if where != ".raw" and table.raw is not None and _looks_like_counts(table.raw.X):
         advice = "STORM reads raw counts, and .raw of the table holds whole numbers: read them with layer='raw'"
     if np.issubdtype(values.dtype, np.inexact):
-        if not np.isfinite(values).all():
-            msg = f"{where} holds NaN or infinite values ({int((~np.isfinite(values)).sum())} of them); {advice}"
+        # Block by block: a rounded copy of all values would be as large as they are.
+        blocks = [values[start : start + _BLOCK] for start in range(0, len(values), _BLOCK)]
+        if (n := sum(int(np.count_nonzero(~np.isfinite(block))) for block in blocks)) > 0:
+            msg = f"{where} holds NaN or infinite values ({n} of them); {advice}"
             raise ValueError(msg)
-        broken = values != np.rint(values)
-        if broken.any():
-            msg = f"{where} holds non-count values (for example {values[broken][0]:.4g}); {advice}"
-            raise ValueError(msg)
+        for block in blocks:
+            broken = block != np.rint(block)
+            if broken.any():
+                msg = f"{where} holds non-count values (for example {block[broken][0]:.4g}); {advice}"
+                raise ValueError(msg)
     if values.size and values.min() < 0:
         msg = f"{where} holds negative values, down to {values.min():.4g}; {advice}"
         raise ValueError(msg)

@@ -15,6 +15,7 @@ copyright = author
 release = version = storm.__version__
 
 extensions = [
+    "matplotlib.sphinxext.plot_directive",
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
@@ -35,6 +36,13 @@ napoleon_google_docstring = False
 napoleon_use_rtype = False
 napoleon_use_param = True
 default_role = "code"
+
+# Figures of the docstrings of storm.pl, drawn at every build. What an example writes stays out of the sources.
+plot_formats = [("png", 110)]
+plot_html_show_formats = plot_html_show_source_link = False
+plot_rcparams = {"savefig.bbox": "tight"}
+plot_apply_rcparams = True
+plot_working_directory = tempfile.mkdtemp(prefix="storm-docs-")
 
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3

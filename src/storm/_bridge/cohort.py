@@ -67,9 +67,12 @@ class Cohort:
 
     Examples
     --------
-    >>> cohort = storm.prognosis.Cohort.create("kirc", patients=clinic, slides=slides)  # doctest: +SKIP
-    >>> storm.prognosis.add_slides(cohort)  # doctest: +SKIP
-    >>> cohort.bag("TCGA-B0-4690").he.shape  # doctest: +SKIP
+    >>> import storm
+    >>> cohort = storm.datasets.toy_cohort("cohort", n_patients=20, n_tiles=(20, 40))
+    >>> storm.prognosis.Cohort("cohort")
+    Cohort('cohort'): 20 patients, 24 of 24 slides done, modalities ('he', 'st')
+    >>> cohort.bag("P0001").he.shape[1]
+    64
     """
 
     folder: Path

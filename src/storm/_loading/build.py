@@ -72,6 +72,15 @@ def build_model(
     References
     ----------
     Xiang, Hou et al. (2026), arXiv:2604.03630, Methods: *STORM model design*. The paper states neither width nor depth.
+
+    Examples
+    --------
+    A model of random weights, to be trained with :func:`storm.tl.adapt` or ``storm pretrain``:
+
+    >>> import storm
+    >>> model = storm.build_model("storm-mini", genes=[f"GENE{i}" for i in range(100)])
+    >>> model.trained
+    False
     """
     check_choice(name, [f"storm-{size}" for size in SIZES], name="name")
     check_whole(seed, name="seed", least=0)

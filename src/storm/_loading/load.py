@@ -65,6 +65,13 @@ def load_model(
         If the hub or the address cannot be reached.
     PermissionError
         If the hub refuses the download.
+
+    Examples
+    --------
+    >>> import storm
+    >>> model = storm.load_model("storm-mini")
+    >>> model.name, model.trained
+    ('storm-mini', True)
     """
     if isinstance(model, StormModel):
         if tile_encoder is not None:

@@ -38,6 +38,19 @@ def by_section(table: pd.DataFrame) -> pd.DataFrame:
     ------
     ValueError
         If the table lacks a column.
+
+    Examples
+    --------
+    >>> import storm
+    >>> sections = {"a": storm.datasets.toy("visium", n=150), "b": storm.datasets.toy("visium", n=150, seed=1)}
+    >>> options = {"groups": {"a": "A", "b": "B"}, "genes": {"mine": ["EPCAM", "COL1A1"]}}
+    >>> table = storm.benchmark.expression(sections, methods=["mean", "ridge"], **options)
+    >>> storm.benchmark.by_section(table)[["method", "section", "n_genes"]]
+      method section  n_genes
+    0   mean       a        0
+    1  ridge       a        2
+    2   mean       b        0
+    3  ridge       b        2
     """
     _check(table)
     groups = table.groupby([*KEYS, "section", "seed"], sort=False, dropna=False)
@@ -78,6 +91,19 @@ def top_n(
     References
     ----------
     Xiang, Hou et al. (2026), arXiv:2604.03630, figure 3C.
+
+    Examples
+    --------
+    >>> import storm
+    >>> sections = {"a": storm.datasets.toy("visium", n=150), "b": storm.datasets.toy("visium", n=150, seed=1)}
+    >>> options = {"groups": {"a": "A", "b": "B"}, "genes": {"mine": ["EPCAM", "COL1A1"]}}
+    >>> table = storm.benchmark.expression(sections, methods=["ridge"], **options)
+    >>> storm.benchmark.top_n(table, [1, 2])[["split", "n"]]
+           split  n
+    0  patient A  1
+    1  patient A  2
+    2  patient B  1
+    3  patient B  2
     """
     _check(table)
     check_choice(ranked_on, ("training", "evaluated"), name="ranked_on")

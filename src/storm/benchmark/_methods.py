@@ -160,6 +160,12 @@ def methods(
     ------
     ValueError
         If ``kind`` or ``task`` is something else.
+
+    Examples
+    --------
+    >>> import storm
+    >>> storm.benchmark.methods("comparators")[:4]
+    ['hvg', 'hvg_pca', 'svg_pca', 'smoothing']
     """
     from storm.benchmark import _expression_methods as expression
 

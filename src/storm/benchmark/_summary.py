@@ -36,6 +36,15 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     ------
     ValueError
         If the table lacks a column.
+
+    Examples
+    --------
+    >>> import storm
+    >>> sdata = storm.datasets.toy("visium", n=150)
+    >>> methods = ["hvg_pca", "smoothing"]
+    >>> table = storm.benchmark.domains({"toy": sdata}, truth="domain", methods=methods, seeds=[0])
+    >>> storm.benchmark.summary(table)["method"].tolist()
+    ['hvg_pca', 'smoothing']
     """
     if "gene" in table:
         return summary_of_expression(table)

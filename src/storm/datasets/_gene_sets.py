@@ -88,6 +88,11 @@ def gene_sets(
     ----------
     Liberzon et al., The Molecular Signatures Database hallmark gene set collection, Cell Systems 2015; Milacic et al.,
     The Reactome Pathway Knowledgebase 2024, Nucleic Acids Research; The Gene Ontology Consortium, Genetics 2023.
+
+    Examples
+    --------
+    >>> import storm
+    >>> hallmark = storm.datasets.gene_sets("hallmark")  # doctest: +SKIP
     """
     check_choice(name, ["hallmark", *_GMT], name="name")
     check_choice(species, ["human", "mouse"], name="species")

@@ -59,6 +59,11 @@ def her2st(section: str = "C2", *, path: str | Path | None = None, image: bool =
     ----------
     A. Andersson et al., Spatial deconvolution of HER2-positive breast cancer delineates tumor-associated cell type
     interactions, Nature Communications 12, 6012 (2021).
+
+    Examples
+    --------
+    >>> import storm
+    >>> sdata = storm.datasets.her2st("C2")  # doctest: +SKIP
     """
     from storm.io._st import st
 

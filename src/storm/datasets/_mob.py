@@ -59,6 +59,11 @@ def mob(
     ----------
     P. L. Ståhl et al., Visualization and analysis of gene expression in tissue sections by spatial transcriptomics,
     Science 353, 78–82 (2016).
+
+    Examples
+    --------
+    >>> import storm
+    >>> sdata = storm.datasets.mob("rep11")  # doctest: +SKIP
     """
     import geopandas as gpd
     import shapely

@@ -58,6 +58,11 @@ def signatures(name: Literal["til10", "mcp"] = "til10", *, path: str | Path | No
     ----------
     Finotello et al., Molecular and pharmacological modulators of the tumor immune contexture revealed by deconvolution
     of RNA-seq data, Genome Medicine 2019; Becht et al., Genome Biology 2016.
+
+    Examples
+    --------
+    >>> import storm
+    >>> til10 = storm.datasets.signatures("til10")  # doctest: +SKIP
     """
     check_choice(name, list(_FILES), name="name")
     file, address, digest = _FILES[name]

@@ -108,8 +108,10 @@ def toy_cohort(
 
     Examples
     --------
-    >>> cohort = storm.datasets.toy_cohort("toy-cohort", n_patients=40)  # doctest: +SKIP
-    >>> cohort.endpoint("DSS").event.mean()  # doctest: +SKIP
+    >>> import storm
+    >>> cohort = storm.datasets.toy_cohort("cohort", n_patients=20, n_tiles=(20, 40))
+    >>> cohort.patients.shape[0], cohort.modalities
+    (20, ('he', 'st'))
     """
     check_whole(n_patients, name="n_patients", least=10)
     check_whole(seed, name="seed", least=0)

@@ -61,6 +61,15 @@ def load_encoder(
         If the encoder is unknown, or the file does not hold finite weights of this architecture.
     ImportError
         If the encoder needs a package that is not installed.
+
+    Examples
+    --------
+    Weights of a gated model are read from a file that you have, or downloaded if you say so:
+
+    >>> import storm
+    >>> storm.encoders.load_encoder("h0-mini", weights="h0-mini/model.safetensors")  # doctest: +SKIP
+    >>> storm.encoders.load_encoder("stain-texture").dim
+    89
     """
     info = as_info(encoder)
     if info.architecture is None:
@@ -106,6 +115,16 @@ def with_weights(encoder: str | EncoderInfo, module: nn.Module) -> LoadedEncoder
         If ``encoder`` is neither a name nor a description.
     ValueError
         If the encoder is unknown or has no weights, or the module has another architecture.
+
+    Examples
+    --------
+    A registered encoder with weights of one's own, such as after training it further:
+
+    >>> import storm
+    >>> encoder = storm.encoders.get_encoder("timm:resnet18")
+    >>> trained = storm.encoders.with_weights(encoder, encoder.architecture())
+    >>> trained.modified
+    True
     """
     info = as_info(encoder)
     if info.architecture is None:

@@ -40,6 +40,16 @@ def register(info: EncoderInfo) -> EncoderInfo:
         If ``info`` is not an :class:`EncoderInfo`.
     ValueError
         If the name is taken.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import storm
+    >>> network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten())
+    >>> mine = storm.encoders.wrap_encoder(network, name="mine", dim=12, tile_px=32, field_um=55.0)
+    >>> _ = storm.encoders.register(mine)
+    >>> "mine" in storm.encoders.list_encoders()
+    True
     """
     if not isinstance(info, EncoderInfo):
         msg = f"info is a {type(info).__name__}; register takes a storm.encoders.EncoderInfo"
@@ -65,6 +75,19 @@ def register_family(prefix: str, describe: Callable[[str], EncoderInfo]) -> None
     ------
     ValueError
         If the prefix is empty or registered already.
+
+    Examples
+    --------
+    Encoders of which there are too many for a list, described when they are asked for:
+
+    >>> import storm
+    >>> from dataclasses import replace
+    >>> def describe(name):
+    ...     return replace(storm.encoders.get_encoder("timm:resnet18"), name=name)
+
+    >>> storm.encoders.register_family("ours", describe)
+    >>> storm.encoders.get_encoder("ours:small").dim
+    512
     """
     if not prefix or prefix in _FAMILIES:
         msg = f"prefix={prefix!r} is empty or taken; families are registered for {sorted(_FAMILIES)}"
@@ -109,6 +132,13 @@ def get_encoder(name: str) -> EncoderInfo:
         If ``name`` is not text.
     ValueError
         If no encoder has that name.
+
+    Examples
+    --------
+    >>> import storm
+    >>> encoder = storm.encoders.get_encoder("h0-mini")
+    >>> encoder.dim, encoder.tile_px, encoder.field_um
+    (768, 224, 55.0)
     """
     if not isinstance(name, str):
         msg = f"a tile encoder is given by its name, one of {sorted(_REGISTRY)} or 'timm:<model>', not by {name!r}"
@@ -145,6 +175,12 @@ def list_encoders() -> list[str]:
     Returns
     -------
     list of str
+
+    Examples
+    --------
+    >>> import storm
+    >>> "uni2-h" in storm.encoders.list_encoders()
+    True
     """
     return sorted(_REGISTRY)
 
@@ -158,6 +194,12 @@ def encoder_table() -> pd.DataFrame:
         One row per encoder, indexed by name: maker, length of the embedding, input size and field, µm per pixel,
         tokens and pooling, number of parameters, GFLOP, licence and where to accept it, mean and standard deviation of
         the channels, and citation. Any model of timm can be used as well, as ``"timm:<model>"``.
+
+    Examples
+    --------
+    >>> import storm
+    >>> storm.encoders.list().loc["h0-mini", "maker"]
+    'Bioptimus'
     """
     import pandas as pd
 

@@ -81,6 +81,17 @@ def wrap_encoder(
         If ``module`` is not callable, ``name`` is not text, or ``mean`` or ``std`` is not three numbers.
     ValueError
         If a number is not positive, or only one of ``mean`` and ``std`` is given.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import storm
+    >>> network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten())
+    >>> encoder = storm.encoders.wrap_encoder(network, name="colours", dim=12, tile_px=32, field_um=55.0)
+    >>> sdata = storm.datasets.toy("visium", n=150)
+    >>> storm.tl.encode_tiles(sdata, encoder)
+    >>> sdata["table"].obsm["X_colours"].shape
+    (150, 12)
     """
     if not callable(module):
         msg = f"module must be a torch module or a callable, not {type(module).__name__}"

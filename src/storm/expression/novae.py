@@ -346,5 +346,12 @@ def load_novae(source: str | Path, *, download: bool = False, **options: Any) ->
         If the hub cannot be reached.
     ValueError
         If ``source`` is neither a folder nor the name of a Novae on the hub.
+
+    Examples
+    --------
+    Weights of Novae are downloaded only if you say so; a folder that you have needs no internet:
+
+    >>> import storm
+    >>> storm.expression.load_novae("MICS-Lab/novae-human-0", download=True)  # doctest: +SKIP
     """
     return NovaeEncoder(pretrained_novae(source, download=download), name=str(source), **options)

@@ -42,6 +42,14 @@ def adjacent_domains(
     ------
     KeyError
         If there is no such result.
+
+    Examples
+    --------
+    >>> import storm
+    >>> sdata = storm.datasets.toy("visium", n=300)
+    >>> storm.tl.adjacent_domains(sdata, "domain")
+    >>> storm.get.adjacent_domains(sdata, "domain").columns.tolist()
+    ['i', 'j', 'edges', 'share', 'log2_enrichment', 'z', 'adjacent']
     """
     name = _keys.adjacency(key) if key_added is None else key_added
     return result_table(data, name, table_key=table_key, made_by="storm.tl.adjacent_domains")

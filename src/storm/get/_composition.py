@@ -39,6 +39,15 @@ def composition(
     ------
     KeyError
         If there is no such result.
+
+    Examples
+    --------
+    >>> import storm
+    >>> sdata = storm.datasets.toy("visium", n=150)
+    >>> markers = {"B cells": ["MS4A1", "CD79A", "CD19"], "adipocytes": ["ADIPOQ", "PLIN1", "FABP4"]}
+    >>> storm.tl.composition(sdata, markers, method="markers")
+    >>> storm.get.composition(sdata).shape
+    (150, 2)
     """
     _, table = select_table(data, table_key)
     facts = stored_result(table, key_added, made_by="storm.tl.composition")
@@ -71,5 +80,14 @@ def composition_tests(
     ------
     KeyError
         If there is no such result, or it was made without domains.
+
+    Examples
+    --------
+    >>> import storm
+    >>> sdata = storm.datasets.toy("visium", n=150)
+    >>> markers = {"B cells": ["MS4A1", "CD79A", "CD19"], "adipocytes": ["ADIPOQ", "PLIN1", "FABP4"]}
+    >>> storm.tl.composition(sdata, markers, method="markers", key="domain")
+    >>> storm.get.composition_tests(sdata).columns.tolist()
+    ['group', 'type', 'mean', 'mean_rest', 'rank_biserial', 'pvals', 'pvals_adj', 'p_spatial', 'p_spatial_adj']
     """
     return result_table(data, key_added, table_key=table_key, made_by="storm.tl.composition")

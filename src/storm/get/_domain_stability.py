@@ -36,5 +36,14 @@ def domain_stability(
     ------
     KeyError
         If there is no such result.
+
+    Examples
+    --------
+    >>> import storm
+    >>> sdata = storm.datasets.toy("visium", n=150)
+    >>> storm.tl.embed(sdata, modality="st")
+    >>> storm.tl.domain_stability(sdata, [3, 4], runs=2)
+    >>> storm.get.domain_stability(sdata).columns.tolist()
+    ['n_domains', 'run', 'ari', 'ari_next']
     """
     return result_table(data, key_added, table_key=table_key, made_by="storm.tl.domain_stability")

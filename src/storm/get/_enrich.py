@@ -42,5 +42,14 @@ def enrich(
     ------
     KeyError
         If there is no such result or domain.
+
+    Examples
+    --------
+    >>> import storm
+    >>> sdata = storm.datasets.toy("visium", n=300)
+    >>> storm.tl.rank_domain_genes(sdata, "domain")
+    >>> storm.tl.enrich(sdata, {"B cells": ["MS4A1", "CD79A", "CD19", "CD79B"]}, min_genes=2)
+    >>> storm.get.enrich(sdata, "immune infiltrate").columns.tolist()[:6]
+    ['group', 'set', 'n_genes', 'n_selected', 'n_overlap', 'expected']
     """
     return result_table(data, key_added, table_key=table_key, made_by="storm.tl.enrich", group=group)

@@ -45,6 +45,16 @@ def rank_domain_genes(
     ------
     KeyError
         If there is no such result or domain.
+
+    Examples
+    --------
+    >>> import storm
+    >>> sdata = storm.datasets.toy("visium", n=300)
+    >>> storm.tl.rank_domain_genes(sdata, "domain")
+    >>> genes = storm.get.rank_domain_genes(sdata, "adipose tissue")
+    >>> first = genes.loc[genes["p_spatial_adj"] < 0.05, "names"].head(10)
+    >>> len(first)
+    10
     """
     _, table = select_table(data, table_key)
     return ranked_genes(table, key_added, group)

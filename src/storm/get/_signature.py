@@ -36,6 +36,14 @@ def signature(
     ------
     KeyError
         If there is no such result.
+
+    Examples
+    --------
+    >>> import storm
+    >>> sdata = storm.datasets.toy("visium", n=150)
+    >>> storm.tl.signature(sdata, ["MS4A1", "CD79A", "not a gene"], method="zscore")
+    >>> storm.get.signature(sdata)
+    ['MS4A1', 'CD79A']
     """
     _, table = select_table(data, table_key)
     return [str(gene) for gene in stored_result(table, key_added, made_by="storm.tl.signature")["genes"]]

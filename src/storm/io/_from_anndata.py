@@ -91,14 +91,14 @@ def from_anndata(
 
     Examples
     --------
-    >>> import squidpy as sq  # doctest: +SKIP
-    >>> adata = sq.read.visium("outs")  # doctest: +SKIP
-    >>> sdata = storm.io.from_anndata(adata, "HE.tif")  # doctest: +SKIP
-    >>> storm.tl.embed(sdata)  # doctest: +SKIP
-
-    Several sections, each with its own image:
-
-    >>> sdata = storm.io.from_anndata(adata, {"A": "A.tif", "B": "B.tif"}, library_key="sample")  # doctest: +SKIP
+    >>> import numpy as np
+    >>> import storm
+    >>> adata = storm.datasets.toy("visium", n=150)["table"].copy()
+    >>> del adata.uns["spatialdata_attrs"]
+    >>> image = np.full((2000, 2000, 3), 240, dtype=np.uint8)
+    >>> sdata = storm.io.from_anndata(adata, image, um_per_px=1.0, spot_um=55.0)
+    >>> sorted(sdata.images), sorted(sdata.shapes)
+    (['spots_he'], ['spots'])
     """
     from anndata import AnnData
     from spatialdata import SpatialData

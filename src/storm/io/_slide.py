@@ -47,9 +47,15 @@ def slide(path: str | Path, *, um_per_px: float | None = None) -> SpatialData:
 
     Examples
     --------
+    Any file that tifffile or OpenSlide reads; the scale is read from the file, or said:
+
+    >>> import numpy as np
+    >>> import tifffile
     >>> import storm
-    >>> sdata = storm.io.slide("biopsy.svs", um_per_px=0.25)  # doctest: +SKIP
-    >>> storm.tl.predict_expression(sdata)  # doctest: +SKIP
+    >>> tifffile.imwrite("slide.tif", np.full((600, 800, 3), 230, dtype=np.uint8), photometric="rgb")
+    >>> sdata = storm.io.slide("slide.tif", um_per_px=0.5)
+    >>> sorted(sdata.images)
+    ['he']
     """
     from spatialdata import SpatialData
 

@@ -34,7 +34,7 @@ def st(
     pitch_um: float = 200.0,
     spot_um: float = 100.0,
 ) -> SpatialData:
-    """Read a section of legacy Spatial Transcriptomics.
+    r"""Read a section of legacy Spatial Transcriptomics.
 
     Parameters
     ----------
@@ -76,6 +76,22 @@ def st(
     -----
     UserWarning
         If a few spots lie elsewhere in the image than on the array.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> import storm
+    >>> places = [f"{x}x{y}" for x in range(2, 6) for y in range(2, 6)]
+    >>> numbers = np.random.default_rng(0).poisson(3, size=(16, 2))
+    >>> counts = pd.DataFrame(numbers, index=places, columns=["EPCAM", "COL1A1"])
+    >>> counts.to_csv("counts.tsv", sep="\t")
+    >>> spots = pd.DataFrame({"x": [int(p[0]) for p in places], "y": [int(p[2]) for p in places]})
+    >>> spots = spots.assign(pixel_x=spots["x"] * 290.0, pixel_y=spots["y"] * 290.0)
+    >>> spots.to_csv("spots.tsv", sep="\t", index=False)
+    >>> sdata = storm.io.st("counts.tsv", "spots.tsv")
+    >>> sdata["table"].shape
+    (16, 2)
     """
     import geopandas as gpd
     import shapely

@@ -79,6 +79,15 @@ def silhouette(
     References
     ----------
     Rousseeuw, Silhouettes, J. Comput. Appl. Math. 1987.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import storm
+    >>> coords = np.stack(np.meshgrid(np.arange(8), np.arange(8)), axis=-1).reshape(-1, 2) * 100.0
+    >>> score = storm.metrics.silhouette(coords, (coords[:, 0] > 350).astype(int))
+    >>> round(score.value, 2), score.exact
+    (0.34, True)
     """
     domain, levels = codes(labels, name="labels")
     xy = coordinates(coords, n=len(domain))

@@ -44,6 +44,14 @@ def ari(labels_true: Labels, labels_pred: Labels) -> float:
     References
     ----------
     Hubert and Arabie, Comparing partitions, J. Classif. 1985.
+
+    Examples
+    --------
+    >>> import storm
+    >>> storm.metrics.ari(["a", "a", "b", "b"], [1, 1, 0, 0])
+    1.0
+    >>> float(round(storm.metrics.ari(["a", "a", "b", "b"], [0, 1, 1, 1]), 3))
+    0.0
     """
     from sklearn.metrics import adjusted_rand_score
 
@@ -67,6 +75,12 @@ def nmi(labels_true: Labels, labels_pred: Labels) -> float:
     ------
     ValueError
         If a label is missing or the lengths differ.
+
+    Examples
+    --------
+    >>> import storm
+    >>> float(round(storm.metrics.nmi(["a", "a", "b", "b"], [0, 0, 1, 2]), 3))
+    0.8
     """
     from sklearn.metrics import normalized_mutual_info_score
 
@@ -94,6 +108,12 @@ def fmi(labels_true: Labels, labels_pred: Labels) -> float:
     References
     ----------
     Fowlkes and Mallows, A method for comparing two hierarchical clusterings, JASA 1983.
+
+    Examples
+    --------
+    >>> import storm
+    >>> float(round(storm.metrics.fmi(["a", "a", "b", "b"], [0, 0, 1, 2]), 3))
+    0.707
     """
     from sklearn.metrics import fowlkes_mallows_score
 
@@ -121,6 +141,14 @@ def homogeneity(labels_true: Labels, labels_pred: Labels) -> float:
     References
     ----------
     Rosenberg and Hirschberg, V-measure, EMNLP 2007.
+
+    Examples
+    --------
+    A domain that is cut in two is still homogeneous:
+
+    >>> import storm
+    >>> float(round(storm.metrics.homogeneity(["a", "a", "b", "b"], [0, 0, 1, 2]), 3))
+    1.0
     """
     from sklearn.metrics import homogeneity_score
 
@@ -148,6 +176,14 @@ def completeness(labels_true: Labels, labels_pred: Labels) -> float:
     References
     ----------
     Rosenberg and Hirschberg, V-measure, EMNLP 2007.
+
+    Examples
+    --------
+    A domain that is cut in two is no longer complete:
+
+    >>> import storm
+    >>> float(round(storm.metrics.completeness(["a", "a", "b", "b"], [0, 0, 1, 2]), 3))
+    0.667
     """
     from sklearn.metrics import completeness_score
 

@@ -80,6 +80,18 @@ def calibration_slope(time: ArrayLike, event: ArrayLike, risk: ArrayLike) -> Slo
     References
     ----------
     van Houwelingen, Statistics in Medicine 19, 3401 (2000).
+
+    Examples
+    --------
+    A risk that is twice as large as it should be has a slope of about one half:
+
+    >>> import numpy as np
+    >>> import storm
+    >>> rng = np.random.default_rng(0)
+    >>> risk = rng.normal(size=500)
+    >>> time = rng.exponential(np.exp(-risk))
+    >>> round(storm.metrics.calibration_slope(time, np.ones(500), 2 * risk).slope, 1)
+    0.5
     """
     import pandas as pd
 
@@ -124,6 +136,21 @@ def calibration_table(
         If something is missing or invalid.
     ImportError
         Without lifelines.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import storm
+    >>> rng = np.random.default_rng(0)
+    >>> hazard = np.exp(rng.normal(size=500))
+    >>> time = rng.exponential(1 / hazard)
+    >>> table = storm.metrics.calibration_table(time, np.ones(500), np.exp(-hazard), horizon=1.0, n_groups=4)
+    >>> table[["n", "predicted", "observed"]].round(2)
+         n  predicted  observed
+    0  125       0.74      0.69
+    1  125       0.50      0.51
+    2  125       0.26      0.22
+    3  125       0.05      0.04
     """
     import pandas as pd
 
@@ -178,6 +205,18 @@ def subgroup_hazards(time: ArrayLike, event: ArrayLike, high: ArrayLike, *, subg
     References
     ----------
     Assmann et al., The Lancet 355, 1064 (2000).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import storm
+    >>> rng = np.random.default_rng(0)
+    >>> high = rng.integers(2, size=200).astype(bool)
+    >>> stage = rng.choice(["I", "II"], size=200)
+    >>> time = rng.exponential(np.where(high, 0.5, 1.0))
+    >>> result = storm.metrics.subgroup_hazards(time, np.ones(200), high, subgroups=stage)
+    >>> result.table["hr"].round(1).to_dict()
+    {'I': 1.9, 'II': 2.1}
     """
     import pandas as pd
     from scipy.stats import chi2

@@ -55,6 +55,16 @@ def chaos(coords: ArrayLike, labels: Labels, *, convention: Literal["sdmbench", 
     References
     ----------
     Shang and Zhou, SpatialPCA, Nat. Commun. 2022 (definition); Yuan et al., SDMBench, Nat. Methods 2024.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import storm
+    >>> coords = np.stack(np.meshgrid(np.arange(8), np.arange(8)), axis=-1).reshape(-1, 2) * 100.0
+    >>> halves = (coords[:, 0] > 350).astype(int)
+    >>> checkers = (coords.sum(axis=1) // 100 % 2).astype(int)
+    >>> round(storm.metrics.chaos(coords, halves), 2), round(storm.metrics.chaos(coords, checkers), 2)
+    (0.44, 0.62)
     """
     from scipy.spatial import cKDTree
 
@@ -107,6 +117,16 @@ def pas(coords: ArrayLike, labels: Labels, *, k: int = 10) -> float:
     References
     ----------
     Shang and Zhou, SpatialPCA, Nat. Commun. 2022.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import storm
+    >>> coords = np.stack(np.meshgrid(np.arange(8), np.arange(8)), axis=-1).reshape(-1, 2) * 100.0
+    >>> halves = (coords[:, 0] > 350).astype(int)
+    >>> random = np.random.default_rng(0).integers(2, size=64)
+    >>> round(storm.metrics.pas(coords, halves), 2), round(storm.metrics.pas(coords, random), 2)
+    (0.0, 0.34)
     """
     from scipy.spatial import cKDTree
 
@@ -181,6 +201,15 @@ def asw(coords: ArrayLike, labels: Labels, *, max_n: int = 20_000, seed: int = 0
     ------
     ValueError
         If a label is missing, a coordinate is not finite, lengths differ, or there are fewer than two domains.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import storm
+    >>> coords = np.stack(np.meshgrid(np.arange(8), np.arange(8)), axis=-1).reshape(-1, 2) * 100.0
+    >>> halves = (coords[:, 0] > 350).astype(int)
+    >>> round(storm.metrics.asw(coords, halves), 2)
+    0.34
     """
     return silhouette(coords, labels, max_n=max_n, seed=seed).value
 
@@ -212,6 +241,16 @@ def fide(edges: ArrayLike, labels: Labels, *, n_domains: int | None = None) -> f
     References
     ----------
     Blampey et al., Novae, Nat. Methods 2025.
+
+    Examples
+    --------
+    Six spots in a row, of which the first three are one domain:
+
+    >>> import numpy as np
+    >>> import storm
+    >>> edges = np.array([(i, i + 1) for i in range(5)])
+    >>> round(storm.metrics.fide(edges, ["a", "a", "a", "b", "b", "b"]), 3)
+    0.8
     """
     domain, _ = codes(labels, name="labels")
     ends = np.asarray(edges)
@@ -258,6 +297,16 @@ def jsd(labels: Labels, slides: Labels) -> float:
     References
     ----------
     Lin, IEEE Trans. Inf. Theory 1991; used between slides by Blampey et al., Novae, Nat. Methods 2025.
+
+    Examples
+    --------
+    Domains that both slides have in equal shares, and domains of one slide each:
+
+    >>> import storm
+    >>> round(storm.metrics.jsd(["a", "b", "a", "b"], ["slide 1", "slide 1", "slide 2", "slide 2"]), 3)
+    0.0
+    >>> round(storm.metrics.jsd(["a", "a", "b", "b"], ["slide 1", "slide 1", "slide 2", "slide 2"]), 3)
+    1.0
     """
     domain, levels = codes(labels, name="labels")
     slide, slide_levels = codes(slides, name="slides")

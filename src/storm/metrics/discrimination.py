@@ -54,6 +54,12 @@ def concordance(time: ArrayLike, event: ArrayLike, risk: ArrayLike) -> float:
     References
     ----------
     Harrell et al., JAMA 247, 2543 (1982).
+
+    Examples
+    --------
+    >>> import storm
+    >>> storm.metrics.concordance(time=[2, 4, 6, 8], event=[1, 1, 0, 1], risk=[0.9, 0.5, 0.6, 0.1])
+    0.8
     """
     times, events = follow_up(time, event)
     values = scores(risk, n=len(times))
@@ -112,6 +118,19 @@ def bootstrap_concordance(
     ------
     ValueError
         As in :func:`concordance`.
+
+    Examples
+    --------
+    Is the risk better than age alone? Both are judged on the same resamples of patients:
+
+    >>> import numpy as np
+    >>> import storm
+    >>> rng = np.random.default_rng(0)
+    >>> risk, age = rng.normal(size=(2, 100))
+    >>> time = rng.exponential(np.exp(-risk - 0.2 * age))
+    >>> draws = storm.metrics.bootstrap_concordance(time, np.ones(100), risk, baseline=age, n_boot=200)
+    >>> bool(np.nanpercentile(draws["difference"], 2.5) > 0)
+    True
     """
     check_whole(n_boot, name="n_boot")
     times, events = follow_up(time, event)
@@ -160,6 +179,12 @@ def uno_concordance(
     References
     ----------
     Uno et al., Statistics in Medicine 30, 1105 (2011).
+
+    Examples
+    --------
+    >>> import storm
+    >>> round(storm.metrics.uno_concordance(time=[2, 4, 6, 8], event=[1, 1, 0, 1], risk=[0.9, 0.5, 0.6, 0.1]), 3)
+    0.8
     """
     times, events = follow_up(time, event)
     values = scores(risk, n=len(times))
@@ -209,6 +234,12 @@ def cumulative_auc(
     References
     ----------
     Hung & Chiang, Canadian Journal of Statistics 38, 8 (2010); Uno et al., JASA 102, 527 (2007).
+
+    Examples
+    --------
+    >>> import storm
+    >>> storm.metrics.cumulative_auc([1, 2, 3, 4], [1, 1, 1, 1], risk=[0.9, 0.3, 0.5, 0.1], times=[1.5, 2.5])
+    array([1.  , 0.75])
     """
     followed, events = follow_up(time, event)
     values = scores(risk, n=len(followed))
@@ -258,6 +289,16 @@ def brier(
     References
     ----------
     Graf et al., Statistics in Medicine 18, 2529 (1999).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import storm
+    >>> time, event = [1, 2, 3, 4], [1, 1, 1, 1]
+    >>> storm.metrics.brier(time, event, np.full((4, 1), 0.5), times=[2.5])  # one half for everybody
+    array([0.25])
+    >>> storm.metrics.brier(time, event, np.array([[0.1], [0.2], [0.8], [0.9]]), times=[2.5]).round(3)
+    array([0.025])
     """
     followed, events = follow_up(time, event)
     moments, predicted = np.atleast_1d(np.asarray(times, dtype=np.float64)), np.asarray(survival, dtype=np.float64)
@@ -302,6 +343,13 @@ def integrated_brier(
     ------
     ValueError
         As in :func:`brier`, or if the times do not ascend.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import storm
+    >>> float(storm.metrics.integrated_brier([1, 2, 3, 4], [1, 1, 1, 1], np.full((4, 2), 0.5), times=[1.5, 2.5]))
+    0.25
     """
     moments = np.atleast_1d(np.asarray(times, dtype=np.float64))
     if len(moments) < 2 or not (np.diff(moments) > 0).all():

@@ -81,6 +81,17 @@ def score_domains(
     ------
     ValueError
         If lengths differ, or no spot remains to be scored.
+
+    Examples
+    --------
+    >>> import storm
+    >>> table = storm.datasets.toy("visium", n=150)["table"]
+    >>> storm.tl.embed(table, modality="st")
+    >>> storm.tl.domains(table, 5)
+    >>> truth, found = table.obs["domain"], table.obs["storm_domain"]
+    >>> scores = storm.metrics.score_domains(truth, found, table.obsm["spatial"])
+    >>> scores["n_domains"], scores["n_scored"]
+    (5, 150)
     """
     pred = as_labels(labels_pred, name="labels_pred")
     lost = missing(pred, name="labels_pred")

@@ -50,6 +50,15 @@ def pearson_per_gene(
     ------
     ValueError
         If shapes differ, a value is infinite or not a real number, or a slide is missing.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import storm
+    >>> truth = np.array([[0.0, 3.0], [1.0, 1.0], [2.0, 2.0]])
+    >>> pred = np.array([[0.1, 1.0], [0.9, 1.0], [2.2, 1.0]])
+    >>> storm.metrics.pearson_per_gene(truth, pred).round(3)  # the second gene is predicted the same everywhere
+    array([0.991,   nan])
     """
     truth, pred = _matrix(truth, name="truth"), _matrix(pred, name="pred")
     if truth.shape != pred.shape:
@@ -90,6 +99,16 @@ def score_expression(
     ------
     ValueError
         If shapes differ, a value is infinite or not a real number, or a slide is missing.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import storm
+    >>> rng = np.random.default_rng(0)
+    >>> truth = rng.normal(size=(100, 20))
+    >>> scores = storm.metrics.score_expression(truth, truth + rng.normal(size=truth.shape))
+    >>> float(round(scores["median_r_pooled"], 2)), scores["n_genes"]
+    (0.7, 20)
     """
     r = pearson_per_gene(truth, pred)
     n = _matrix(truth, name="truth").shape[0]
@@ -134,6 +153,13 @@ def top_n_curve(
     ------
     ValueError
         If shapes differ or a panel size is not positive.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import storm
+    >>> storm.metrics.top_n_curve(np.linspace(0.5, 0.0, 11), ns=(1, 5, 11))
+    {1: 0.5, 5: 0.4, 11: 0.25}
     """
     r = np.asarray(r, dtype=np.float64)
     rank = r if rank_by is None else np.asarray(rank_by, dtype=np.float64)

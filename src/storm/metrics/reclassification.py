@@ -132,6 +132,18 @@ def bootstrap_reclassification(
     ------
     ValueError
         As in :func:`net_reclassification`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import storm
+    >>> rng = np.random.default_rng(0)
+    >>> hazard = np.exp(rng.normal(size=120))
+    >>> time = rng.exponential(1 / hazard)
+    >>> old, new = np.full(120, 0.5), 1 - np.exp(-hazard)  # the probability of an event before time 1
+    >>> draws = storm.metrics.bootstrap_reclassification(time, np.ones(120), (old, new), horizon=1.0, n_boot=100)
+    >>> draws.shape, bool(np.nanpercentile(draws, 2.5) > 0)
+    ((100,), True)
     """
     check_whole(n_boot, name="n_boot")
     net_reclassification(time, event, predictions, horizon=horizon, cuts=cuts)

@@ -71,6 +71,19 @@ def expression_report(
     ------
     ValueError
         If shapes differ, a slide is of several patients, or a patient is among those that were trained on.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import storm
+    >>> rng = np.random.default_rng(0)
+    >>> truth = rng.poisson(2, size=(50, 2)).astype(float)
+    >>> pred = truth + rng.normal(size=truth.shape)
+    >>> report = storm.metrics.expression_report(truth, pred, genes=["EPCAM", "COL1A1"])
+    >>> report[["gene", "n", "pearson"]].round(2)
+         gene   n  pearson
+    0   EPCAM  50     0.83
+    1  COL1A1  50     0.87
     """
     import pandas as pd
 
@@ -153,6 +166,18 @@ def coverage_by_depth(
     ------
     ValueError
         If shapes differ or edges do not ascend.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import storm
+    >>> rng = np.random.default_rng(0)
+    >>> depth = rng.uniform(100, 1000, size=200)
+    >>> truth = rng.normal(size=(200, 10))
+    >>> limit = np.full_like(truth, 1.645)  # the middle 90 % of a normal distribution
+    >>> table = storm.metrics.coverage_by_depth(truth, -limit, limit, depth=depth, edges=[100, 500, 1000])
+    >>> table["coverage"].round(2).tolist()
+    [0.91, 0.9]
     """
     import pandas as pd
 
@@ -212,6 +237,17 @@ def ssim(truth: ArrayLike, pred: ArrayLike, coords: ArrayLike, *, k: int = _SSIM
     References
     ----------
     Wang, Bovik, Sheikh & Simoncelli, IEEE Transactions on Image Processing 13, 600 (2004).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import storm
+    >>> coords = np.stack(np.meshgrid(np.arange(8), np.arange(8)), axis=-1).reshape(-1, 2) * 100.0
+    >>> truth = np.sin(coords / 200.0)  # two genes, waves along x and along y
+    >>> storm.metrics.ssim(truth, truth, coords).round(3)
+    array([1., 1.])
+    >>> bool((storm.metrics.ssim(truth, truth[:, ::-1], coords) < 0.5).all())
+    True
     """
     from scipy.spatial import cKDTree
 

@@ -191,6 +191,13 @@ def kaplan_meier(time: ArrayLike, event: ArrayLike, *, alpha: float = 0.05) -> K
     References
     ----------
     Kaplan & Meier, Journal of the American Statistical Association 53, 457 (1958).
+
+    Examples
+    --------
+    >>> import storm
+    >>> curve = storm.metrics.kaplan_meier(time=[2, 4, 6, 8], event=[1, 0, 1, 1])
+    >>> curve.time, curve.survival.round(3), curve.at_risk
+    (array([0., 2., 4., 6., 8.]), array([1.   , 0.75 , 0.75 , 0.375, 0.   ]), array([4, 4, 3, 2, 1]))
     """
     times, events = follow_up(time, event)
     need_lifelines()
@@ -233,6 +240,13 @@ def log_rank(time: ArrayLike, event: ArrayLike, groups: Labels) -> LogRank:
     References
     ----------
     Mantel, Cancer Chemotherapy Reports 50, 163 (1966).
+
+    Examples
+    --------
+    >>> import storm
+    >>> test = storm.metrics.log_rank([2, 3, 4, 10, 12, 14], [1, 1, 1, 1, 1, 0], ["high"] * 3 + ["low"] * 3)
+    >>> round(test.p, 3)
+    0.025
     """
     times, events = follow_up(time, event)
     labels = as_labels(groups, name="groups")
@@ -284,6 +298,18 @@ def cox(time: ArrayLike, event: ArrayLike, covariates: pd.DataFrame, *, alpha: f
     ----------
     Cox, Journal of the Royal Statistical Society B 34, 187 (1972); Grambsch & Therneau, Biometrika 81, 515 (1994);
     Peduzzi et al., Journal of Clinical Epidemiology 48, 1503 (1995).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> import storm
+    >>> rng = np.random.default_rng(0)
+    >>> covariates = pd.DataFrame({"risk": rng.normal(size=200), "age": rng.normal(60, 10, size=200)})
+    >>> time = rng.exponential(np.exp(-covariates["risk"]))
+    >>> model = storm.metrics.cox(time, np.ones(200), covariates)
+    >>> model.table.columns.tolist()
+    ['coef', 'se', 'hr', 'hr_lower', 'hr_upper', 'p', 'p_ph']
     """
     times, events = follow_up(time, event, n=len(covariates))
     need_events(events, what="a Cox model")
@@ -367,6 +393,15 @@ def empirical_p(statistic: float, null: ArrayLike) -> EmpiricalP:
     ----------
     Venet, Dumont & Detours, PLoS Computational Biology 7, e1002240 (2011); Phipson & Smyth, Statistical Applications in
     Genetics and Molecular Biology 9, 39 (2010).
+
+    Examples
+    --------
+    A statistic that none of 999 random sets of genes reaches:
+
+    >>> import numpy as np
+    >>> import storm
+    >>> storm.metrics.empirical_p(4.0, np.random.default_rng(0).normal(size=999)).p
+    0.001
     """
     draws = np.asarray(null, dtype=np.float64)
     if draws.ndim != 1 or not len(draws) or not np.isfinite(draws).all() or not np.isfinite(statistic):

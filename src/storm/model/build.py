@@ -43,6 +43,13 @@ def build_storm(size: str = "base", **changes: Any) -> Storm:
     ------
     TypeError, ValueError
         If the size or a field is unknown, or a field has an impossible value.
+
+    Examples
+    --------
+    >>> import storm
+    >>> network = storm.model.build_storm("base", depth=2)
+    >>> network.config.width, network.config.depth
+    (768, 2)
     """
     check_choice(size, SIZES, name="size")
     return Storm(StormConfig.from_dict({**SIZES[size], **changes}))

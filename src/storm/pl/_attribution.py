@@ -68,7 +68,15 @@ def attribution(
 
     Examples
     --------
-    >>> storm.pl.attribution(storm.prognosis.explain(model, cohort, "P0003"))  # doctest: +SKIP
+    .. plot::
+
+        >>> import tempfile
+        >>> import storm
+        >>> cohort = storm.datasets.toy_cohort(tempfile.mkdtemp() + "/cohort", n_patients=40, n_tiles=(100, 200))
+        >>> config = storm.prognosis.OutcomeFit(epochs=5)
+        >>> model = storm.prognosis.fit(cohort, "DSS", network="mean", baselines=False, config=config)
+        >>> explanation = storm.prognosis.explain(model, cohort, "P0001")
+        >>> ax = storm.pl.attribution(explanation)
     """
     import matplotlib.pyplot as plt
     from matplotlib.collections import PolyCollection

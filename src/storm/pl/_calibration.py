@@ -59,8 +59,16 @@ def calibration(
 
     Examples
     --------
-    >>> by_depth = storm.metrics.coverage_by_depth(truth, lower, upper, depth=counts.sum(axis=1))
-    >>> storm.pl.calibration({"B4, trained on C": by_depth})
+    .. plot::
+
+        >>> import numpy as np
+        >>> import storm
+        >>> rng = np.random.default_rng(0)
+        >>> depth = rng.uniform(500, 5000, size=400)
+        >>> truth = rng.normal(size=(400, 50))
+        >>> limit = np.full_like(truth, 1.645)
+        >>> table = storm.metrics.coverage_by_depth(truth, -limit, limit, depth=depth)
+        >>> ax = storm.pl.calibration({"drawn": table})
     """
     import matplotlib.pyplot as plt
 

@@ -79,6 +79,14 @@ def check(
     ValueError
         If there is no image, no scale or no spot with a geometry, ``n`` is not a whole number of at least 1, or
         ``field_um`` is not positive.
+
+    Examples
+    --------
+    .. plot::
+
+        >>> import storm
+        >>> sdata = storm.datasets.toy("visium", n=300)
+        >>> axes = storm.pl.check(sdata, n=4)
     """
     n = check_whole(n, name="n")
     check_positive(field_um, name="field_um", unit="µm")

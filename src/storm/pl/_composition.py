@@ -64,6 +64,20 @@ def composition(
         If ``max_p`` is no probability, or ``cmap`` no colour map.
     TypeError
         If ``ax`` is not a matplotlib axes.
+
+    Examples
+    --------
+    .. plot::
+
+        >>> import storm
+        >>> sdata = storm.datasets.toy("visium", n=300)
+        >>> markers = {
+        ...     "B cells": ["MS4A1", "CD79A", "CD19"],
+        ...     "adipocytes": ["ADIPOQ", "PLIN1", "FABP4"],
+        ...     "epithelium": ["EPCAM", "KRT8", "KRT18"],
+        ... }
+        >>> storm.tl.composition(sdata, markers, method="markers", key="domain")
+        >>> ax = storm.pl.composition(sdata)
     """
     import matplotlib.pyplot as plt
     from matplotlib.patches import Rectangle

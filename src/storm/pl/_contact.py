@@ -76,6 +76,15 @@ def contact(
         If ``value`` is not one of its columns, or ``cmap`` no colour map.
     TypeError
         If ``ax`` is not a matplotlib axes.
+
+    Examples
+    --------
+    .. plot::
+
+        >>> import storm
+        >>> sdata = storm.datasets.toy("visium", n=300)
+        >>> storm.tl.adjacent_domains(sdata, "domain")
+        >>> ax = storm.pl.contact(sdata, "domain")
     """
     import matplotlib.pyplot as plt
     from matplotlib.patches import Rectangle

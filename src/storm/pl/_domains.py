@@ -111,8 +111,13 @@ def domains(
 
     Examples
     --------
-    >>> storm.tl.domains(adata, 7, library_key="sample")  # doctest: +SKIP
-    >>> storm.pl.domains(adata, library_key="sample")  # doctest: +SKIP
+    .. plot::
+
+        >>> import storm
+        >>> sdata = storm.datasets.toy("visium", n=300)
+        >>> storm.tl.embed(sdata, modality="st")
+        >>> storm.tl.domains(sdata, 5)
+        >>> ax = storm.pl.domains(sdata)
     """
     check_style(size=size, alpha=alpha, image_alpha=image_alpha)
     check_axes(ax)

@@ -76,6 +76,21 @@ def enrichment(
         If an argument is out of range, or no set is left to draw.
     TypeError
         If ``ax`` is not a matplotlib axes.
+
+    Examples
+    --------
+    .. plot::
+
+        >>> import storm
+        >>> sdata = storm.datasets.toy("visium", n=300)
+        >>> storm.tl.rank_domain_genes(sdata, "domain")
+        >>> sets = {
+        ...     "B cells": ["MS4A1", "CD79A", "CD19", "CD79B"],
+        ...     "T cells": ["CD3D", "CD3E", "CD2", "TRAC"],
+        ...     "fat": ["ADIPOQ", "PLIN1", "FABP4", "LEP"],
+        ... }
+        >>> storm.tl.enrich(sdata, sets, min_genes=2)
+        >>> ax = storm.pl.enrichment(sdata, "immune infiltrate")
     """
     import matplotlib.pyplot as plt
 

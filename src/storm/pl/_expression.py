@@ -119,6 +119,17 @@ def expression(
         If no gene is given, a gene's name is not unique, ``axes`` have another shape, or an option is invalid.
     TypeError
         If a gene or a key is not text, values are not numbers, or a size or opacity is not a number.
+
+    Examples
+    --------
+    .. plot::
+
+        >>> import storm
+        >>> sdata = storm.datasets.toy("visium", n=200)
+        >>> train, test = storm.pp.split_along_x(sdata)
+        >>> head = storm.tl.fit_expression(sdata, ["EPCAM", "COL1A1"], train=train)
+        >>> storm.tl.predict_expression(sdata, head=head)
+        >>> axes = storm.pl.expression(sdata, ["EPCAM", "COL1A1"])
     """
     check_style(size=size, image_alpha=image_alpha)
     check_cmap(cmap)

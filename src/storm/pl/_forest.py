@@ -52,7 +52,16 @@ def forest(
 
     Examples
     --------
-    >>> storm.pl.forest(report.multivariable.table)  # doctest: +SKIP
+    .. plot::
+
+        >>> import numpy as np
+        >>> import pandas as pd
+        >>> import storm
+        >>> rng = np.random.default_rng(0)
+        >>> covariates = pd.DataFrame({"risk": rng.normal(size=200), "age": rng.normal(60, 10, size=200)})
+        >>> time = rng.exponential(np.exp(-covariates["risk"]))
+        >>> model = storm.metrics.cox(time, np.ones(200), covariates)
+        >>> ax = storm.pl.forest(model.table)
     """
     import matplotlib.pyplot as plt
 

@@ -44,7 +44,15 @@ def gene_attribution(totals: pd.Series, *, n_genes: int = 10, ax: Axes | None = 
 
     Examples
     --------
-    >>> storm.pl.gene_attribution(explanation.gene_totals)  # doctest: +SKIP
+    .. plot::
+
+        >>> import tempfile
+        >>> import storm
+        >>> cohort = storm.datasets.toy_cohort(tempfile.mkdtemp() + "/cohort", n_patients=40, n_tiles=(100, 200))
+        >>> config = storm.prognosis.OutcomeFit(epochs=5)
+        >>> model = storm.prognosis.fit(cohort, "DSS", network="mean", baselines=False, config=config)
+        >>> explanation = storm.prognosis.explain(model, cohort, "P0001")
+        >>> ax = storm.pl.gene_attribution(explanation.gene_totals)
     """
     import matplotlib.pyplot as plt
 

@@ -77,8 +77,16 @@ def gene_boxes(
 
     Examples
     --------
-    >>> report = storm.metrics.expression_report(truth, pred, genes=genes, slides=slides)  # doctest: +SKIP
-    >>> storm.pl.gene_boxes(report, by="slide")  # doctest: +SKIP
+    .. plot::
+
+        >>> import numpy as np
+        >>> import pandas as pd
+        >>> import storm
+        >>> rng = np.random.default_rng(0)
+        >>> genes = [f"gene{i}" for i in range(200)]
+        >>> table = pd.DataFrame({"gene": genes * 2, "method": ["ridge"] * 200 + ["storm"] * 200})
+        >>> table["pearson"] = np.clip(rng.normal(0.2, 0.15, 400), -1, 1)
+        >>> ax = storm.pl.gene_boxes(table)
     """
     import matplotlib.pyplot as plt
 

@@ -72,6 +72,14 @@ def he(
         If a key does not exist.
     TypeError
         If ``ax`` is not a matplotlib axes.
+
+    Examples
+    --------
+    .. plot::
+
+        >>> import storm
+        >>> sdata = storm.datasets.toy("visium", n=300)
+        >>> ax = storm.pl.he(sdata, outlines=True)
     """
     check_axes(ax)
     check_whole(columns, name="columns")

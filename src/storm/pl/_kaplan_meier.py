@@ -63,6 +63,23 @@ def kaplan_meier(
         If there is no curve, or colours are lacking or are none.
     TypeError
         If ``ax`` is not a matplotlib axes, or a curve is something else.
+
+    Examples
+    --------
+    .. plot::
+
+        >>> import numpy as np
+        >>> import storm
+        >>> rng = np.random.default_rng(0)
+        >>> high = rng.integers(2, size=120).astype(bool)
+        >>> time, follow_up = rng.exponential(np.where(high, 2.0, 5.0)), rng.uniform(1, 8, size=120)
+        >>> event, time = time <= follow_up, np.minimum(time, follow_up)
+        >>> curves = {
+        ...     "low risk": storm.metrics.kaplan_meier(time[~high], event[~high]),
+        ...     "high risk": storm.metrics.kaplan_meier(time[high], event[high]),
+        ... }
+        >>> test = storm.metrics.log_rank(time, event, high)
+        >>> ax = storm.pl.kaplan_meier(curves, p=test.p, xlabel="years")
     """
     import matplotlib.pyplot as plt
 

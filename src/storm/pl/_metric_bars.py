@@ -85,6 +85,16 @@ def metric_bars(
         lists of genes.
     TypeError
         If ``ax`` is not a matplotlib axes.
+
+    Examples
+    --------
+    .. plot::
+
+        >>> import storm
+        >>> sections = {str(seed): storm.datasets.toy("visium", n=200, seed=seed) for seed in range(2)}
+        >>> methods = ["storm_st", "hvg_pca", "smoothing"]
+        >>> table = storm.benchmark.domains(sections, truth="domain", methods=methods, seeds=[0])
+        >>> ax = storm.pl.metric_bars(table, "ari")
     """
     import matplotlib.pyplot as plt
     import pandas as pd

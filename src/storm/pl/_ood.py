@@ -86,6 +86,15 @@ def ood(
         If its head knew no tiles to compare with, an option is invalid, or one ``ax`` is given for several sections.
     TypeError
         If ``ax`` is not a matplotlib axes, or a size or opacity is not a number.
+
+    Examples
+    --------
+    .. plot::
+
+        >>> import storm
+        >>> sdata = storm.datasets.toy("visium", n=200)
+        >>> storm.tl.predict_expression(sdata, ["EPCAM"])
+        >>> ax = storm.pl.ood(sdata)
     """
     from matplotlib.colors import LogNorm
 

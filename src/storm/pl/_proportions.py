@@ -75,8 +75,13 @@ def proportions(
 
     Examples
     --------
-    >>> storm.tl.domains(adata, 7, library_key="sample")  # doctest: +SKIP
-    >>> storm.pl.proportions(adata)  # doctest: +SKIP
+    .. plot::
+
+        >>> import storm
+        >>> sections = [storm.datasets.toy("visium", n=200, seed=seed) for seed in range(2)]
+        >>> storm.tl.embed(sections, modality="st")
+        >>> storm.tl.domains(sections, 5)
+        >>> ax = storm.pl.proportions(sections)
     """
     import matplotlib.pyplot as plt
 

@@ -69,6 +69,17 @@ def reliability(
         If no gene has a correlation, or none of the report's is among the predicted ones.
     TypeError
         If ``ax`` is not a matplotlib axes.
+
+    Examples
+    --------
+    .. plot::
+
+        >>> import storm
+        >>> sdata = storm.datasets.toy("visium", n=200)
+        >>> train, test = storm.pp.split_along_x(sdata)
+        >>> head = storm.tl.fit_expression(sdata, n_genes=60, train=train)
+        >>> storm.tl.predict_expression(sdata, head=head)
+        >>> ax = storm.pl.reliability(sdata)
     """
     import matplotlib.pyplot as plt
 

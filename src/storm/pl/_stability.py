@@ -62,6 +62,16 @@ def stability(
         If there is no such result.
     TypeError
         If ``ax`` is not a matplotlib axes.
+
+    Examples
+    --------
+    .. plot::
+
+        >>> import storm
+        >>> sdata = storm.datasets.toy("visium", n=300)
+        >>> storm.tl.embed(sdata, modality="st")
+        >>> storm.tl.domain_stability(sdata, range(3, 8), runs=4)
+        >>> ax = storm.pl.stability(sdata)
     """
     import matplotlib.pyplot as plt
     from matplotlib.ticker import MaxNLocator

@@ -43,7 +43,15 @@ def survival_calibration(table: pd.DataFrame, *, ax: Axes | None = None, title: 
 
     Examples
     --------
-    >>> storm.pl.survival_calibration(report.calibration)  # doctest: +SKIP
+    .. plot::
+
+        >>> import numpy as np
+        >>> import storm
+        >>> rng = np.random.default_rng(0)
+        >>> hazard = np.exp(rng.normal(size=500))
+        >>> time = rng.exponential(1 / hazard)
+        >>> table = storm.metrics.calibration_table(time, np.ones(500), np.exp(-hazard), horizon=1.0)
+        >>> ax = storm.pl.survival_calibration(table)
     """
     import matplotlib.pyplot as plt
 

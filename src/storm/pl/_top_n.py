@@ -65,6 +65,18 @@ def top_n(
     References
     ----------
     Xiang, Hou et al. (2026), arXiv:2604.03630, figure 3C.
+
+    Examples
+    --------
+    .. plot::
+
+        >>> import storm
+        >>> sections = {"a": storm.datasets.toy("visium", n=150), "b": storm.datasets.toy("visium", n=150, seed=1)}
+        >>> genes = {"all": sections["a"]["table"].var_names[:100].tolist()}
+        >>> groups = {"a": "A", "b": "B"}
+        >>> table = storm.benchmark.expression(sections, groups=groups, genes=genes, methods=["ridge", "knn"])
+        >>> table = storm.benchmark.top_n(table.query("split == 'patient B'"), [10, 25, 50, 100])
+        >>> ax = storm.pl.top_n(table)
     """
     import matplotlib.pyplot as plt
 

@@ -80,14 +80,17 @@ def umap(
 
     Examples
     --------
-    The input modes of one embedding beside each other:
+    .. plot::
 
-    >>> storm.tl.embed(sdata, per_modality=True)  # doctest: +SKIP
-    >>> table = sdata["table"]  # doctest: +SKIP
-    >>> for name in ("he", "st"):  # doctest: +SKIP
-    ...     sc.pp.neighbors(table, use_rep=f"X_storm_{name}", key_added=name)
-    ...     sc.tl.umap(table, neighbors_key=name, key_added=f"X_umap_{name}")
-    >>> storm.pl.umap(sdata, reps={"H&E": "X_umap_he", "expression": "X_umap_st"})  # doctest: +SKIP
+        >>> import scanpy as sc
+        >>> import storm
+        >>> sdata = storm.datasets.toy("visium", n=300)
+        >>> table = sdata["table"]
+        >>> storm.tl.embed(sdata, modality="st")
+        >>> storm.tl.domains(sdata, 5)
+        >>> sc.pp.neighbors(table, use_rep="X_storm")
+        >>> sc.tl.umap(table)
+        >>> ax = storm.pl.umap(sdata)
     """
     import matplotlib.pyplot as plt
 

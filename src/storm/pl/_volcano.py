@@ -91,6 +91,15 @@ def volcano(
         If an argument is out of range, or no p-value of that kind was computed.
     TypeError
         If ``ax`` is not a matplotlib axes, or a gene is not text.
+
+    Examples
+    --------
+    .. plot::
+
+        >>> import storm
+        >>> sdata = storm.datasets.toy("visium", n=300)
+        >>> storm.tl.rank_domain_genes(sdata, "domain")
+        >>> ax = storm.pl.volcano(sdata, "immune infiltrate", n_genes=5)
     """
     import matplotlib.pyplot as plt
 

@@ -108,6 +108,14 @@ def check(
         the report is to be stored and there is no table, or one that is a view.
     TypeError
         If ``data`` is something else.
+
+    Examples
+    --------
+    >>> import storm
+    >>> sdata = storm.datasets.toy("visium", n=150)
+    >>> report = storm.pp.check(sdata, estimate=False)
+    >>> report.ok
+    True
     """
     tables = []
     for one in given_once(data) if store else ():

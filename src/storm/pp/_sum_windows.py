@@ -67,6 +67,14 @@ def sum_windows(
     ------
     KeyError, TypeError, ValueError
         If an element does not exist or fit, or values are not counts. ``data`` is then as it was.
+
+    Examples
+    --------
+    >>> import storm
+    >>> sdata = storm.datasets.toy("visium", n=150)
+    >>> storm.pp.sum_windows(sdata)
+    >>> sdata["table"].layers["window_counts"].shape
+    (150, 306)
     """
     n = check_whole(n, name="n", least=2)
     keys = Keys(

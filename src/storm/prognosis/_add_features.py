@@ -56,6 +56,19 @@ def add_features(
     ValueError
         If shapes do not fit each other, there is no tile, a value is not finite or beyond float16, or the features of
         other slides were made in another way (facts, dimensions, genes). The cohort is then as it was.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> import storm
+    >>> patients = pd.DataFrame({"DSS_time": [100.0], "DSS_event": [1]}, index=["P1"])
+    >>> slides = pd.DataFrame({"patient": ["P1"]}, index=["S1"])
+    >>> cohort = storm.prognosis.Cohort.create("cohort", patients=patients, slides=slides)
+    >>> he, xy_um = np.random.default_rng(0).normal(size=(50, 8)), np.arange(100).reshape(50, 2) * 100.0
+    >>> storm.prognosis.add_features(cohort, "S1", he=he, xy_um=xy_um, facts={"encoder": "my-vit"})
+    >>> cohort.bag("P1").he.shape
+    (50, 8)
     """
     store_features(
         cohort, slide, he=he, st=st, genes=genes, xy_um=xy_um, per_tile=per_tile, facts={} if facts is None else facts

@@ -102,13 +102,25 @@ def add_slides(
     OSError
         If the disk is full.
 
-    Examples
-    --------
-    >>> storm.prognosis.add_slides(cohort)["status"].value_counts()  # doctest: +SKIP
-
     References
     ----------
     Xiang, Hou et al. (2026), arXiv:2604.03630, Methods: *prognosis prediction from whole-slide images*.
+
+    Examples
+    --------
+    Slides in any format that :func:`storm.io.slide` reads; here one that is drawn:
+
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> import tifffile
+    >>> import storm
+    >>> image = np.asarray(storm.datasets.toy("visium", n=100)["he"]["scale0"].image.transpose("y", "x", "c"))
+    >>> tifffile.imwrite("S1.tif", image, photometric="rgb", resolution=(1e4, 1e4), resolutionunit="CENTIMETER")
+    >>> patients = pd.DataFrame({"DSS_time": [100.0], "DSS_event": [1]}, index=["P1"])
+    >>> slides = pd.DataFrame({"patient": ["P1"], "path": ["S1.tif"]}, index=["S1"])
+    >>> cohort = storm.prognosis.Cohort.create("cohort", patients=patients, slides=slides)
+    >>> storm.prognosis.add_slides(cohort)["status"].tolist()
+    ['done']
     """
     check_cohort(cohort)
     if um_per_px is not None:

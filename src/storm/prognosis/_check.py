@@ -37,6 +37,13 @@ def check(cohort: Cohort) -> pd.DataFrame:
     ------
     TypeError
         If it is no cohort.
+
+    Examples
+    --------
+    >>> import storm
+    >>> cohort = storm.datasets.toy_cohort("cohort", n_patients=30, n_tiles=(20, 40))
+    >>> len(storm.prognosis.check(cohort))
+    0
     """
     check_cohort(cohort)
     without, nobody = unmatched(cohort.patients, cohort.slides)

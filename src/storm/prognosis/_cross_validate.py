@@ -63,6 +63,16 @@ def cross_validate(
     ------
     KeyError, ValueError
         As in :func:`fit`, and if the split has no column ``fold`` or fewer than two folds.
+
+    Examples
+    --------
+    >>> import storm
+    >>> cohort = storm.datasets.toy_cohort("cohort", n_patients=30, n_tiles=(20, 40))
+    >>> config = storm.prognosis.OutcomeFit(epochs=2)
+    >>> folds = storm.prognosis.split(cohort, endpoint="DSS", folds=2)
+    >>> table = storm.prognosis.cross_validate(cohort, folds, networks=["mean"], config=config)
+    >>> table.shape[0]
+    30
     """
     if "fold" not in split or split["fold"].nunique() < 2:
         msg = "split needs a column 'fold' with two folds or more; storm.prognosis.split makes it"

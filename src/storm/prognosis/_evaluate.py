@@ -116,8 +116,14 @@ def evaluate(
 
     Examples
     --------
-    >>> report = storm.prognosis.evaluate(risks, cohort.patients, endpoint="DSS", horizon=5)  # doctest: +SKIP
-    >>> report.summary  # doctest: +SKIP
+    >>> import storm
+    >>> cohort = storm.datasets.toy_cohort("cohort", n_patients=30, n_tiles=(20, 40))
+    >>> config = storm.prognosis.OutcomeFit(epochs=2)
+    >>> folds = storm.prognosis.split(cohort, endpoint="DSS", folds=2)
+    >>> table = storm.prognosis.cross_validate(cohort, folds, networks=["mean"], config=config)
+    >>> report = storm.prognosis.evaluate(table, cohort.patients, endpoint="DSS", n_boot=50)
+    >>> report.summary.columns.tolist()
+    ['value', 'lower', 'upper', 'note']
     """
     check_choice(missing, ("error", "drop"), name="missing")
     check_whole(n_boot, name="n_boot")

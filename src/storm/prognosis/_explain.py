@@ -145,6 +145,16 @@ def explain(
     ----------
     Sundararajan, Taly & Yan, Proceedings of Machine Learning Research 70, 3319 (2017); paper, Methods:
     *interpretation*.
+
+    Examples
+    --------
+    >>> import storm
+    >>> cohort = storm.datasets.toy_cohort("cohort", n_patients=30, n_tiles=(20, 40))
+    >>> config = storm.prognosis.OutcomeFit(epochs=2)
+    >>> model = storm.prognosis.fit(cohort, "DSS", network="mean", baselines=False, config=config)
+    >>> explanation = storm.prognosis.explain(model, cohort, "P0001")
+    >>> float(round(explanation.tiles.sum() + explanation.reference - explanation.risk, 2)) + 0.0
+    0.0
     """
     check_choice(reference, ("mean", "zero"), name="reference")
     check_whole(steps, name="steps", least=2)

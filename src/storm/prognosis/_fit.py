@@ -114,10 +114,15 @@ def fit(
 
     Examples
     --------
-    >>> folds = storm.prognosis.split(cohort, endpoint="DSS")  # doctest: +SKIP
-    >>> rest = folds.index[folds["fold"] != 0]  # doctest: +SKIP
-    >>> model = storm.prognosis.fit(cohort, "DSS", patients=rest)  # doctest: +SKIP
-    >>> model.predict(cohort, folds.index[folds["fold"] == 0])  # doctest: +SKIP
+    >>> import storm
+    >>> cohort = storm.datasets.toy_cohort("cohort", n_patients=30, n_tiles=(20, 40))
+    >>> config = storm.prognosis.OutcomeFit(epochs=2)
+    >>> folds = storm.prognosis.split(cohort, endpoint="DSS")
+    >>> train, test = folds.index[folds["fold"] != 0], folds.index[folds["fold"] == 0]
+    >>> options = {"network": "mean", "baselines": False, "config": config}
+    >>> model = storm.prognosis.fit(cohort, "DSS", patients=train, **options)
+    >>> bool(model.predict(cohort, test)["group"].isin(["high", "low"]).all())
+    True
     """
     check_choice(modality, ("both", "he", "st"), name="modality")
     check_choice(network, NETWORKS, name="network")

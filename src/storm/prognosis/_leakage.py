@@ -35,6 +35,19 @@ def leakage(split: pd.DataFrame, cohort: Cohort) -> pd.DataFrame:
     ------
     KeyError
         If the table has no column ``fold``, or patients whom the cohort does not have.
+
+    Examples
+    --------
+    Slides of one site in several folds are a leak by site, which patients held out do not prevent:
+
+    >>> import storm
+    >>> cohort = storm.datasets.toy_cohort("cohort", n_patients=30, n_tiles=(20, 40))
+    >>> folds = storm.prognosis.split(cohort, endpoint="DSS", folds=3)
+    >>> storm.prognosis.leakage(folds, cohort)["kind"].unique().tolist()
+    ['site']
+    >>> by_site = storm.prognosis.split(cohort, endpoint="DSS", folds=3, group="site")
+    >>> len(storm.prognosis.leakage(by_site, cohort))
+    0
     """
     check_cohort(cohort)
     if not isinstance(split, pd.DataFrame) or "fold" not in split:

@@ -220,6 +220,16 @@ def load_model(folder: str | Path) -> OutcomeModel:
         If the folder holds no model.
     ValueError
         If a file is damaged, does not match its checksum, or has another format.
+
+    Examples
+    --------
+    >>> import storm
+    >>> cohort = storm.datasets.toy_cohort("cohort", n_patients=30, n_tiles=(20, 40))
+    >>> config = storm.prognosis.OutcomeFit(epochs=2)
+    >>> model = storm.prognosis.fit(cohort, "DSS", network="mean", baselines=False, config=config)
+    >>> model.save("model")
+    >>> storm.prognosis.load_model("model").endpoint
+    'DSS'
     """
     folder = Path(folder)
     fields, values = read_fields(folder / _FACTS), read_json(folder / _FACTS)

@@ -67,6 +67,14 @@ def split(
     ----------
     Howard et al., The impact of site-specific digital histology signatures on deep learning model accuracy and bias,
     Nat. Commun. 12, 4423 (2021).
+
+    Examples
+    --------
+    >>> import storm
+    >>> cohort = storm.datasets.toy_cohort("cohort", n_patients=30, n_tiles=(20, 40))
+    >>> folds = storm.prognosis.split(cohort, endpoint="DSS", folds=3)
+    >>> sorted(folds["fold"].unique().tolist())
+    [0, 1, 2]
     """
     check_cohort(cohort)
     check_whole(folds, name="folds", least=2)

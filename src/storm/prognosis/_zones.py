@@ -133,6 +133,17 @@ def zone_genes(cohort: Cohort, explanations: Mapping[str, Explanation], *, seed:
     ------
     ValueError
         If the cohort has no virtual expression, or no slide has zones.
+
+    Examples
+    --------
+    >>> import storm
+    >>> cohort = storm.datasets.toy_cohort("cohort", n_patients=60, n_tiles=(200, 300), seed=1)
+    >>> model = storm.prognosis.fit(cohort, "DSS", network="abmil", baselines=False)
+    >>> patients = cohort.patients.index[:4]
+    >>> explanations = {one: storm.prognosis.explain(model, cohort, one) for one in patients}
+    >>> changes = storm.prognosis.zone_genes(cohort, explanations)
+    >>> changes.shape[1]
+    50
     """
     if "st" not in cohort.modalities:
         msg = f"the cohort has no virtual expression, only {list(cohort.modalities)}"
@@ -180,6 +191,19 @@ def rank_genes(fold_changes: pd.DataFrame) -> pd.DataFrame:
     References
     ----------
     Kolde et al., Bioinformatics 28, 573 (2012).
+
+    Examples
+    --------
+    log2 fold changes between the zones of five slides, as :func:`zone_genes` returns them:
+
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> import storm
+    >>> rng = np.random.default_rng(0)
+    >>> changes = pd.DataFrame(rng.normal(size=(5, 50)), columns=[f"gene{i}" for i in range(50)])
+    >>> changes["gene7"] += 6
+    >>> storm.prognosis.rank_genes(changes).index[0]
+    'gene7'
     """
     from scipy.stats import false_discovery_control
 
@@ -236,6 +260,25 @@ def compare_tiles(
         If a table has another number of rows than there are tiles, or fewer than three patients are given.
     KeyError
         If a patient has no table.
+
+    Examples
+    --------
+    Types of tiles, from any table of them, where the risk is highest and lowest:
+
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> import storm
+    >>> cohort = storm.datasets.toy_cohort("cohort", n_patients=30, n_tiles=(100, 200))
+    >>> model = storm.prognosis.fit(cohort, "DSS", network="mean", baselines=False)
+    >>> types, explanations, composition = cohort.facts["types"], {}, {}
+    >>> for patient in cohort.patients.index[:5]:
+    ...     explanations[patient] = storm.prognosis.explain(model, cohort, patient)
+    ...     codes = [cohort.features(slide)["type"] for slide in explanations[patient].slides]
+    ...     of_tile = pd.Categorical.from_codes(np.concatenate(codes), types)
+    ...     composition[patient] = pd.get_dummies(of_tile).astype(float)
+
+    >>> storm.prognosis.compare_tiles(explanations, composition).columns.tolist()[:3]
+    ['top', 'bottom', 'difference']
     """
     from scipy.stats import false_discovery_control, ttest_ind
 

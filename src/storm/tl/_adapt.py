@@ -165,6 +165,13 @@ def adapt(
     ----------
     Xiang, Hou et al. (2026), arXiv:2604.03630, Methods: *Decoders and pretraining*, eq. 3. Fitting on one's own
     sections, and the held-out block, are ours.
+
+    Examples
+    --------
+    >>> import storm
+    >>> sdata = storm.datasets.toy("visium", n=150)
+    >>> model = storm.tl.adapt(sdata, modality="st", epochs=2)
+    >>> storm.tl.embed(sdata, model=model, modality="st")
     """
     started = time.perf_counter()
     check_choice(modality, get_args(Modality), name="modality")

@@ -86,10 +86,14 @@ def adjacent_domains(
 
     Examples
     --------
-    >>> storm.tl.adjacent_domains(sdata)
-    >>> frame = storm.get.adjacent_domains(sdata)
-    >>> frame.loc[frame["adjacent"] & (frame["i"] == "2"), "j"].tolist()
-    ['0', '3']
+    Which planted domains touch the immune infiltrate:
+
+    >>> import storm
+    >>> sdata = storm.datasets.toy("visium", n=300)
+    >>> storm.tl.adjacent_domains(sdata, "domain")
+    >>> frame = storm.get.adjacent_domains(sdata, "domain")
+    >>> frame.loc[frame["adjacent"] & (frame["i"] == "immune infiltrate"), "j"].tolist()
+    ['invasive cancer', 'connective tissue', 'breast glands']
     """
     check_between(min_share, name="min_share", low=0, high=1)
     check_whole(min_edges, name="min_edges")

@@ -126,6 +126,17 @@ def composition(
     UserWarning
         If less than half of the signature's genes are in the table, none of a type's is, spots of a domain are much
         deeper or shallower than the others, or fractions are taken for values on the log scale.
+
+    Examples
+    --------
+    Scores of cell types by their markers, and how they differ between domains:
+
+    >>> import storm
+    >>> sdata = storm.datasets.toy("visium", n=300)
+    >>> markers = {"B cells": ["MS4A1", "CD79A", "CD19"], "adipocytes": ["ADIPOQ", "PLIN1", "FABP4"]}
+    >>> storm.tl.composition(sdata, markers, method="markers", key="domain")
+    >>> storm.get.composition(sdata).shape
+    (300, 2)
     """
     check_choice(method, ("nnls", "nusvr", "markers"), name="method")
     if method == "nusvr" and key is None:

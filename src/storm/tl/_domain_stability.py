@@ -90,6 +90,15 @@ def domain_stability(
     Notes
     -----
     Of more than 20,000 rows a seeded sample of that size is clustered.
+
+    Examples
+    --------
+    >>> import storm
+    >>> sdata = storm.datasets.toy("visium", n=150)
+    >>> storm.tl.embed(sdata, modality="st")
+    >>> storm.tl.domain_stability(sdata, range(3, 6), runs=3)
+    >>> storm.get.domain_stability(sdata).shape[0]
+    9
     """
     check_choice(method, ("kmeans", "gmm"), name="method")
     check_whole(runs, name="runs", least=2)

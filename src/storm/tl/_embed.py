@@ -149,6 +149,20 @@ def embed(
     References
     ----------
     Xiang, Hou et al. (2026), arXiv:2604.03630, Methods: *STORM model design*, *spatial domain discovery*.
+
+    Examples
+    --------
+    >>> import storm
+    >>> sdata = storm.datasets.toy("visium", n=150)
+    >>> storm.tl.embed(sdata)
+    >>> sdata["table"].obsm["X_storm"].shape
+    (150, 355)
+
+    Of counts alone, and of several sections at once, in axes that they share:
+
+    >>> storm.tl.embed(sdata, modality="st", key_added="X_storm_st")
+    >>> other = storm.datasets.toy("visium", n=150, seed=1)
+    >>> storm.tl.embed([sdata, other], modality="st")
     """
     keys = Keys(
         table_key=table_key,

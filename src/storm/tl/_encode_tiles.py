@@ -129,6 +129,14 @@ def encode_tiles(
     ValueError
         If something is missing, ambiguous or contradictory, the encoder does not take ``tile_px``, or its numbers
         overflow at this precision. ``data`` is then as it was.
+
+    Examples
+    --------
+    >>> import storm
+    >>> sdata = storm.datasets.toy("visium", n=150)
+    >>> storm.tl.encode_tiles(sdata, "stain-texture")
+    >>> sdata["table"].obsm["X_stain-texture"].shape
+    (150, 89)
     """
     keys = Keys(
         table_key=table_key,

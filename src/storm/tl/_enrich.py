@@ -112,6 +112,16 @@ def enrich(
     ----------
     Xiang, Hou et al. (2026), arXiv:2604.03630, Methods (over-representation of hallmark sets, FDR < .05); Subramanian
     et al., Gene set enrichment analysis, PNAS 2005.
+
+    Examples
+    --------
+    >>> import storm
+    >>> sdata = storm.datasets.toy("visium", n=300)
+    >>> storm.tl.rank_domain_genes(sdata, "domain")
+    >>> sets = {"B cells": ["MS4A1", "CD79A", "CD19", "CD79B"], "fat": ["ADIPOQ", "PLIN1", "FABP4", "LEP"]}
+    >>> storm.tl.enrich(sdata, sets, min_genes=2)
+    >>> storm.get.enrich(sdata, "immune infiltrate")["set"].tolist()
+    ['B cells', 'fat']
     """
     check_choice(method, ("ora", "gsea"), name="method")
     check_choice(direction, ("up", "down"), name="direction")

@@ -137,6 +137,14 @@ def fit_expression(
     ----------
     Xiang, Hou et al. (2026), arXiv:2604.03630, Methods: *predicting Visium ST from H&E*, eq. 4. The paper splits by
     slide; split by patient where a patient has several.
+
+    Examples
+    --------
+    >>> import storm
+    >>> sdata = storm.datasets.toy("visium", n=150)
+    >>> train, test = storm.pp.split_along_x(sdata)
+    >>> head = storm.tl.fit_expression(sdata, ["EPCAM", "COL1A1"], train=train)
+    >>> storm.tl.predict_expression(sdata, head=head)
     """
     n_genes = check_whole(n_genes, name="n_genes")
     if not 0 < check_between(alpha, name="alpha", low=0, high=1) < 1:

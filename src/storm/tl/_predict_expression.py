@@ -148,6 +148,14 @@ def predict_expression(
     References
     ----------
     Xiang, Hou et al. (2026), arXiv:2604.03630, Methods: *predicting Visium ST from H&E*.
+
+    Examples
+    --------
+    From H&E alone, with the genes that the packaged model learned:
+
+    >>> import storm
+    >>> sdata = storm.datasets.toy("visium", n=150)
+    >>> storm.tl.predict_expression(sdata, ["EPCAM", "COL1A1"])
     """
     check_choice(to, ("auto", "layer", "table"), name="to")
     check_choice(keep, ("useful", "all"), name="keep")

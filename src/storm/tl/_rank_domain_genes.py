@@ -149,6 +149,17 @@ def rank_domain_genes(
     UserWarning
         If domains cannot be tested, or spots of a domain have half as many genes again as those of its reference, or
         the other way round, and ``match_depth`` was not asked for; if fractions are taken for values on the log scale.
+
+    Examples
+    --------
+    Genes of each domain against the domains that touch it:
+
+    >>> import storm
+    >>> sdata = storm.datasets.toy("visium", n=300)
+    >>> storm.tl.rank_domain_genes(sdata, "domain")
+    >>> genes = storm.get.rank_domain_genes(sdata, "immune infiltrate")
+    >>> genes.columns.tolist()[:5]
+    ['group', 'names', 'scores', 'logfoldchanges', 'pvals']
     """
     check_choice(test, ("wilcoxon", "pseudobulk"), name="test")
     check_between(min_pct, name="min_pct", low=0, high=1)

@@ -83,14 +83,20 @@ def recalibrate_expression(
     KeyError
         If an element or column does not exist.
 
-    Examples
-    --------
-    >>> head = storm.tl.recalibrate_expression(head, section, "measured")  # doctest: +SKIP
-    >>> storm.tl.predict_expression(slide, head=head, intervals=True)  # doctest: +SKIP
-
     References
     ----------
     Vovk, Gammerman & Shafer, Algorithmic Learning in a Random World (2005).
+
+    Examples
+    --------
+    Intervals of a head for another patient, from some spots of this patient that were measured:
+
+    >>> import storm
+    >>> first, other = storm.datasets.toy("visium", n=150), storm.datasets.toy("visium", n=200, seed=1)
+    >>> head = storm.tl.fit_expression(first, ["EPCAM", "COL1A1"])
+    >>> measured, rest = storm.pp.split_along_x(other)
+    >>> there = storm.tl.recalibrate_expression(head, other, measured)
+    >>> storm.tl.predict_expression(other, head=there, intervals=True)
     """
     if not isinstance(head, ExpressionHead):
         msg = f"head={head!r} is a {type(head).__name__}; give what storm.tl.fit_expression returned"

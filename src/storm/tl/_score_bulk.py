@@ -43,6 +43,16 @@ def score_bulk(table: pd.DataFrame, genes: str | Sequence[str]) -> pd.Series:
     --------
     random_signatures : What to compare the score with.
     storm.metrics.log_rank, storm.metrics.empirical_p : Survival of its high and low halves.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import storm
+    >>> patients = pd.DataFrame({"MS4A1": [5.0, 1.0], "ACTB": [2.0, 2.0]}, index=["P1", "P2"])
+    >>> storm.tl.score_bulk(patients, ["MS4A1", "ACTB"]).round(2)
+    P1    0.5
+    P2   -0.5
+    Name: score, dtype: float64
     """
     columns = _columns(table, check_genes(genes), warn=True)
     with warnings.catch_warnings():
@@ -88,6 +98,17 @@ def random_signatures(
     ----------
     Venet, Dumont and Detours, Most random gene expression signatures are significantly associated with breast cancer
     outcome, PLoS Computational Biology 2011.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> import storm
+    >>> genes = [f"gene{i}" for i in range(100)]
+    >>> patients = pd.DataFrame(np.random.default_rng(0).normal(size=(20, 100)), columns=genes)
+    >>> null = storm.tl.random_signatures(patients, ["gene3", "gene7"], n=5)
+    >>> len(null), len(null[0])
+    (5, 2)
     """
     check_whole(n, name="n")
     check_whole(n_bins, name="n_bins")

@@ -98,6 +98,14 @@ def signature(
     -----
     UserWarning
         If genes of the list are not in the table, or fractions are taken for values on the log scale.
+
+    Examples
+    --------
+    >>> import storm
+    >>> sdata = storm.datasets.toy("visium", n=300)
+    >>> storm.tl.signature(sdata, ["MS4A1", "CD79A", "CD19"], method="zscore", key_added="b_cells")
+    >>> sdata["table"].obs["b_cells"].shape
+    (300,)
     """
     check_choice(method, ("score_genes", "zscore"), name="method")
     check_choice(p, (None, "p_spatial_adj", "pvals_adj"), name="p")

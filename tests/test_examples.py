@@ -59,8 +59,9 @@ def test_example_runs(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
     monkeypatch.chdir(tmp_path)
     example = doctest.DocTestParser().get_doctest(inspect.getdoc(FUNCTIONS[name]) or "", {}, name, None, None)
-    runnable = [line for line in example.examples if not line.options.get(doctest.SKIP)]
-    assert example.examples, f"the docstring of {name} has no example"
+    lines = [line for line in example.examples if not line.source.startswith(("import ", "from "))]
+    runnable = [line for line in lines if not line.options.get(doctest.SKIP)]
+    assert lines, f"the docstring of {name} has no example"
     assert bool(runnable) is (name not in NEEDS_FILES)
     report: list[str] = []
     with warnings.catch_warnings():
@@ -69,3 +70,33 @@ def test_example_runs(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         result = doctest.DocTestRunner(verbose=False).run(example, out=report.append)
     plt.close("all")
     assert result.failed == 0, "".join(report)
+
+
+def test_what_a_user_holds_is_shown_in_a_line_or_a_table(tmp_path: Path) -> None:
+    """The last line of a notebook's cell shows an object: a sentence, and not all weights and genes that it holds."""
+    import numpy as np
+    import pandas as pd
+
+    rng = np.random.default_rng(0)
+    time, event = rng.exponential(size=50), np.ones(50)
+    wrapped = storm.encoders.wrap_encoder(lambda tiles: tiles, name="mine", dim=4, tile_px=8, field_um=8.0)
+    age = pd.DataFrame({"age": rng.normal(size=50)})
+    cohort = storm.datasets.toy_cohort(tmp_path / "cohort", n_patients=20, n_tiles=(100, 120))
+    config = storm.prognosis.OutcomeFit(epochs=1)
+    outcome = storm.prognosis.fit(cohort, "DSS", network="mean", baselines=False, config=config)
+    model = storm.load_model()
+    shown = {
+        "StormModel('storm-mini', trained": model,
+        "ExpressionHead(500 genes": model.head,
+        "EncoderInfo('h0-mini', 768 numbers": storm.encoders.get_encoder("h0-mini"),
+        "LoadedEncoder('mine', 4 numbers": wrapped,
+        "KaplanMeier(50 patients, median ": storm.metrics.kaplan_meier(time, event),
+        "CoxModel of 50 patients, 50 events\n": storm.metrics.cox(time, event, age),
+        "EmpiricalP(statistic=1, p=": storm.metrics.empirical_p(1.0, rng.normal(size=99)),
+        "Zones(40 of 100 tiles high": storm.prognosis.zones(np.r_[rng.normal(-1, 0.3, 60), rng.normal(2, 0.3, 40)]),
+        "OutcomeModel('mean', endpoint 'DSS', loss 'cox'": outcome,
+        "Explanation(": storm.prognosis.explain(outcome, cohort, "P0001"),
+    }
+    for begin, held in shown.items():
+        assert repr(held).startswith(begin)
+        assert len(repr(held)) < 400, repr(held)

@@ -57,6 +57,12 @@ class ExpressionHead:
     novelty: Novelty | None = None
     notes: dict[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        known = self.reliability[np.isfinite(self.reliability)]
+        r = f"median r {np.median(known):.2f} on held-out spots" if len(known) else "r not measured"
+        intervals = "no intervals" if self.intervals is None else "with intervals"
+        return f"ExpressionHead({len(self.genes)} genes, {self.n_sections} section(s) of training, {r}, {intervals})"
+
     @property
     def field_um(self) -> float | None:
         """Edge in µm of the H&E field that it was trained on; ``None`` for that of the model's tile encoder."""

@@ -50,6 +50,15 @@ class StormModel(ModelParts):
 
     name: str
 
+    def __repr__(self) -> str:
+        c = self.network.config
+        genes = "no expression head" if self.head is None else f"expression head of {len(self.head.genes)} genes"
+        return (
+            f"StormModel({self.name!r}, {'trained' if self.trained else 'not trained'}: tiles by "
+            f"{self.tile_encoder.name!r}, expression by {self.expression.name!r}, width {c.width}, depth {c.depth}, "
+            f"{genes})"
+        )
+
     @classmethod
     def from_pretrained(
         cls,

@@ -108,6 +108,12 @@ class EncoderInfo:
     convert: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
     dense: Callable[[Any, int], Callable[[Tensor, np.ndarray], Tensor]] | None = None
 
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.name!r}, {self.dim} numbers from {self.tile_px} px of {self.field_um:g} µm, "
+            f"licence {self.licence!r}{', gated' if self.gated else ''})"
+        )
+
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             msg = f"name={self.name!r} of a tile encoder must be text that is not empty"
@@ -183,7 +189,8 @@ class EncoderInfo:
         return max(step, step * round(field_um / self.native_um_per_px / step))
 
 
-@dataclass(frozen=True, kw_only=True)
+# the text of EncoderInfo serves both
+@dataclass(frozen=True, kw_only=True, repr=False)
 class LoadedEncoder(EncoderInfo):
     """A tile encoder with particular weights: its description, and the checksum of these weights.
 

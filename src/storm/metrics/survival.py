@@ -54,6 +54,10 @@ class KaplanMeier:
     upper: np.ndarray
     at_risk: np.ndarray
 
+    def __repr__(self) -> str:
+        median = self.time[np.argmax(self.survival <= 0.5)] if (self.survival <= 0.5).any() else np.inf
+        return f"KaplanMeier({self.at_risk[0]} patients, median {median:g}, followed to {self.time[-1]:g})"
+
     def at(self, times: ArrayLike) -> np.ndarray:
         """Survival at some times, shape of the times; NaN beyond the last follow-up."""
         wanted = np.asarray(times, dtype=np.float64)
@@ -113,6 +117,9 @@ class CoxModel:
     means: pd.Series
     baseline: pd.Series
 
+    def __repr__(self) -> str:
+        return f"CoxModel of {self.n} patients, {self.n_events} events\n{self.table.to_string()}"
+
     def risk(self, covariates: pd.DataFrame) -> np.ndarray:
         """Log hazard of patients relative to one with mean covariates, higher is worse, shape (n,).
 
@@ -163,6 +170,9 @@ class EmpiricalP:
     statistic: float
     null: np.ndarray
     p: float
+
+    def __repr__(self) -> str:
+        return f"EmpiricalP(statistic={self.statistic:.4g}, p={self.p:.3g} of {len(self.null)} draws)"
 
 
 def kaplan_meier(time: ArrayLike, event: ArrayLike, *, alpha: float = 0.05) -> KaplanMeier:

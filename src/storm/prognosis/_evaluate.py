@@ -55,6 +55,9 @@ class Report:
     calibration: pd.DataFrame | None = None
     subgroups: dict[str, Subgroups] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return f"Report\n{self.summary.to_string()}"
+
 
 def evaluate(
     predictions: pd.DataFrame,

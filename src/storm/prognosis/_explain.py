@@ -66,6 +66,12 @@ class Explanation:
     reference: float
     error: float
 
+    def __repr__(self) -> str:
+        return (
+            f"Explanation({len(self.tiles)} tiles of {list(self.slides)}, {len(self.gene_names)} genes, risk "
+            f"{self.risk:.3g}, of the reference {self.reference:.3g}, completeness error {self.error:.1e})"
+        )
+
     @property
     def gene_totals(self) -> pd.Series:
         """Contribution of each gene over all tiles, signed, the largest first; empty without expression."""

@@ -67,6 +67,13 @@ class OutcomeModel:
     patients: dict[str, tuple[str, ...]]
     notes: dict[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return (
+            f"OutcomeModel({self.network.config.network!r}, endpoint {self.endpoint!r}, loss {self.loss!r}, modalities "
+            f"{self.modalities}, {len(self.patients['train'])} patients of training and "
+            f"{len(self.patients['validation'])} of validation, cut-off {self.cutoff:.3g})"
+        )
+
     @property
     def modalities(self) -> tuple[str, ...]:
         """Vectors of tiles that it reads, of ``"he"`` and ``"st"``."""

@@ -44,6 +44,10 @@ class Zones:
     weights: tuple[float, float]
     bic: tuple[float, float]
 
+    def __repr__(self) -> str:
+        low, high = self.means
+        return f"Zones({int(self.high.sum())} of {len(self.high)} tiles high, means {low:.3g} and {high:.3g})"
+
 
 def zones(contributions: ArrayLike, *, seed: int = 0) -> Zones:
     """Divide the tiles of a slide into a high- and a low-risk zone by a mixture of two Gaussians (paper, Methods).

@@ -114,6 +114,7 @@ category: ecosystem
 
 
 def main() -> None:
+    """Read the arguments and write both files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dist", type=Path, help="folder with the source distribution; the files are written into it")
     parser.add_argument("--home", required=True, help="address of the repository")

@@ -42,6 +42,8 @@ plot_formats = [("png", 110)]
 plot_html_show_formats = plot_html_show_source_link = False
 plot_rcparams = {"savefig.bbox": "tight"}
 plot_apply_rcparams = True
+# no progress bars in the log of a build
+storm.settings.verbosity = 0
 plot_working_directory = tempfile.mkdtemp(prefix="storm-docs-")
 
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]

@@ -71,6 +71,7 @@ def calibration(
         >>> ax = storm.pl.calibration({"drawn": table})
     """
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
     check_axes(ax)
     check_between(nominal, name="nominal", low=0, high=1)
@@ -106,7 +107,10 @@ def calibration(
     ax.set(
         xscale="log", xlabel="counts of the spot", ylabel="measurements covered", ylim=(max(lowest - 0.1, -0.02), 1.02)
     )
-    ax.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.yaxis.set_major_formatter(PercentFormatter(xmax=1))
     if title:
         ax.set_title(title, fontsize=10)
     if None not in tables:

@@ -15,10 +15,12 @@ import storm
 
 # These read files or weights that cannot be part of a test; their examples are shown, and not run.
 NEEDS_FILES = {
+    "storm.datasets.dlpfc",
     "storm.datasets.gene_sets",
     "storm.datasets.her2st",
     "storm.datasets.mob",
     "storm.datasets.signatures",
+    "storm.datasets.starmap",
     "storm.expression.load_novae",
     "storm.io.cosmx",
     "storm.io.visium",

@@ -57,6 +57,11 @@ def dlpfc(section: Literal["151673", "151674"] = "151673", *, path: str | Path |
     ----------
     K. R. Maynard et al., Transcriptome-scale spatial gene expression in the human dorsolateral prefrontal cortex,
     Nature Neuroscience 24, 425–436 (2021).
+
+    Examples
+    --------
+    >>> import storm
+    >>> sdata = storm.datasets.dlpfc("151673")  # doctest: +SKIP
     """
     import geopandas as gpd
     import pandas as pd

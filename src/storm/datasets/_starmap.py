@@ -50,6 +50,11 @@ def starmap(section: Literal["visual", "prefrontal"] = "visual", *, path: str | 
     ----------
     X. Wang et al., Three-dimensional intact-tissue sequencing of single-cell transcriptional states, Science 361,
     eaat5691 (2018).
+
+    Examples
+    --------
+    >>> import storm
+    >>> adata = storm.datasets.starmap("visual")  # doctest: +SKIP
     """
     from anndata import read_h5ad
     from scipy.sparse import csr_matrix

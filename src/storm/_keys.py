@@ -32,6 +32,9 @@ STABILITY = "domain_stability"
 #: Default ``obs`` key of :func:`storm.tl.signature`.
 SIGNATURE = "storm_signature"
 
+#: Default ``obs`` key of :func:`storm.prognosis.write_explanation`.
+RISK = "storm_risk"
+
 #: Default ``layers`` key of :func:`storm.pp.sum_windows`.
 WINDOW_COUNTS = "window_counts"
 

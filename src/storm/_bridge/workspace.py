@@ -70,7 +70,7 @@ class Workspace:
         elements = {key: kind for kind in kinds for key in getattr(self.owner, kind)}
         if name in elements and not (elements[name] == "tables" and records_of(self.owner.tables[name])):
             msg = (
-                f"the prediction would be stored as table {name!r}, and the object holds {elements[name]} of that name "
+                f"the result would be stored as table {name!r}, and the object holds {elements[name]} of that name "
                 f"which STORM did not write; choose another key_added"
             )
             raise ValueError(msg)

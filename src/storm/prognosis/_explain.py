@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -10,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from storm._bridge.cohort import check_cohort
 from storm._checks import check_choice, check_whole
+from storm._keys import RISK
 from storm._logging import logger
 from storm.model.outcome import Outcome
 from storm.prognosis._outcome_model import OutcomeModel, check_same
@@ -52,6 +55,12 @@ class Explanation:
         Risk of the patient and of a bag of the same size that holds nothing but the reference.
     error
         How far the contributions are from adding up to ``risk - reference``, as a share of it.
+    patient
+        Name of the patient.
+    files
+        Names of the slides' files, each ``""`` where the features were not made from one.
+    field_um
+        Edge of a tile's field in µm, where the cohort says it.
     """
 
     tiles: np.ndarray
@@ -65,6 +74,9 @@ class Explanation:
     risk: float
     reference: float
     error: float
+    patient: str = ""
+    files: tuple[str, ...] = ()
+    field_um: float | None = None
 
     def __repr__(self) -> str:
         return (
@@ -85,7 +97,8 @@ class Explanation:
     def to_anndata(self) -> AnnData:
         """Tiles × genes: ``X`` the contributions of the genes, ``obs["storm_risk"]`` those of the tiles, places in µm.
 
-        squidpy and spatialdata-plot draw it: ``sq.pl.spatial_scatter(adata, color="storm_risk", shape=None)``.
+        ``sq.pl.spatial_scatter(adata, color="storm_risk", shape=None)`` draws it;
+        :func:`storm.prognosis.write_explanation` writes the same to the tiles of the slide itself.
         """
         import pandas as pd
         from anndata import AnnData
@@ -93,9 +106,9 @@ class Explanation:
         n = len(self.tiles)
         values = np.zeros((n, 0), dtype=np.float32) if self.genes is None else self.genes
         names = pd.Categorical([self.slides[k] for k in self.slide], categories=list(self.slides))
-        obs = pd.DataFrame({"storm_risk": self.tiles, "slide": names}, index=[f"tile{k}" for k in range(n)])
+        obs = pd.DataFrame({RISK: self.tiles, "slide": names}, index=[f"tile{k}" for k in range(n)])
         if self.he is not None:
-            obs["storm_risk_he"] = self.he
+            obs[f"{RISK}_he"] = self.he
         var = pd.DataFrame(index=list(self.gene_names) if self.genes is not None else [])
         return AnnData(values, obs=obs, var=var, obsm={"spatial": np.asarray(self.xy_um, dtype=float)})
 
@@ -129,7 +142,8 @@ def explain(
     steps
         Points of the line at which gradients are taken (Gauss–Legendre).
     device
-        Where, as in :func:`storm.tl.embed`.
+        Where, as in :func:`storm.tl.embed`. A bag that a GPU has no memory for is explained on the CPU, with a line in
+        the log.
 
     Returns
     -------
@@ -139,6 +153,8 @@ def explain(
     ------
     KeyError
         If there is no such patient.
+    TypeError
+        If ``model`` or ``cohort`` is none.
     ValueError
         If the features of the cohort were made differently from those that the model was trained on.
 
@@ -164,21 +180,25 @@ def explain(
     """
     check_choice(reference, ("mean", "zero"), name="reference")
     check_whole(steps, name="steps", least=2)
+    check_cohort(cohort)
+    if not isinstance(model, OutcomeModel):
+        msg = f"model is a {type(model).__name__}; give what storm.prognosis.fit or load_model returned"
+        raise TypeError(msg)
     check_same(model.facts, cohort.facts)
     bag = cohort.bag(patient)
     from storm._inference.device import Compute
 
     place = Compute.of(device).devices[0]
     inputs = {name: torch.from_numpy(getattr(bag, name)) for name in model.modalities}
-    network = model.network.to(place)
+    starts = {name: _reference(model.network, name, values, reference) for name, values in inputs.items()}
+    # An unknown value is the mean, whatever the reference: nothing is attributed to it.
+    inputs = {name: torch.where(torch.isnan(values), starts[name], values) for name, values in inputs.items()}
     try:
-        starts = {name: _reference(network, name, values, reference) for name, values in inputs.items()}
-        # An unknown value is the mean, whatever the reference: nothing is attributed to it.
-        inputs = {name: torch.where(torch.isnan(values), starts[name], values) for name, values in inputs.items()}
-        gradients = _integrate(network, model.loss, starts, inputs, steps=steps)
-        risk, start = (_risk(network, model.loss, values) for values in (inputs, starts))
-    finally:
-        model.network.to("cpu")
+        gradients, risk, start = _attributed(model, starts, inputs, place, steps=steps)
+    except torch.OutOfMemoryError:
+        logger.warning("%s has %d tiles, too many for %s: it is explained on the CPU", patient, len(bag), place)
+        torch.cuda.empty_cache()
+        gradients, risk, start = _attributed(model, starts, inputs, torch.device("cpu"), steps=steps)
     parts = {name: (gradients[name] * (inputs[name] - starts[name]).double()).numpy() for name in inputs}
     tiles = np.sum([values.sum(axis=1) for values in parts.values()], axis=0)
     missed = abs(tiles.sum() - (risk - start)) / max(abs(risk - start), 1e-6)
@@ -193,12 +213,59 @@ def explain(
         xy_um=bag.xy_um,
         slide=bag.slide,
         slides=bag.slides,
-        tile_um=_spacing(bag.xy_um, bag.slide),
+        tile_um=float(cohort.facts.get("stride_um") or _spacing(bag.xy_um, bag.slide)),
         gene_names=cohort.genes,
         risk=risk,
         reference=start,
         error=float(missed),
+        patient=patient,
+        files=tuple(str(cohort.features(slide).attrs.get("file", "")) for slide in bag.slides),
+        field_um=cohort.facts.get("field_um"),
     )
+
+
+def check_explanations(explanations: Mapping[str, Explanation]) -> None:
+    """Raise unless there is a dictionary of explanations, by patient."""
+    if not isinstance(explanations, Mapping):
+        msg = f"explanations is a {type(explanations).__name__}; give a dictionary of what explain returned, by patient"
+        raise TypeError(msg)
+    for patient, one in explanations.items():
+        if not isinstance(one, Explanation):
+            msg = f"explanations[{patient!r}] is a {type(one).__name__}; give what storm.prognosis.explain returned"
+            raise TypeError(msg)
+
+
+def expression_of(cohort: Cohort, patient: str, explanation: Explanation) -> np.ndarray:
+    """Virtual expression of the tiles that were explained, shape (n, g).
+
+    Raises
+    ------
+    ValueError
+        If the cohort has other tiles of the patient, or no expression.
+    """
+    bag = cohort.bag(patient)
+    if bag.st is None:
+        msg = "the cohort has no virtual expression"
+        raise ValueError(msg)
+    if not np.array_equal(bag.xy_um, explanation.xy_um):
+        msg = (
+            f"the explanation of {patient!r} is of {len(explanation.xy_um)} tiles, and those of the cohort, "
+            f"{len(bag.xy_um)}, are not the same; explain the patients of this cohort"
+        )
+        raise ValueError(msg)
+    return bag.st
+
+
+def _attributed(
+    model: OutcomeModel, starts: dict[str, Tensor], ends: dict[str, Tensor], place: torch.device, *, steps: int
+) -> tuple[dict[str, Tensor], float, float]:
+    """Mean gradients along the line, and the risks at its end and its start; the network is on the CPU afterwards."""
+    network = model.network.to(place)
+    try:
+        gradients = _integrate(network, model.loss, starts, ends, steps=steps)
+        return gradients, _risk(network, model.loss, ends), _risk(network, model.loss, starts)
+    finally:
+        model.network.to("cpu")
 
 
 def _spacing(xy_um: np.ndarray, slide: np.ndarray) -> float:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import storm
-from storm.prognosis import Explanation
+from storm.prognosis import Explanation, Report, compare_tiles
 
 
 @pytest.fixture
@@ -74,3 +74,54 @@ def test_survival_calibration() -> None:
     ax = storm.pl.survival_calibration(table)
     points = ax.containers[0].lines[0]
     np.testing.assert_array_equal(points.get_xydata(), [[0.9, 0.8], [0.5, 0.6]])
+
+
+def a_report(c: float, **more: pd.DataFrame) -> Report:
+    summary = pd.DataFrame({"value": [c, 0.7], "lower": [c - 0.1, np.nan], "upper": [c + 0.05, np.nan]})
+    by_fold = pd.DataFrame({"n": [50, 50, 50], "c": [c - 0.02, c + 0.02, np.nan]})
+    return Report(summary=summary.set_axis(["Harrell C", "AUC at 5"]), by_fold=by_fold, **more)
+
+
+def test_scores_have_their_intervals_and_folds() -> None:
+    reports = {"perceiver": a_report(0.6), "mean": a_report(0.7)}
+    ax = storm.pl.score_bars(reports)
+    assert [bar.get_height() for bar in ax.patches] == [0.6, 0.7]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["perceiver", "mean"]
+    interval, folds = ax.lines[:2]
+    np.testing.assert_allclose(interval.get_ydata(), [0.5, 0.65])
+    np.testing.assert_allclose(folds.get_ydata(), [0.58, 0.62])  # a fold without comparable pairs has no dot
+    other = storm.pl.score_bars(reports, "AUC at 5", names=["mean"])
+    assert len(other.patches) == 1
+    assert len(other.lines) == 1  # no interval and no folds: the line of chance
+    with pytest.raises(KeyError, match=r"'perceiver' has no measure 'AUROC'; it has \['Harrell C', 'AUC at 5'\]"):
+        storm.pl.score_bars(reports, "AUROC")
+    with pytest.raises(KeyError, match="no report of"):
+        storm.pl.score_bars(reports, names=["abmil"])
+    with pytest.raises(ValueError, match="no report to draw"):
+        storm.pl.score_bars({})
+    with pytest.raises(TypeError, match="no dictionary of reports"):
+        storm.pl.score_bars({"a": 0.7})
+
+
+def test_boxes_of_cells_show_patients(explanation) -> None:
+    rng = np.random.default_rng(1)
+    explained = {f"p{k}": explanation for k in range(4)}
+    cells = {name: pd.DataFrame({"T cells": rng.random(30), "fat": 0.5}) for name in explained}
+    table = compare_tiles(explained, cells, share=0.1)
+    ax = storm.pl.composition_boxes(table)
+    dots = [line for line in ax.lines if line.get_marker() == "o"]
+    assert len(dots) == 4
+    order = np.argsort(explanation.tiles)
+    expected = [cells[name]["T cells"].iloc[order[-3:]].mean() for name in explained]
+    np.testing.assert_allclose(dots[0].get_ydata(), expected)
+    assert dots[0].get_xdata().max() < 0 < dots[1].get_xdata().min()  # top and bottom of the first kind
+    assert ax.texts[0].get_text() == f"p = {table.loc['T cells', 'pvals_adj']:.2g}"
+    assert ax.texts[1].get_text() == "–"  # a constant has no test
+    assert ax.get_xlabel().startswith("4 patients")
+    legend = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert legend == ["the 10% of tiles that raise the risk most", "the 10% that lower it most"]
+    assert len(storm.pl.composition_boxes(table, kinds=["fat"]).texts) == 1
+    with pytest.raises(KeyError, match="no kind"):
+        storm.pl.composition_boxes(table, kinds=["B cells"])
+    with pytest.raises(KeyError, match="lacks the patients' values"):
+        storm.pl.composition_boxes(pd.DataFrame(table.to_dict()))

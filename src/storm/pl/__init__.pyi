@@ -2,6 +2,7 @@ from ._attribution import attribution as attribution
 from ._calibration import calibration as calibration
 from ._check import check as check
 from ._composition import composition as composition
+from ._composition_boxes import composition_boxes as composition_boxes
 from ._contact import contact as contact
 from ._domains import domains as domains
 from ._enrichment import enrichment as enrichment
@@ -15,6 +16,7 @@ from ._metric_bars import metric_bars as metric_bars
 from ._ood import ood as ood
 from ._proportions import proportions as proportions
 from ._reliability import reliability as reliability
+from ._score_bars import score_bars as score_bars
 from ._stability import stability as stability
 from ._survival_calibration import survival_calibration as survival_calibration
 from ._top_n import top_n as top_n

@@ -177,3 +177,37 @@ def test_some_without_predicted_survival(study) -> None:
     holes = risks.assign(survival_1825=risks["survival_1825"].where(np.arange(len(risks)) > 9))
     found = evaluate(holes, patients, endpoint="RFS", horizon=1825, n_boot=5)
     assert "10 patients have no survival_1825" in found.summary.loc["Brier score at 1825", "note"]
+
+
+def test_folds_that_cannot_be_judged_are_named(study) -> None:
+    """A fold without comparable pairs does not count in the mean over folds, and the note says which."""
+    patients, risks, small = study
+    people = patients.loc[risks.index].copy()
+    folds = risks.assign(fold=np.arange(len(risks)) % 4)
+    people.loc[(folds["fold"] == 2).to_numpy(), ["RFS_event", "relapse"]] = 0
+    found = evaluate(folds, people, endpoint="RFS", baseline=small.assign(fold=folds["fold"]), horizon=1825, n_boot=5)
+    assert np.isnan(found.by_fold.loc[2, "c"])
+    assert found.summary.loc["Harrell C", "value"] == pytest.approx(found.by_fold["c"].mean())
+    for name in ("Harrell C", "C of the baseline", "difference of C"):
+        assert "1 of 4 folds lack comparable pairs and do not count: fold 2" in found.summary.loc[name, "note"]
+    for name in ("Uno C until 1825", "AUC at 1825"):
+        assert "1 of 4 folds lack patients to compare at 1825" in found.summary.loc[name, "note"]
+    response = evaluate(folds, people, endpoint="relapse", n_boot=5)
+    assert (
+        "1 of 4 folds lack responses of either kind and do not count: fold 2" in response.summary.loc["AUROC", "note"]
+    )
+    assert "by chance; 1 of 4 folds" in response.summary.loc["AUPRC", "note"]
+    whole = evaluate(risks.assign(fold=folds["fold"]), patients, endpoint="RFS", n_boot=5)
+    assert whole.summary.loc["Harrell C", "note"] == ""
+
+
+def test_columns_that_tell_nothing_are_named(study) -> None:
+    patients, risks, _ = study
+    people = patients.assign(ward="A", lost=np.nan)
+    with pytest.raises(ValueError, match=r"covariates \['ward'\] are the same for all patients"):
+        evaluate(risks, people, endpoint="RFS", covariates=["age", "ward"], n_boot=5)
+    with pytest.raises(ValueError, match=r"no patient has all covariates: \{'lost': 343\} of 343 are missing"):
+        evaluate(risks, people, endpoint="RFS", covariates=["lost"], missing="drop", n_boot=5)
+    for name in ("ward", "lost"):
+        with pytest.raises(ValueError, match=f"subgroups: all patients have the same '{name}'"):
+            evaluate(risks, people, endpoint="RFS", subgroups=["grade", name], n_boot=5)

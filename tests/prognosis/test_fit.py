@@ -155,6 +155,9 @@ def test_cross_validation_predicts_everybody_once(cohort: Cohort, folds) -> None
     assert sorted(found["patient"]) == sorted(folds.index)
     assert (found.set_index("patient")["fold"] == folds["fold"].reindex(found["patient"])).all()
     assert found.attrs["endpoint"] == "DSS"
+    few_left = folds.iloc[:4].assign(fold=[0, 0, 1, 1])
+    with pytest.raises(ValueError, match=r"without fold 0: .* patients with .* events are left to train on"):
+        cross_validate(cohort, few_left, endpoint="DSS", networks=["mean"], config=few, device="cpu")
 
 
 def test_patients_who_were_seen(cohort: Cohort, model: OutcomeModel, caplog) -> None:

@@ -87,19 +87,23 @@ def cross_validate(
     for name in networks:
         for fold in sorted(split["fold"].unique()):
             test = split.index[split["fold"] == fold]
-            model = fit(
-                cohort,
-                endpoint,
-                patients=list(split.index[split["fold"] != fold]),
-                modality=modality,
-                network=name,  # type: ignore[arg-type]
-                loss=loss,
-                baselines=False,
-                config=config,
-                device=device,
-                out=None if out is None else Path(out) / name / f"fold-{fold}",
-                seed=seed,
-            )
+            try:
+                model = fit(
+                    cohort,
+                    endpoint,
+                    patients=list(split.index[split["fold"] != fold]),
+                    modality=modality,
+                    network=name,  # type: ignore[arg-type]
+                    loss=loss,
+                    baselines=False,
+                    config=config,
+                    device=device,
+                    out=None if out is None else Path(out) / name / f"fold-{fold}",
+                    seed=seed,
+                )
+            except ValueError as error:
+                error.args = (f"without fold {fold}: {error.args[0]}", *error.args[1:])
+                raise
             # A fold whose validation patients have too few events predicts no survival.
             found = model.predict(cohort, list(test), times=times if model.baseline else (), device=device)
             tables.append(found.reset_index().assign(network=name, fold=fold))

@@ -17,8 +17,10 @@ from storm.prognosis._measures import (
     column_of,
     group_model,
     interval,
+    left_out_folds,
     mean_concordance,
     multivariable_model,
+    remark,
 )
 
 
@@ -139,12 +141,13 @@ def evaluate(
         _add_baseline(table, _table(baseline, patients, endpoint))
     if "time" not in table:
         return _response(table, rows, n_boot=n_boot, seed=seed)
-    rows["Harrell C"] = interval(mean_concordance, table, n_boot=n_boot, seed=seed)
+    concordances: dict[str, Callable[[pd.DataFrame], float]] = {"Harrell C": mean_concordance}
     if baseline is not None:
-        rows["C of the baseline"] = interval(lambda t: mean_concordance(t, "baseline"), table, n_boot=n_boot, seed=seed)
-        rows["difference of C"] = interval(
-            lambda t: mean_concordance(t) - mean_concordance(t, "baseline"), table, n_boot=n_boot, seed=seed
-        )
+        concordances["C of the baseline"] = lambda t: mean_concordance(t, "baseline")
+        concordances["difference of C"] = lambda t: mean_concordance(t) - mean_concordance(t, "baseline")
+    lost = left_out_folds(table, mean_concordance, lacking="comparable pairs")
+    for name, measure in concordances.items():
+        rows[name] = remark(interval(measure, table, n_boot=n_boot, seed=seed), lost)
     if horizon is not None:
         rows |= at_horizon(table, float(horizon), n_boot=n_boot, seed=seed)
     high = (table["group"] == "high").to_numpy()
@@ -170,6 +173,10 @@ def evaluate(
             rows |= more
     else:
         rows["high risk"] = {"value": int(high.sum()), "note": "all patients are in one group, so nothing is compared"}
+    for column in subgroups:
+        if column_of(patients, column).reindex(table.index).nunique() < 2:
+            msg = f"subgroups: all patients have the same {column!r}, or none has one; leave it out"
+            raise ValueError(msg)
     by_group = {
         column: subgroup_hazards(
             table["time"],
@@ -279,8 +286,12 @@ def _response(table: pd.DataFrame, rows: Rows, *, n_boot: int, seed: int) -> Rep
         rows["difference of AUROC"] = interval(lambda t: own(t) - other(t), table, n_boot=n_boot, seed=seed)
 
     rows["AUROC"] = interval(mean(roc_auc_score), table, n_boot=n_boot, seed=seed)
-    rows["AUPRC"] = interval(mean(average_precision_score), table, n_boot=n_boot, seed=seed)
-    rows["AUPRC"]["note"] = f"{table['event'].mean():.2f} by chance"
+    rows["AUPRC"] = remark(
+        interval(mean(average_precision_score), table, n_boot=n_boot, seed=seed),
+        f"{table['event'].mean():.2f} by chance",
+    )
+    lost = left_out_folds(table, mean(roc_auc_score), lacking="responses of either kind")
+    rows |= {name: remark(row, lost) for name, row in rows.items() if "AU" in name}
     return Report(summary=_summary(rows), by_fold=_by_fold(table))
 
 

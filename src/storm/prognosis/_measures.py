@@ -35,6 +35,32 @@ def mean_concordance(table: pd.DataFrame, column: str = "risk") -> float:
     return float(np.mean(values)) if values else np.nan
 
 
+def remark(row: dict[str, object], *texts: str) -> dict[str, object]:
+    """A row with texts added to its note."""
+    note = "; ".join(text for text in (str(row.get("note", "")), *texts) if text)
+    return row | {"note": note} if note else row
+
+
+def left_out_folds(table: pd.DataFrame, measure: Callable[[pd.DataFrame], float], *, lacking: str) -> str:
+    """Which folds do not count in a mean over folds, because they cannot be judged; empty if all of them count.
+
+    Parameters
+    ----------
+    table
+        Patients, with their ``fold``.
+    measure
+        Judges the patients of a fold; NaN where it cannot.
+    lacking
+        What such a fold lacks.
+    """
+    folds = {str(fold): measure(own) for fold, own in table.groupby("fold")}
+    lost = [fold for fold, value in folds.items() if not np.isfinite(value)]
+    if not lost:
+        return ""
+    which = f"fold {lost[0]}" if len(lost) == 1 else f"folds {', '.join(lost)}"
+    return f"{len(lost)} of {len(folds)} folds lack {lacking} and do not count: {which}"
+
+
 def interval(
     measure: Callable[[pd.DataFrame], float], table: pd.DataFrame, *, n_boot: int, seed: int
 ) -> dict[str, object]:
@@ -79,8 +105,9 @@ def at_horizon(table: pd.DataFrame, horizon: float, *, n_boot: int, seed: int) -
         except ValueError:
             return np.nan
 
-    rows[f"Uno C until {horizon:g}"] = interval(by_fold(uno), table, n_boot=n_boot, seed=seed)
-    rows[f"AUC at {horizon:g}"] = interval(by_fold(auc), table, n_boot=n_boot, seed=seed)
+    for name, measure in ((f"Uno C until {horizon:g}", uno), (f"AUC at {horizon:g}", auc)):
+        note = left_out_folds(table, measure, lacking=f"patients to compare at {horizon:g}")
+        rows[name] = remark(interval(by_fold(measure), table, n_boot=n_boot, seed=seed), note)
     column = f"survival_{horizon:g}"
     if column in table and table[column].notna().all():
         survival = table[column].to_numpy()
@@ -134,6 +161,12 @@ def multivariable_model(
         )
         raise ValueError(msg)
     clinical = clinical.dropna()
+    if clinical.empty:
+        msg = f"no patient has all covariates: {lost} of {len(table)} are missing; leave covariates out"
+        raise ValueError(msg)
+    if constant := [str(name) for name in clinical if clinical[name].nunique() < 2]:
+        msg = f"covariates {constant} are the same for all patients; leave them out"
+        raise ValueError(msg)
     text = [name for name in clinical if clinical[name].dtype.kind not in "biuf"]
     coded = pd.get_dummies(clinical, columns=text, drop_first=True).astype(float)
     both = pd.concat([high.loc[coded.index], coded], axis=1)

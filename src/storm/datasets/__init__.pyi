@@ -4,5 +4,6 @@ from ._her2st import her2st as her2st
 from ._mob import mob as mob
 from ._signatures import signatures as signatures
 from ._starmap import starmap as starmap
+from ._tcga_bulk import tcga_bulk as tcga_bulk
 from ._toy import toy as toy
 from ._toy_cohort import toy_cohort as toy_cohort

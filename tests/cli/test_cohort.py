@@ -91,6 +91,29 @@ def test_workers(here: Path) -> None:
     assert (Cohort(here / "kirc").slides["status"] == "done").sum() == 3
 
 
+@pytest.mark.slow
+def test_a_running_cluster(here: Path, capsys: pytest.CaptureFixture) -> None:
+    """The workers of a scheduler that others started add the slides, and a damaged one stops nothing."""
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=2, memory_limit=None, dashboard_address=None, silence_logs=50
+    ) as cluster:
+        argv = ["cohort", "add", "kirc", *OPTIONS, *TABLES, "--scheduler", cluster.scheduler_address, "--retries", "0"]
+        assert main(argv) == 2
+        captured = capsys.readouterr()
+        assert "3 of 4 slides done" in captured.out
+        assert "s3.png: error: " in captured.err
+        # The same command goes on with what is left.
+        Image.open(here / "wsi" / "s0.png").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(here / "wsi" / "s3.png")
+        assert main(argv) == 0
+        assert "4 of 4 slides done" in capsys.readouterr().out
+    elsewhere = [*argv[:2], "alone", *argv[3:-4]]
+    assert main(elsewhere) == 0
+    one, other = Cohort(here / "kirc"), Cohort(here / "alone")
+    for slide in other.slides.index:
+        np.testing.assert_array_equal(one.features(slide)["he"][...], other.features(slide)["he"][...])
+
+
 def test_check_and_split(here: Path, capsys: pytest.CaptureFixture) -> None:
     storm.datasets.toy_cohort("toy", n_patients=30, n_tiles=(6, 9))
     assert main(["cohort", "check", "toy"]) == 0

@@ -60,6 +60,26 @@ def test_contributions_add_up(cohort: Cohort, model, network: str, reference: st
     np.testing.assert_allclose(found.he + found.genes.sum(axis=1), found.tiles, rtol=1e-4, atol=1e-6)
 
 
+def test_a_bag_too_large_for_the_device(cohort: Cohort, model, monkeypatch, caplog) -> None:
+    """It is explained on the CPU, with the same numbers, and that is said."""
+    from storm.model.outcome import Outcome
+
+    expected = explain(model, cohort, "P0003", device="cpu", steps=4)
+    forward, calls = Outcome.forward, []
+
+    def full(self, bags, mask):
+        calls.append(mask.shape)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, bags, mask)
+
+    monkeypatch.setattr(Outcome, "forward", full)
+    with caplog.at_level("WARNING", logger="storm"):
+        found = explain(model, cohort, "P0003", device="cpu", steps=4)
+    np.testing.assert_array_equal(found.tiles, expected.tiles)
+    assert f"P0003 has {len(found.tiles)} tiles, too many for cpu: it is explained on the CPU" in caplog.text
+
+
 def test_as_a_table(cohort: Cohort, model) -> None:
     found = explain(model, cohort, "P0002", device="cpu", steps=8)
     table = found.to_anndata()
@@ -100,6 +120,12 @@ def test_genes_of_zones(cohort: Cohort, model, caplog) -> None:
         name: replace(one, tiles=np.where(types(cohort, one) == 0, 1.0, -1.0) + 0.1 * np.sin(np.arange(len(one.tiles))))
         for name, one in explained.items()
     }
+    one = planted[names[0]]
+    flat = replace(one, tiles=np.random.default_rng(0).normal(size=len(one.tiles)))
+    with caplog.at_level("WARNING", logger="storm"):
+        zone_genes(cohort, {**planted, names[0]: flat})
+    slides = [slide for name in names for slide in planted[name].slides]
+    assert f"{len(one.slides)} of {len(slides)} slides have no zones and are left out: {names[0]}-A" in caplog.text
     changes = zone_genes(cohort, planted)
     assert list(changes.columns) == list(cohort.genes)
     ranked = rank_genes(changes)
@@ -141,3 +167,24 @@ def test_patients_are_compared_not_tiles(cohort: Cohort, model) -> None:
         compare_tiles(explained, {})
     with pytest.raises(ValueError, match="three or more"):
         compare_tiles(dict(list(explained.items())[:2]), cells)
+    text = {name: pd.DataFrame({"kind": ["a"] * len(one.tiles)}) for name, one in explained.items()}
+    with pytest.raises(ValueError, match=r"columns that are no numbers: \['kind'\]"):
+        compare_tiles(explained, text)
+    with pytest.raises(TypeError, match="composition is a list"):
+        compare_tiles(explained, list(text.values()))
+    with pytest.raises(TypeError, match="explanations is a list"):
+        compare_tiles(list(explained.values()), cells)
+
+
+def test_what_is_no_explanation(cohort: Cohort, model) -> None:
+    with pytest.raises(TypeError, match=r"model is a str; give what storm.prognosis.fit"):
+        explain("model", cohort, "P0001")
+    with pytest.raises(TypeError, match="cohort is a str"):
+        explain(model, "cohort", "P0001")
+    with pytest.raises(TypeError, match=r"explanations\['P0001'\] is a int"):
+        zone_genes(cohort, {"P0001": 1})
+    with pytest.raises(TypeError, match="fold_changes is a dict"):
+        rank_genes({})
+    one = explain(model, cohort, "P0001", device="cpu", steps=8)
+    with pytest.raises(ValueError, match=r"the explanation of 'P0002' is of .* tiles, and those of the cohort"):
+        zone_genes(cohort, {"P0002": one})

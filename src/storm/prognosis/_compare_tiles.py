@@ -46,6 +46,25 @@ def compare_tiles(
         If a patient has no table.
     TypeError
         If ``explanations`` or ``composition`` is no dictionary.
+
+    Examples
+    --------
+    Types of tiles, from any table of them, where the risk is highest and lowest:
+
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> import storm
+    >>> cohort = storm.datasets.toy_cohort("cohort", n_patients=30, n_tiles=(100, 200))
+    >>> model = storm.prognosis.fit(cohort, "DSS", network="mean", baselines=False)
+    >>> types, explanations, composition = cohort.facts["types"], {}, {}
+    >>> for patient in cohort.patients.index[:5]:
+    ...     explanations[patient] = storm.prognosis.explain(model, cohort, patient)
+    ...     codes = [cohort.features(slide)["type"] for slide in explanations[patient].slides]
+    ...     of_tile = pd.Categorical.from_codes(np.concatenate(codes), types)
+    ...     composition[patient] = pd.get_dummies(of_tile).astype(float)
+
+    >>> storm.prognosis.compare_tiles(explanations, composition).columns.tolist()[:3]
+    ['top', 'bottom', 'difference']
     """
     from scipy.stats import false_discovery_control, ttest_ind
 

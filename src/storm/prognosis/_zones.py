@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from storm._checks import check_between, check_whole
+from storm._bridge.cohort import check_cohort
+from storm._bridge.cohort_tables import names
+from storm._checks import check_whole
 from storm._logging import logger
 from storm.biology.rank_aggregation import rho
-from storm.prognosis._explain import Explanation
+from storm.prognosis._explain import Explanation, check_explanations, expression_of
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -136,7 +138,9 @@ def zone_genes(cohort: Cohort, explanations: Mapping[str, Explanation], *, seed:
     Raises
     ------
     ValueError
-        If the cohort has no virtual expression, or no slide has zones.
+        If the cohort has no virtual expression or other tiles of a patient, or no slide has zones.
+    TypeError
+        If ``explanations`` is no dictionary of them.
 
     Examples
     --------
@@ -149,13 +153,14 @@ def zone_genes(cohort: Cohort, explanations: Mapping[str, Explanation], *, seed:
     >>> changes.shape[1]
     50
     """
+    check_cohort(cohort)
+    check_explanations(explanations)
     if "st" not in cohort.modalities:
         msg = f"the cohort has no virtual expression, only {list(cohort.modalities)}"
         raise ValueError(msg)
     rows, left_out = {}, {}
     for patient, explanation in explanations.items():
-        values = cohort.bag(patient).st
-        assert values is not None
+        values = expression_of(cohort, patient, explanation)
         for k, slide in enumerate(explanation.slides):
             own = explanation.slide == k
             try:
@@ -169,8 +174,13 @@ def zone_genes(cohort: Cohort, explanations: Mapping[str, Explanation], *, seed:
                 continue
             linear = np.expm1(values[own].astype(np.float64))
             rows[slide] = np.log2(linear[found.high].mean(axis=0) + 1) - np.log2(linear[~found.high].mean(axis=0) + 1)
-    for slide, reason in left_out.items():
-        logger.warning("slide %s has no zones: %s", slide, reason)
+    if left_out:
+        logger.warning(
+            "%d of %d slides have no zones and are left out: %s; the first: %s",
+            len(left_out), len(left_out) + len(rows), names(list(left_out)), next(iter(left_out.values())),
+        )  # fmt: skip
+        for slide, reason in left_out.items():
+            logger.debug("slide %s: %s", slide, reason)
     if not rows:
         msg = f"none of {len(left_out)} slides has zones; the first: {next(iter(left_out.values()), 'no slide')}"
         raise ValueError(msg)
@@ -192,6 +202,11 @@ def rank_genes(fold_changes: pd.DataFrame) -> pd.DataFrame:
         By gene, best first: ``direction`` (``"up"`` or ``"down"``), ``log2fc`` (median over slides), ``n_slides``,
         ``rho`` of robust rank aggregation in this direction, and ``padj`` (Benjamini–Hochberg over both directions).
 
+    Raises
+    ------
+    TypeError
+        If ``fold_changes`` is no data frame.
+
     References
     ----------
     Kolde et al., Bioinformatics 28, 573 (2012).
@@ -211,6 +226,9 @@ def rank_genes(fold_changes: pd.DataFrame) -> pd.DataFrame:
     """
     from scipy.stats import false_discovery_control
 
+    if not isinstance(fold_changes, pd.DataFrame):
+        msg = f"fold_changes is a {type(fold_changes).__name__}; give what storm.prognosis.zone_genes returned"
+        raise TypeError(msg)
     values = fold_changes.to_numpy(dtype=np.float64)
     measured = np.isfinite(values)
     length = np.maximum(measured.sum(axis=1), 1)[:, None]
@@ -232,88 +250,3 @@ def rank_genes(fold_changes: pd.DataFrame) -> pd.DataFrame:
     both["padj"] = false_discovery_control(both["rho"])
     both = both.sort_values(["rho", "log2fc"], ascending=[True, False], kind="stable")
     return both.drop_duplicates("gene").set_index("gene")
-
-
-def compare_tiles(
-    explanations: Mapping[str, Explanation], composition: Mapping[str, pd.DataFrame], *, share: float = 0.05
-) -> pd.DataFrame:
-    """Composition of the tiles that raise the risk most, against those that lower it most, over patients.
-
-    Tiles of a patient are no independent observations: each patient gives one mean for either end, and the test is over
-    patients.
-
-    Parameters
-    ----------
-    explanations
-        What :func:`explain` returned, by patient.
-    composition
-        By patient a table with a row for each tile, in the order of the explanation, and a column for each kind of
-        cell.
-    share
-        Share of the tiles at either end.
-
-    Returns
-    -------
-    DataFrame
-        By kind: ``top`` and ``bottom`` (means over patients), ``difference``, ``statistic`` and ``pvals`` of Welch's
-        t-test, ``pvals_adj`` (Benjamini–Hochberg), ``n_patients``.
-
-    Raises
-    ------
-    ValueError
-        If a table has another number of rows than there are tiles, or fewer than three patients are given.
-    KeyError
-        If a patient has no table.
-
-    Examples
-    --------
-    Types of tiles, from any table of them, where the risk is highest and lowest:
-
-    >>> import numpy as np
-    >>> import pandas as pd
-    >>> import storm
-    >>> cohort = storm.datasets.toy_cohort("cohort", n_patients=30, n_tiles=(100, 200))
-    >>> model = storm.prognosis.fit(cohort, "DSS", network="mean", baselines=False)
-    >>> types, explanations, composition = cohort.facts["types"], {}, {}
-    >>> for patient in cohort.patients.index[:5]:
-    ...     explanations[patient] = storm.prognosis.explain(model, cohort, patient)
-    ...     codes = [cohort.features(slide)["type"] for slide in explanations[patient].slides]
-    ...     of_tile = pd.Categorical.from_codes(np.concatenate(codes), types)
-    ...     composition[patient] = pd.get_dummies(of_tile).astype(float)
-
-    >>> storm.prognosis.compare_tiles(explanations, composition).columns.tolist()[:3]
-    ['top', 'bottom', 'difference']
-    """
-    from scipy.stats import false_discovery_control, ttest_ind
-
-    check_between(share, name="share", low=0.001, high=0.5)
-    ends: dict[str, list[pd.Series]] = {"top": [], "bottom": []}
-    for patient, explanation in explanations.items():
-        if patient not in composition:
-            msg = f"there is no composition of patient {patient!r}; there are {list(composition)[:5]}"
-            raise KeyError(msg)
-        table = composition[patient]
-        if len(table) != len(explanation.tiles):
-            msg = f"the composition of {patient!r} has {len(table)} rows for {len(explanation.tiles)} tiles"
-            raise ValueError(msg)
-        number = max(round(share * len(table)), 1)
-        order = np.argsort(explanation.tiles, kind="stable")
-        ends["top"].append(table.iloc[order[-number:]].mean())
-        ends["bottom"].append(table.iloc[order[:number]].mean())
-    if len(ends["top"]) < 3:
-        msg = f"{len(ends['top'])} patients are given; a test over patients needs three or more"
-        raise ValueError(msg)
-    top, bottom = (pd.DataFrame(rows) for rows in (ends["top"], ends["bottom"]))
-    test = ttest_ind(top, bottom, equal_var=False, nan_policy="omit")
-    result = pd.DataFrame(
-        {
-            "top": top.mean(),
-            "bottom": bottom.mean(),
-            "difference": top.mean() - bottom.mean(),
-            "statistic": np.asarray(test.statistic, dtype=float),
-            "pvals": np.asarray(test.pvalue, dtype=float),
-        }
-    )
-    known = result["pvals"].notna()
-    result.loc[known, "pvals_adj"] = false_discovery_control(result.loc[known, "pvals"])
-    return result.assign(n_patients=len(top)).rename_axis("kind")

@@ -11,7 +11,7 @@ import pandas as pd
 from storm import __version__
 from storm._bridge.keys import Keys
 from storm._bridge.read import spots_of
-from storm._bridge.workspace import Workspace, open_workspace
+from storm._bridge.workspace import Workspace, open_workspace, write_all
 from storm._bridge.write import annotate_like, write_results
 from storm._keys import READ, RISK, UNS, predicted_table
 from storm.prognosis._explain import Explanation
@@ -141,15 +141,16 @@ def write_explanation(
             layers[key_added][:, [position[gene] for gene in explanation.gene_names]] = genes
         else:
             beside = _beside(work, genes, explanation, key_added, obs=obs, facts=facts)
-    undo = write_results(work.table, obs=obs, layers=layers, uns={key_added: facts})
-    try:
-        if beside is None:
-            work.add_made()
-        else:
+    results: dict[str, Any] = {"obs": obs, "layers": layers, "uns": {key_added: facts}}
+    if beside is None:
+        write_all([(work, results)])
+    else:
+        undo = write_results(work.table, **results)
+        try:
             work.add_table(*beside)
-    except BaseException:
-        undo()
-        raise
+        except BaseException:
+            undo()
+            raise
     return work.owner if copy else None
 
 

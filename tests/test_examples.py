@@ -21,6 +21,7 @@ NEEDS_FILES = {
     "storm.datasets.mob",
     "storm.datasets.signatures",
     "storm.datasets.starmap",
+    "storm.datasets.tcga_bulk",
     "storm.expression.load_novae",
     "storm.io.cosmx",
     "storm.io.visium",

@@ -51,7 +51,23 @@ def composition_boxes(
 
     Examples
     --------
-    >>> storm.pl.composition_boxes(storm.prognosis.compare_tiles(explained, cells))  # doctest: +SKIP
+    .. plot::
+
+        >>> import tempfile
+        >>> import numpy as np
+        >>> import pandas as pd
+        >>> import storm
+        >>> cohort = storm.datasets.toy_cohort(tempfile.mkdtemp() + "/cohort", n_patients=40, n_tiles=(100, 200))
+        >>> few = storm.prognosis.OutcomeFit(epochs=5)
+        >>> model = storm.prognosis.fit(cohort, "DSS", network="mean", baselines=False, config=few)
+        >>> types, explanations, composition = cohort.facts["types"], {}, {}
+        >>> for patient in cohort.patients.index[:12]:
+        ...     explanations[patient] = storm.prognosis.explain(model, cohort, patient)
+        ...     codes = [cohort.features(slide)["type"] for slide in explanations[patient].slides]
+        ...     of_tile = pd.Categorical.from_codes(np.concatenate(codes), types)
+        ...     composition[patient] = pd.get_dummies(of_tile).astype(float)
+        >>> table = storm.prognosis.compare_tiles(explanations, composition)
+        >>> ax = storm.pl.composition_boxes(table)
     """
     import matplotlib.pyplot as plt
     from matplotlib.patches import Patch

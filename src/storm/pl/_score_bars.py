@@ -69,7 +69,19 @@ def score_bars(
 
     Examples
     --------
-    >>> storm.pl.score_bars({"perceiver": report, "mean": other})  # doctest: +SKIP
+    .. plot::
+
+        >>> import tempfile
+        >>> import storm
+        >>> cohort = storm.datasets.toy_cohort(tempfile.mkdtemp() + "/cohort", n_patients=60, n_tiles=(20, 40))
+        >>> folds = storm.prognosis.split(cohort, endpoint="DSS", folds=3)
+        >>> few = storm.prognosis.OutcomeFit(epochs=3)
+        >>> risks = storm.prognosis.cross_validate(cohort, folds, networks=["abmil", "mean"], config=few)
+        >>> reports = {
+        ...     name: storm.prognosis.evaluate(own, cohort.patients, endpoint="DSS", n_boot=100)
+        ...     for name, own in risks.groupby("network")
+        ... }
+        >>> ax = storm.pl.score_bars(reports)
     """
     import matplotlib.pyplot as plt
 

@@ -58,8 +58,15 @@ def enrich_genes(
 
     Examples
     --------
-    >>> ranked = storm.prognosis.rank_genes(changes)  # doctest: +SKIP
-    >>> storm.prognosis.enrich_genes(ranked, storm.datasets.gene_sets("hallmark"), direction="up")  # doctest: +SKIP
+    A ranking of 100 genes, as :func:`rank_genes` and :func:`gene_importance` return it:
+
+    >>> import pandas as pd
+    >>> import storm
+    >>> names = [f"gene{k}" for k in range(100)]
+    >>> ranked = pd.DataFrame({"direction": ["up", "down"] * 50}, index=names)
+    >>> found = storm.prognosis.enrich_genes(ranked, {"first": names[:20], "last": names[-20:]}, n_genes=10)
+    >>> found["n_overlap"].to_dict()
+    {'first': 10, 'last': 0}
 
     References
     ----------

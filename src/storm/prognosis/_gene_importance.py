@@ -53,8 +53,12 @@ def gene_importance(cohort: Cohort, explanations: Mapping[str, Explanation]) -> 
 
     Examples
     --------
-    >>> explained = {name: storm.prognosis.explain(model, cohort, name) for name in held_out}  # doctest: +SKIP
-    >>> storm.prognosis.gene_importance(cohort, explained).head()  # doctest: +SKIP
+    >>> import storm
+    >>> cohort = storm.datasets.toy_cohort("cohort", n_patients=60, n_tiles=(20, 40))
+    >>> model = storm.prognosis.fit(cohort, "DSS", network="mean", baselines=False)
+    >>> explanations = {one: storm.prognosis.explain(model, cohort, one) for one in cohort.patients.index[:20]}
+    >>> storm.prognosis.gene_importance(cohort, explanations).columns.tolist()
+    ['share', 'direction', 'r', 'size']
 
     References
     ----------

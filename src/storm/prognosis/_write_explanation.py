@@ -85,9 +85,22 @@ def write_explanation(
 
     Examples
     --------
-    >>> sdata = storm.io.slide("TCGA-B0-4690-DX1.svs")  # doctest: +SKIP
-    >>> storm.prognosis.write_explanation(sdata, explanation)  # doctest: +SKIP
-    >>> sdata.pl.render_shapes("storm_tiles", color="storm_risk").pl.show()  # doctest: +SKIP
+    A table of the tiles, which are in an order of their own; ``storm.io.slide`` reads a slide that gets one:
+
+    >>> import pandas as pd
+    >>> import storm
+    >>> from anndata import AnnData
+    >>> cohort = storm.datasets.toy_cohort("cohort", n_patients=30, n_tiles=(20, 40))
+    >>> config = storm.prognosis.OutcomeFit(epochs=2)
+    >>> model = storm.prognosis.fit(cohort, "DSS", network="mean", baselines=False, config=config)
+    >>> explanation = storm.prognosis.explain(model, cohort, "P0001")
+    >>> bag = cohort.bag("P0001")
+    >>> tiles = AnnData(
+    ...     bag.st[::-1], var=pd.DataFrame(index=list(cohort.genes)), obsm={"spatial": bag.xy_um[::-1]}
+    ... )
+    >>> storm.prognosis.write_explanation(tiles, explanation, um_per_px=1.0)
+    >>> bool((tiles.obs["storm_risk"] == explanation.tiles[::-1]).all())
+    True
     """
     if not isinstance(explanation, Explanation):
         msg = f"explanation is a {type(explanation).__name__}; give what storm.prognosis.explain returned"

@@ -275,7 +275,7 @@ def test_names_come_from_the_column_that_the_vocabulary_matches() -> None:
 
 
 def test_checking_counts_needs_no_copy_of_them(monkeypatch):
-    """The peak of memory of a large section was here: a rounded copy of all values."""
+    """A rounded copy of all values would be as large as the counts."""
     monkeypatch.setattr("storm._bridge.counts._BLOCK", 10_000)
     matrix = sparse.csr_matrix(np.ones((2000, 500), np.float32))
     adata = ad.AnnData(matrix, var=pd.DataFrame(index=[f"G{k}" for k in range(500)]))

@@ -12,7 +12,7 @@ from storm.data.normalise import row_blocks
 
 def combine(
     parts: dict[str, np.ndarray],
-    tokens: dict[str, np.ndarray],
+    exists: Mapping[str, np.ndarray],
     weights: dict[str, float],
     *,
     means: Mapping[str, np.ndarray] | None = None,
@@ -27,8 +27,8 @@ def combine(
     ----------
     parts
         Read-out; ``"<name>_input"`` and ``"<name>_own"`` belong to modality ``"<name>"``.
-    tokens
-        Spot tokens per modality, which tell where a spot has any.
+    exists
+        Rows that have a token, bool, shape (n,), per modality.
     weights
         Factor of each modality.
     means
@@ -42,11 +42,11 @@ def combine(
     by_modality
         Views of the same, per modality.
     """
-    anything = np.any([finite_rows(values) for values in tokens.values()], axis=0)
+    anything = np.any(list(exists.values()), axis=0)
     known = {key: finite_rows(part) for key, part in parts.items()}
     nothing = ~anything | ~np.any(list(known.values()), axis=0)
-    names = dict.fromkeys(map(_modality, parts))
-    ordered = [(name, key) for name in names for key in parts if _modality(key) == name]
+    names = dict.fromkeys(map(modality_of, parts))
+    ordered = [(name, key) for name in names for key in parts if modality_of(key) == name]
     whole = np.empty((len(nothing), sum(part.shape[1] for part in parts.values())), dtype=np.float32)
     by_modality: dict[str, np.ndarray] = {}
     begins: dict[str, int] = {}
@@ -61,7 +61,8 @@ def combine(
     return whole, by_modality
 
 
-def _modality(key: str) -> str:
+def modality_of(key: str) -> str:
+    """Modality to which a part of a read-out belongs."""
     return key.removesuffix("_input").removesuffix("_own")
 
 

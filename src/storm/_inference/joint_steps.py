@@ -260,6 +260,5 @@ def finish(part: Part, last: Last) -> SectionEmbedding:
         ends = np.cumsum(list(output.widths.values()))
         parts = {name: whole[:, end - d : end] for (name, d), end in zip(output.widths.items(), ends, strict=True)}
     parts["st_own"] = last.own
-    sources = {name: np.where(known, 0.0, np.nan)[:, None] for name, known in output.known.items()}
-    vector, by_modality = combine(parts, sources, part.plan.model.settings["modality_weights"], means=last.means)
+    vector, by_modality = combine(parts, output.known, part.plan.model.settings["modality_weights"], means=last.means)
     return SectionEmbedding(vector=vector, by_modality=by_modality, unknown=output.unknown, facts=output.facts)

@@ -9,7 +9,7 @@ import numpy as np
 
 from storm._bridge.read import spots_of
 from storm._inference.adaptive import choices, gate, own_expression
-from storm._inference.combine import combine
+from storm._inference.combine import combine, modality_of
 from storm._inference.device import Compute
 from storm._inference.neighbourhoods import section_windows
 from storm._inference.reconstruction import reconstructions
@@ -27,6 +27,7 @@ from storm._inference.tokens import he_tokens, st_tokens
 from storm._inference.windows import run_windows
 from storm._loading import StormModel
 from storm._types import Batch, Field, Modality, Readout, WindowKind
+from storm.data.components import finite_rows
 from storm.data.journal import Journal
 from storm.data.spots import Spots
 from storm.data.windows import Windows
@@ -107,6 +108,38 @@ def embed_section(selection: Selection, plan: EmbedPlan, journal: Journal) -> Se
     KeyError, ValueError
         As :func:`storm.tl.embed`.
     """
+    read = _read_out(selection, plan, journal)
+    means: dict[str, np.ndarray] = {}
+    if plan.absolute:
+        means = {
+            key: np.zeros(part.shape[1], np.float32) for key, part in read.parts.items() if key in ("st", "st_input")
+        }
+    weights = plan.model.settings["modality_weights"]
+    vector, by_modality = combine(read.parts, read.exists, weights, means=means)
+    return SectionEmbedding(vector=vector, by_modality=by_modality, unknown=read.unknown, facts=read.facts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ReadOut:
+    """What is left of a section after the network; tokens and windows, which are as large as the result, are not.
+
+    Attributes
+    ----------
+    parts
+        As :func:`~storm._inference.combine.combine` takes them.
+    exists
+        Rows that have a token, bool, shape (n,), per modality.
+    unknown, facts
+        As in :class:`SectionEmbedding`.
+    """
+
+    parts: dict[str, np.ndarray]
+    exists: dict[str, np.ndarray]
+    unknown: dict[str, np.ndarray]
+    facts: dict[str, Any]
+
+
+def _read_out(selection: Selection, plan: EmbedPlan, journal: Journal) -> _ReadOut:
     loaded, compute, modality = plan.model, plan.compute, plan.modality
     spots, windows = read_section(selection, plan)
     tokens: dict[str, np.ndarray] = {}
@@ -144,17 +177,13 @@ def embed_section(selection: Selection, plan: EmbedPlan, journal: Journal) -> Se
         parts["st_own"] = own_components(spots.counts, windows)
     if own is not None:
         parts["st_own"] = own.part
-    means: dict[str, np.ndarray] = {}
-    if plan.absolute:
-        means = {key: np.zeros(parts[key].shape[1], np.float32) for key in parts if key in ("st", "st_input")}
-    vector, by_modality = combine(parts, tokens | sources, loaded.settings["modality_weights"], means=means)
     facts = provenance(
         loaded,
         spots,
         compute,
         match=match,
         tiles=tiles,
-        modality="both" if len(by_modality) == 2 else next(iter(by_modality)),
+        modality="both" if len(names := dict.fromkeys(map(modality_of, parts))) == 2 else next(iter(names)),
         windows=windows.kind,
         seed=plan.seed,
         readout=plan.readout,
@@ -162,4 +191,5 @@ def embed_section(selection: Selection, plan: EmbedPlan, journal: Journal) -> Se
     )
     if match is not None and not chosen.get("st_tokens", False):
         warn_few_genes(match, loaded)
-    return SectionEmbedding(vector=vector, by_modality=by_modality, unknown=unknown_rows(spots), facts=facts)
+    exists = {name: finite_rows(values) for name, values in (tokens | sources).items()}
+    return _ReadOut(parts=parts, exists=exists, unknown=unknown_rows(spots), facts=facts)

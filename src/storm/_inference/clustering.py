@@ -79,9 +79,9 @@ def cluster_rows(
 
 
 def _rows(embedding: Any, known: np.ndarray, *, method: str) -> tuple[np.ndarray, dict[str, Any]]:
-    """What is clustered: the known rows, or their leading principal components; up to 50,000 in double precision."""
+    """What is clustered: the known rows, or their leading components; in double precision where all are fitted."""
     n, width = int(known.sum()), embedding.shape[1]
-    dtype = np.float64 if n <= _START_ROWS else np.float32
+    dtype = np.float64 if n <= (_GMM_ROWS if method == "gmm" else _START_ROWS) else np.float32
     if n * width <= _SIZE or width <= _LEAST_DIM:
         return np.asarray(embedding, dtype=dtype)[known], {}
     # Nearly all components at first, and fewer the larger the embedding is: time does not jump where they begin.

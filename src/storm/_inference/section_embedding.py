@@ -144,12 +144,14 @@ def _read_out(selection: Selection, plan: EmbedPlan, journal: Journal) -> _ReadO
     spots, windows = read_section(selection, plan)
     tokens: dict[str, np.ndarray] = {}
     sources: dict[str, np.ndarray] = {}
-    own, tiles, match, chosen = None, None, None, {}
+    tile_facts: dict[str, Any] = {}
+    own, match, chosen = None, None, {}
     if wants_tiles(spots, modality):
         tiles = model_tiles(
             selection.table, spots, loaded, compute, field_um=plan.field_um, field=plan.field, journal=journal
         )
-        tokens["he"] = he_tokens(tiles.values, loaded)
+        tokens["he"], tile_facts = he_tokens(tiles.values, loaded), tiles.record()
+        del tiles  # its values are as large as the tokens
     if wants_counts(spots, modality) and plan.readout == "adaptive":
         own = own_expression(spots, windows)
         decision = gate(own.reach, spots, windows, loaded)
@@ -182,12 +184,11 @@ def _read_out(selection: Selection, plan: EmbedPlan, journal: Journal) -> _ReadO
         spots,
         compute,
         match=match,
-        tiles=tiles,
         modality="both" if len(names := dict.fromkeys(map(modality_of, parts))) == 2 else next(iter(names)),
         windows=windows.kind,
         seed=plan.seed,
         readout=plan.readout,
-        **chosen,
+        **(chosen | tile_facts),
     )
     if match is not None and not chosen.get("st_tokens", False):
         warn_few_genes(match, loaded)

@@ -83,6 +83,7 @@ def main() -> None:
     parser.add_argument("--device-rate", type=float, default=8000.0, help="patches a second of the simulated device")
     parser.add_argument("--repeat", type=int, default=2)
     parser.add_argument("--only-storm", action="store_true", help="leave the other packages out")
+    parser.add_argument("--no-dataset", action="store_true", help="leave ImageTilesDataset out, which takes longest")
     parser.add_argument("--quick", action="store_true", help="fewer tiles, once")
     parser.add_argument("--store", type=Path, help="where to keep the section, or where it is already")
     parser.add_argument("--json", type=Path, help="where to write the numbers")
@@ -291,7 +292,7 @@ def measure_network(
         "storm": (n, lambda: embed(sdata, encoder, batch_size=options.batch)),
         "forward": (n, lambda: forward(network, batches)),
     }
-    if not options.only_storm:
+    if not (options.only_storm or options.no_dataset):
         ways["ImageTilesDataset"] = (len(few), lambda: by_dataset(annotated(section, few), network))
     if tiff is not None:
         ways["LazySlide"] = (len(few), lambda: by_lazyslide(tiff, network, few))

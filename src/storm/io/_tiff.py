@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from storm.io._declared import DAMAGE, check_declared
+from storm.io._kept import KeptTiles
 from storm.io._lazy import Level, OrientedLevel, joined
 from storm.io._tiff_scale import tiff_um_per_px
 from storm.io._tiff_show import Shown, how_shown, orientation_of
@@ -61,6 +62,8 @@ class TiffLevel(Level):
         self._pages = list(level.pages)
         self._layout: Any = level.keyframe
         self._mapped = self._map()
+        page = self._layout
+        self._kept = KeptTiles(page.imagelength * page.imagewidth * page.samplesperpixel * len(self._pages))
 
     def _map(self) -> np.ndarray | None:
         """Pixels that are stored as they are, where the file's own strips are not a useful unit."""
@@ -131,6 +134,9 @@ class TiffLevel(Level):
         count = page.databytecounts[index]
         if count == 0:
             return None
+        at = id(page), index  # pages live as long as what is kept of them
+        if (kept := self._kept.get(at)) is not None:
+            return kept
         handle = page.parent.filehandle  # an OME-TIFF may be spread over several files
         with self._lock:
             handle.seek(page.dataoffsets[index])
@@ -140,10 +146,14 @@ class TiffLevel(Level):
         except DAMAGE as error:
             msg = f"{self._path} is damaged: tile {index} of level {self._level} cannot be decoded ({error})"
             raise ValueError(msg) from error
-        return None if segment is None else np.moveaxis(segment[0], 2, 0)
+        if segment is None:
+            return None
+        tile = np.moveaxis(segment[0], 2, 0)
+        self._kept.keep(at, tile)
+        return tile
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("_lock", "_pid", "_file", "_pages", "_layout", "_mapped")
+        own = ("_lock", "_pid", "_file", "_pages", "_layout", "_mapped", "_kept")
         return {k: v for k, v in self.__dict__.items() if k not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

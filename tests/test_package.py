@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
 import storm
@@ -257,3 +258,15 @@ def test_docstrings_are_complete() -> None:
         if raises_itself(function) and not section(doc, "Raises"):
             wrong.append(f"{name}: raises, but has no Raises")
     assert not wrong, "\n".join(wrong)
+
+
+def test_warnings_name_the_line_of_the_user() -> None:
+    """However deep in the package something is noticed, and whatever stands between."""
+    table = storm.datasets.toy("visium", n=60)["table"]
+    table.X = table.X.multiply(np.arange(60)[:, None] >= 3).tocsr()
+    with pytest.warns(UserWarning, match="3 without counts") as caught:
+        storm.tl.embed(table, modality="st")
+    assert {one.filename for one in caught} == {__file__}
+    with pytest.warns(UserWarning, match="match_depth") as caught:
+        storm.tl.rank_domain_genes(table, "domain")
+    assert {one.filename for one in caught} == {__file__}

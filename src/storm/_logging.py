@@ -7,5 +7,22 @@ Python writes warnings and errors to stderr.
 from __future__ import annotations
 
 import logging
+import os
+import sys
+import warnings
+from pathlib import Path
 
 logger = logging.getLogger("storm")
+
+_PACKAGE = str(Path(__file__).parent) + os.sep
+
+
+def warn(text: str) -> None:
+    """Warn whoever called the package: the warning names the line outside of it that led here, however deep this is."""
+    level, depth, frame = 1, 1, sys._getframe()
+    while frame.f_back is not None:
+        if frame.f_code.co_filename.startswith(_PACKAGE):
+            # other packages may stand between two frames of ours: the outermost of ours counts
+            level = depth + 1
+        depth, frame = depth + 1, frame.f_back
+    warnings.warn(text, UserWarning, stacklevel=level)

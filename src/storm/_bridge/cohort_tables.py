@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ import pandas as pd
 
 from storm._checks import check_new_key
 from storm._files import replacing
+from storm._logging import warn
 
 #: Files and the folder of features.
 PATIENTS, SLIDES, FACTS, FEATURES = "patients.parquet", "slides.parquet", "cohort.json", "features"
@@ -138,7 +138,7 @@ def warn_unmatched(patients: pd.DataFrame, slides: pd.DataFrame) -> None:
     for who, what in ((without, "patients have no slide"), (nobody, "slides are of no patient of the cohort")):
         if who:
             msg = f"{len(who)} {what}, and take part in nothing: {names(who)}"
-            warnings.warn(msg, UserWarning, stacklevel=3)
+            warn(msg)
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:

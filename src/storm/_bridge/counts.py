@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 import zlib
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import numpy as np
 from scipy import sparse
 
 from storm._checks import check_key
+from storm._logging import warn
 from storm.data.genes import Vocabulary, best_names, is_gene
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def genes_of(var: pd.DataFrame) -> np.ndarray:
         msg = f"none of the table's {len(gene)} features is a gene ({kind_of}); give the table with the gene expression"
         raise ValueError(msg)
     msg = f"{int((~gene).sum())} of the table's {len(gene)} features are not genes and are left out ({kind_of})"
-    warnings.warn(msg, UserWarning, stacklevel=2)
+    warn(msg)
     return gene
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from storm._keys import UM_SYSTEMS
+from storm._logging import warn
 from storm.data.lattice import find_lattice
 
 if TYPE_CHECKING:
@@ -229,7 +229,7 @@ def check_centres(centres: np.ndarray, ids: np.ndarray, *, where: str) -> None:
         )
         raise ValueError(msg)
     msg = f"{share}, e.g. {_some(ids[twice])}: they are taken for cells whose positions were rounded"
-    warnings.warn(msg, UserWarning, stacklevel=2)
+    warn(msg)
 
 
 def _some(ids: np.ndarray, n: int = 3) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from tempfile import gettempdir
 from typing import Any
 
 import numpy as np
 
 from storm._bridge.geometry import affine_of, compose, inverse
+from storm._logging import warn
 from storm.data.channels import rgb_order
 from storm.data.patches import ImageLevel, PatchReader
 from storm.data.scratch import ScratchSource
@@ -152,11 +152,11 @@ def _warn_if_slow(source: Source, element: Any, image_key: str) -> None:
             f"{3 * height * width / 1e6:.0f} MB when it is decoded; reading decodes them once into a scratch file of "
             f"up to {size} ({gettempdir()}); {fix}"
         )
-        warnings.warn(msg, UserWarning, stacklevel=2)
+        warn(msg)
     elif isinstance(source, DaskSource) and source.shared_leaves:
         msg = (
             f"the {source.grid[0]} × {source.grid[1]} blocks of image {image_key!r} are cut lazily from fewer pieces, "
             f"each of which would be decoded again for every block; reading decodes the image at once, in memory, into "
             f"a scratch file of {size} ({gettempdir()}); {fix}"
         )
-        warnings.warn(msg, UserWarning, stacklevel=2)
+        warn(msg)

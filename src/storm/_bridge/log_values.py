@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from storm._bridge.counts import as_csr, genes_of, read_counts, stored_matrix
+from storm._logging import warn
 from storm.data.normalise import log_normalise
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ _LARGEST_LOG = 20.0
 
 
 def read_log_values(
-    table: AnnData, layer: str | None = None, *, normalise: bool | Literal["auto"] = "auto", stacklevel: int = 3
+    table: AnnData, layer: str | None = None, *, normalise: bool | Literal["auto"] = "auto"
 ) -> tuple[sparse.csr_matrix, np.ndarray, bool]:
     """Read expression on the log scale; the table is not changed.
 
@@ -33,8 +33,6 @@ def read_log_values(
         ``True``: the values are counts, and log1p of counts per 10,000 is returned; ``False``: they are taken as they
         are; ``"auto"``: whole numbers are counts, others are on the log scale already, which scanpy notes in
         ``uns["log1p"]``.
-    stacklevel
-        Of a warning, so that it points to the user's call.
 
     Returns
     -------
@@ -77,7 +75,7 @@ def read_log_values(
                     f"{where} holds fractions, and no uns['log1p'] says that they are logarithms: they are taken to be "
                     f"on the log scale; say normalise=False if they are, else name the layer with the counts, layer="
                 )
-                warnings.warn(msg, UserWarning, stacklevel=stacklevel)
+                warn(msg)
             return values.astype(np.float32), names, False
     counts, names = read_counts(table, layer)
     return log_normalise(counts), names, True

@@ -152,7 +152,7 @@ class Pool:
             As :func:`~storm._bridge.log_values.read_log_values`; if some tables hold counts and others logarithms, or
             they have no gene in common.
         """
-        read = self._of_each(lambda table: read_log_values(table, layer, normalise=normalise, stacklevel=6))
+        read = self._of_each(lambda table: read_log_values(table, layer, normalise=normalise))
         kinds = [normalised for *_, normalised in read]
         if len(set(kinds)) > 1:
             counts = [name for name, kind in zip(self.names, kinds, strict=True) if kind]

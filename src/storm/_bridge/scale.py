@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 from storm._bridge.geometry import affine_of, length_scale, um_system
 from storm._checks import check_positive
 from storm._keys import READ, UM_PER_UNIT, storable
+from storm._logging import warn
 from storm.data.spots import ScaleInfo
 
 #: Space Ranger's ``spot_diameter_fullres`` is the diameter of a theoretical spot of 65 µm, not of the 55 µm printed.
@@ -134,7 +134,7 @@ def resolve_scale(
             f"um_per_px={um_per_px:g} is used for {name}, in place of the {told[0][0] * sources.px_size:.4g} that an "
             f"earlier call was told"
         )
-        warnings.warn(msg, UserWarning, stacklevel=2)
+        warn(msg)
     candidates = [*(given or told), *_transformed(sources), *_from_metadata(sources)]
     if not candidates:
         candidates = list(_from_pitch(sources))

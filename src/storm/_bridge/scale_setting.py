@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -29,6 +28,7 @@ from storm._bridge.study import given_once, image_by_section, labels_of
 from storm._bridge.workspace import copy_of
 from storm._bridge.write import check_writable, write_results
 from storm._keys import REMEMBERED, UNS
+from storm._logging import warn
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -167,7 +167,7 @@ def _warn_others(table: AnnData, scales: Sequence[tuple[str, float | None]], *, 
         listed = ", ".join(f"{key!r} at {used:.4g}" for key, used in others.items())
         of = "the table" if table_key is None else f"table {table_key!r}"
         msg = f"{of} holds results that were computed at another scale, in µm per pixel: {listed}; compute them again"
-        warnings.warn(msg, UserWarning, stacklevel=4)
+        warn(msg)
 
 
 def _beside_image(

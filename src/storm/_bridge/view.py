@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from storm._bridge.keys import Keys
 from storm._bridge.read import spots_of
 from storm._bridge.select import match_instances
 from storm._bridge.selection import Selection, select
+from storm._logging import warn
 from storm.data.spots import Spots
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def read_view(
         keys = replace(keys or Keys(), image_key=None)
         selection = select(data, keys, image=False, table=False)
         spots = spots_of(selection, counts=False, overlap=overlap)
-        warnings.warn(f"the H&E is not drawn: {error}", UserWarning, stacklevel=3)
+        warn(f"the H&E is not drawn: {error}")
     return view_of(selection, spots, max_px=max_px, whole=whole)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from storm._inference.device import autocast
-from storm._logging import logger
+from storm._logging import logger, warn
 
 #: Cosine between two embeddings of one tile below which a faster way is not the same network any more.
 BOUND = 0.999
@@ -113,4 +112,4 @@ class Run:
         names = " and ".join(n for n in ("compiled", "channels_last") if getattr(self, n))
         if self.channels_last:
             self.network.to(memory_format=torch.contiguous_format)
-        warnings.warn(f"{names} {why}; running without", UserWarning, stacklevel=2)
+        warn(f"{names} {why}; running without")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 
 from storm._keys import VAR_ENDINGS
 from storm._loading import ExpressionHead
+from storm._logging import warn
 
 #: Share of tiles with a p of at most 0.05 beyond which a section is called unlike the training: five times as many as
 #: in a section that is like it.
@@ -122,5 +121,5 @@ def unusual_tiles(head: ExpressionHead, tiles: np.ndarray, *, section: str = "")
             f"{share:.0%} of the tiles{of} are unlike those that the head was trained on (5 % are expected): another "
             f"tissue, species, stain or scanner? The reliability of its genes was not measured on such tiles"
         )
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn(msg)
     return p, share

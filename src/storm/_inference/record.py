@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ from storm import __version__
 from storm._bridge.part import SECTIONS
 from storm._inference.device import Compute
 from storm._loading import StormModel
-from storm._logging import logger
+from storm._logging import logger, warn
 from storm.data.genes import GeneMatch, species_of
 from storm.data.spots import Spots
 
@@ -85,7 +84,7 @@ def warn_nan(values: np.ndarray, reasons: Mapping[str, np.ndarray], *, name: str
     counted = ", ".join(f"{(rows & missing).sum()} {why}" for why, rows in reasons.items() if (rows & missing).any())
     where = f"section {section!r}: " if section else ""
     text = f"{where}{missing.sum()} of {len(missing)} rows of {name!r} are NaN: {counted}"
-    warnings.warn(text, UserWarning, stacklevel=3)
+    warn(text)
 
 
 def few_genes(match: GeneMatch, model: StormModel) -> str:
@@ -121,7 +120,7 @@ def warn_few_genes(match: GeneMatch, model: StormModel) -> None:
             "so little says the network about this expression; readout='adaptive' stands on the section's own genes, "
             "and storm.tl.adapt(sdata, model=None) fits a model to them"
         )
-        warnings.warn(f"{text}: {advice}", UserWarning, stacklevel=4)
+        warn(f"{text}: {advice}")
 
 
 def warn_own_axes(records: Iterable[Any], *, name: str) -> None:
@@ -147,7 +146,7 @@ def warn_own_axes(records: Iterable[Any], *, name: str) -> None:
             f"different domains in them; embed the sections together first: storm.tl.embed([...]), or one table "
             f"with library_key="
         )
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn(msg)
 
 
 def warn_species(names: Iterable[Sequence[str] | np.ndarray], *, what: str) -> None:
@@ -166,7 +165,7 @@ def warn_species(names: Iterable[Sequence[str] | np.ndarray], *, what: str) -> N
         msg = (
             f"the genes of {what} are of different species ({listed}); what was learned on one may not hold for another"
         )
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn(msg)
 
 
 def provenance(

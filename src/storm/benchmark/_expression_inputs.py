@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from storm._bridge.select import is_spatialdata
 from storm._checks import check_choice, check_genes, check_key
 from storm._inference.head_reading import window_reach
 from storm._inference.neighbourhoods import section_windows
+from storm._logging import warn
 from storm.benchmark._inputs import named_sections
 from storm.benchmark._probes import Part
 from storm.benchmark._tile_views import TILE, TileViews
@@ -163,7 +163,7 @@ def measured_sections(
             f"the sections measure different genes: {wholes[0].library} hold {min(shares):.0%} to {max(shares):.0%} of "
             f"their counts, and all methods predict {wholes[0].library.units}"
         )
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn(msg)
     result = []
     for k, ((name, section), view, whole, table) in enumerate(zip(named, views, wholes, tables, strict=True)):
         rows = whole.rows

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-
+from storm._logging import warn
 from storm.data.patches import PatchReader
 
 #: Factor of enlargement beyond which a network is shown a blurred picture.
@@ -52,4 +51,4 @@ def warn_if_enlarged(reader: PatchReader, *, field_um: float, out_px: int) -> No
     """
     advice = enlargement_advice(enlargement(reader, field_um=field_um, out_px=out_px))
     if advice:
-        warnings.warn(advice, UserWarning, stacklevel=3)
+        warn(advice)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from storm._logging import warn
 
 if TYPE_CHECKING:
     import zarr
@@ -76,7 +77,7 @@ def check_stored(arrays: Sequence[zarr.Array], *, axes: tuple[int, int], name: s
             f"{name}: {', '.join(doubts)} are missing from the store and read as black; unless the image is black "
             f"there, the store was not copied completely"
         )
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn(msg)
 
 
 def missing_chunks(array: zarr.Array) -> list[Box]:

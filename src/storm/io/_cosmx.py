@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from storm._logging import logger
+from storm._logging import logger, warn
 from storm.io._aligned import aligned_image, find_alignment
 from storm.io._cosmx_scale import cosmx_scale
 from storm.io._cosmx_tables import (
@@ -186,7 +185,7 @@ def _join(
     unmatched = {key: value for key, value in unmatched.items() if value}
     if unmatched:
         msg = f"{counts_file.name} and {cells_file.name} do not hold the same cells: {unmatched}; common ones are read"
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn(msg)
     _check_text_names(counts.text.iloc[row[common]], cells[common], counts_file=counts_file, cells_file=cells_file)
     facts = unmatched | counts.facts | {"counts": counts_file.name}
     return np.flatnonzero(common), row[common], facts

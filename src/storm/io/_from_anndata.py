@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from itertools import chain, count
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from storm._bridge.one_section import library_columns
 from storm._bridge.places import obsm_spatial
 from storm._checks import check_key
 from storm._keys import READ, storable
+from storm._logging import warn
 from storm.io._library import Library
 
 if TYPE_CHECKING:
@@ -238,4 +238,4 @@ def _warn_without_image(libraries: list[str], images: Mapping[str, Any], *, aske
             f"no picture of {without} in uns['spatial']: they have no H&E, only expression. Pass image= (the "
             f"microscope's full-resolution image), or image=False if that is intended"
         )
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn(msg)

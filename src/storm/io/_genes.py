@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from storm._logging import logger
+from storm._logging import logger, warn
 from storm.data.genes import is_gene
 
 #: Words in the kinds of features that are part of every run and measure nothing of the tissue.
@@ -52,7 +51,7 @@ def report_left_out(left_out: Mapping[str, int], path: Path) -> None:
     if controls:
         logger.warning(text, path.name, _listed(controls))
     if others:
-        warnings.warn(text % (path.name, _listed(others)), UserWarning, stacklevel=5)
+        warn(text % (path.name, _listed(others)))
 
 
 def _listed(kinds: Mapping[str, int]) -> str:

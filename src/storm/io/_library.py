@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ from storm._bridge.scale import (
 )
 from storm._checks import check_positive
 from storm._keys import storable
-from storm._logging import logger
+from storm._logging import logger, warn
 from storm.io._array_picture import rgb_of_array
 from storm.io._open import Opened, open_image
 from storm.io._placing import check_array, fit_scale
@@ -135,7 +134,7 @@ class Library:
             )
             raise ValueError(msg)
         if not 1 / TOLERANCE < ratio < TOLERANCE:
-            warnings.warn(f"{text}, which is used; correct it if the pitch is right", UserWarning, stacklevel=4)
+            warn(f"{text}, which is used; correct it if the pitch is right")
 
     def circles(self, instances: np.ndarray, *, spot_um: float | None, systems: tuple[str, str]) -> GeoDataFrame:
         """The spots as circles in pixels.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from storm._logging import logger
+from storm._logging import logger, warn
 from storm.io._genes import gene_mask
 from storm.io._vendor import listed
 
@@ -329,7 +329,7 @@ def _compare(matrix: Matrix, other: Path) -> None:
             f"{matrix.path} and {other.name} differ ({difference}): the former is read. Remove the one that is not "
             f"meant, or give it another name"
         )
-        warnings.warn(msg, UserWarning, stacklevel=4)
+        warn(msg)
 
 
 def _difference(matrix: Matrix, path: Path) -> str | None:

@@ -5,7 +5,6 @@ Outlines come from automatic segmentation: a few of many thousand cross themselv
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import pandas as pd
 import shapely
 
+from storm._logging import warn
 from storm.io._vendor import FARTHEST
 
 if TYPE_CHECKING:
@@ -244,7 +244,7 @@ def _warn(facts: dict[str, int], cells: int, file: Path) -> None:
     if facts["cells_left_out"]:
         parts.append(f"{facts['cells_left_out']} lie elsewhere than their outline and are left out")
     if parts:
-        warnings.warn(f"of {cells} cells, {' and '.join(parts)} ({file.name})", UserWarning, stacklevel=4)
+        warn(f"of {cells} cells, {' and '.join(parts)} ({file.name})")
 
 
 def discs(centroids: np.ndarray, area: np.ndarray, *, typical: Iterable[float]) -> np.ndarray:

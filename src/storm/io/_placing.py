@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from storm._logging import warn
 
 #: A spot may lie this many pitches from where a similarity of the array puts it, and a little more on a large section
 #: (next line): pixels are rounded, and a microscope's image is somewhat distorted.
@@ -98,7 +99,7 @@ def check_array(um: np.ndarray, pixels: np.ndarray, *, pitch_um: float, path: Pa
     )
     if astray.sum() > max(_FEW, _ASTRAY * len(astray)):
         raise ValueError(text)
-    warnings.warn(text, UserWarning, stacklevel=5)
+    warn(text)
 
 
 def _fit(um: np.ndarray, pixels: np.ndarray) -> tuple[float, np.ndarray]:

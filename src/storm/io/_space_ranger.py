@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from storm._bridge.scale import TOLERANCE, VISIUM_SPOT_UM
-from storm._logging import logger
+from storm._logging import logger, warn
 from storm.io._open import open_image
 from storm.io._placing import check_array, fit_scale, in_pixels
 from storm.io._scale import check_full_resolution, note_image_scale
@@ -202,7 +201,7 @@ def pitch_scale(
             f"{path}: the pitch of the array implies {by_pitch:.4g} µm per pixel, but {scale[1]} gives {scale[0]:.4g}, "
             f"which is used: positions and scale seem to be of different runs"
         )
-        warnings.warn(msg, UserWarning, stacklevel=4)
+        warn(msg)
     return by_pitch, "the pitch of the array"
 
 

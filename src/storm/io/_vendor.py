@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import re
-import warnings
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from math import isfinite
@@ -16,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from storm._keys import READ
-from storm._logging import logger
+from storm._logging import logger, warn
 from storm.io._recognise import BELOW, holds
 from storm.io._scale import POSSIBLE_UM
 
@@ -320,11 +319,9 @@ def choose_image(
     path = in_folder()
     if path is None:
         hint = f", or image={sorted(reduced)[0]!r} for the reduced picture" if reduced else ""
-        warnings.warn(
+        warn(
             f"{missing}: the object holds no H&E, only expression. Pass image= (the microscope's full-resolution "
-            f"image){hint}, or image=False to read without one",
-            UserWarning,
-            stacklevel=4,
+            f"image){hint}, or image=False to read without one"
         )
     else:
         logger.info("H&E: %s", path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from storm._checks import check_choice
+from storm._logging import warn
 from storm.io._matrix import read_matrix
 from storm.io._outlines import Outlines, trace, valid
 from storm.io._placing import in_pixels
@@ -219,7 +219,7 @@ def _cells(part: Path) -> tuple[AnnData, GeoDataFrame, dict[str, Any]]:
     }
     if not outlined.all():
         msg = f"{facts['cells_left_out']} of {table.n_obs} cells have no usable outline and are left out ({file.name})"
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn(msg)
         table = table[outlined].copy()
     frame = gpd.GeoDataFrame(geometry=outlines.shapes[row[outlined]], index=pd.Index(table.obs_names, name=None))
     centroid = frame.geometry.centroid

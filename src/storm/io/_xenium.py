@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from storm._logging import logger
+from storm._logging import logger, warn
 from storm.io._aligned import aligned_image, find_alignment
 from storm.io._matrix import read_matrix
 from storm.io._outlines import Outlines, fit_outlines, merge, trace
@@ -243,7 +242,7 @@ def _join_cells(table: AnnData, cells: pd.DataFrame, *, path: Path) -> tuple[Ann
     counted = {key: value for key, value in counted.items() if value}
     if counted:
         msg = f"{path.name} and the matrix of counts do not hold the same cells: {counted}; only common cells are read"
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn(msg)
         table = table[known].copy()
     rows = cells.loc[table.obs_names]
     table.obsm["spatial"] = rows[_CENTROID].to_numpy(dtype=np.float64)
@@ -283,7 +282,7 @@ def _nuclei(folder: Path, cells: pd.Index) -> GeoDataFrame | None:
     try:
         outlines, of_cell, labels = _parts(*_read_vertices(file))
     except ValueError as error:
-        warnings.warn(f"shapes['nuclei'] are left out: {error}", UserWarning, stacklevel=3)
+        warn(f"shapes['nuclei'] are left out: {error}")
         return None
     frame = gpd.GeoDataFrame({"cell_id": of_cell.to_numpy()}, geometry=outlines.shapes, index=labels)
     inside = frame["cell_id"].isin(cells).to_numpy()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from storm._logging import warn
 from storm.metrics._arrays import as_labels
 from storm.metrics._follow_up import follow_up, need_events, need_lifelines
 
@@ -334,7 +334,7 @@ def cox(time: ArrayLike, event: ArrayLike, covariates: pd.DataFrame, *, alpha: f
             f"{events.sum()} events for {frame.shape[1]} covariates are {per_covariate:.1f} each; below "
             f"{_EVENTS_PER_COVARIATE} the hazard ratios are unreliable"
         )
-        warnings.warn(msg, UserWarning, stacklevel=2)
+        warn(msg)
     need_lifelines()
     from lifelines import CoxPHFitter
     from lifelines.statistics import proportional_hazard_test

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -14,7 +13,7 @@ from torch import Tensor
 from storm._bridge.cohort import check_cohort
 from storm._checks import check_choice, check_whole
 from storm._keys import RISK
-from storm._logging import logger
+from storm._logging import logger, warn
 from storm.model.outcome import Outcome
 from storm.prognosis._outcome_model import OutcomeModel, check_same
 from storm.prognosis._target import risk_of
@@ -204,7 +203,7 @@ def explain(
     missed = abs(tiles.sum() - (risk - start)) / max(abs(risk - start), 1e-6)
     if missed > _INCOMPLETE:
         msg = f"contributions miss {missed:.0%} of the difference in risk; take more steps than {steps}"
-        warnings.warn(msg, UserWarning, stacklevel=2)
+        warn(msg)
     logger.info("%s: risk %.3f, reference %.3f, error %.1e", patient, risk, start, missed)
     return Explanation(
         tiles=tiles,

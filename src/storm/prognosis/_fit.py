@@ -16,7 +16,7 @@ import torch
 
 from storm._checks import check_between, check_choice, check_whole
 from storm._loading.files import read_json, write_json
-from storm._logging import logger
+from storm._logging import logger, warn
 from storm.metrics.discrimination import concordance
 from storm.metrics.survival import cox
 from storm.model.outcome import NETWORKS, Outcome, OutcomeConfig
@@ -253,7 +253,7 @@ def _check_events(training: pd.DataFrame, held: list[str]) -> None:
         raise ValueError(msg)
     if events < 10:
         msg = f"there are {events} events to train on; below ten any network learns patients, not risks"
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn(msg)
 
 
 def _folder(out: Path, run: dict[str, Any]) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from storm._bridge.read import spots_of
 from storm._bridge.workspace import Workspace, open_workspace, write_all
 from storm._bridge.write import annotate_like, write_results
 from storm._keys import READ, RISK, UNS, predicted_table
+from storm._logging import warn
 from storm.prognosis._explain import Explanation
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def write_explanation(
     rows = _rows(work, explanation.xy_um[own], name)
     if lost := work.table.n_obs - len(rows):
         text = f"{lost} of {work.table.n_obs} tiles of the table were not explained, and get NaN"
-        warnings.warn(text, UserWarning, stacklevel=2)
+        warn(text)
 
     def spread(values: np.ndarray, n_columns: int | None = None) -> np.ndarray:
         result = np.full(work.table.n_obs if n_columns is None else (work.table.n_obs, n_columns), np.nan, values.dtype)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
@@ -20,6 +19,7 @@ from storm._inference.record import wanted_counts, wanted_image, wants_counts, w
 from storm._inference.tile_cache import model_tiles
 from storm._inference.tokens import he_tokens, st_tokens
 from storm._loading import READOUTS, StormModel, load_model
+from storm._logging import warn
 from storm._types import Field, Modality, Precision, Readout, WindowKind
 from storm.data.genes import Vocabulary, as_symbols
 from storm.data.libraries import Library, shared_library
@@ -317,7 +317,7 @@ def _common_library(sections: list[_Section]) -> Library:
             f"the sections measure different genes: {library} hold {min(shares):.0%} to {max(shares):.0%} of their "
             "counts. The expression to be rebuilt is normalised by the counts of these genes only"
         )
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn(msg)
     return library
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +15,7 @@ from storm._bridge.placed import Labels, Places
 from storm._bridge.pool import open_pool
 from storm._bridge.signature import signature_frame
 from storm._checks import check_choice
+from storm._logging import warn
 from storm.biology.composition import Mixture, marker_scores, nnls, nusvr
 from storm.biology.depth import depth_ratio, equal_depth, uneven_depth
 from storm.biology.distances import distance_bins, typical_pitch
@@ -191,7 +191,7 @@ def composition(
             known = np.flatnonzero(labels.codes >= 0)
             ratios = _depth_ratios(values[known], labels.codes[known], labels.names)
             if not match_depth and (uneven := uneven_depth(ratios)):
-                warnings.warn(uneven, UserWarning, stacklevel=2)
+                warn(uneven)
     uns = {key_added: facts | pool.facts} | (
         {residual_key: {"residual_of": key_added}} if residual_key in results.get("obs", {}) else {}
     )
@@ -241,11 +241,11 @@ def _match(frame: pd.DataFrame, genes: np.ndarray) -> tuple[np.ndarray, pd.DataF
         raise ValueError(msg)
     if len(found) < _HALF * len(frame):
         msg = f"only {len(found)} of the signature's {len(frame)} genes are in the table: types are hardly told apart"
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn(msg)
     own = frame.loc[found]
     if lost := [str(name) for name in own.columns[(own == 0).all()]]:
         msg = f"no gene of {', '.join(map(repr, lost))} is in the table, so that these types cannot be seen"
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn(msg)
     facts = {"n_genes": len(frame), "n_genes_found": len(found)}
     return np.array([place[gene] for gene in found]), own, facts
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +18,7 @@ from storm._checks import check_choice, check_key, check_positive, check_whole
 from storm._inference.clustering import cluster_rows
 from storm._inference.record import warn_own_axes
 from storm._keys import DOMAIN, X_STORM
+from storm._logging import warn
 from storm._palette import kept_colours, stored_colours
 from storm.data.components import finite_rows
 from storm.data.naming import keep_names
@@ -145,7 +145,7 @@ def domains(
     )  # fmt: skip
     if not known.all():
         text = f"{(~known).sum()} of {len(known)} rows of {use_rep!r} are NaN and get no domain"
-        warnings.warn(text, UserWarning, stacklevel=2)
+        warn(text)
     names, colours = [str(k) for k in range(codes.max() + 1)], None
     if align_to is not None and earlier is not None:
         labels, before, stored = earlier

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from storm._bridge.pool import open_pool
 from storm._bridge.ranked import common_ranking
 from storm._bridge.results import default_p
 from storm._checks import check_between, check_choice, check_gene_lists, check_new_key, check_whole
-from storm._logging import logger
+from storm._logging import logger, warn
 from storm.biology.enrichment import over_representation, preranked_enrichment, read_gmt, sets_with_genes
 
 if TYPE_CHECKING:
@@ -177,7 +176,7 @@ def enrich(
     if empty:
         text = f"no gene of {', '.join(map(repr, empty))} has {p} <= {fdr:g} and a log2 fold change of {min_lfc:g}"
         advice = "so that no set is found; choose p=, fdr= or min_lfc=, or method='gsea'"
-        warnings.warn(f"{text}, {advice}", UserWarning, stacklevel=2)
+        warn(f"{text}, {advice}")
     if left_out:
         reasons_text = ", ".join(f"{number} with {reason}" for reason, number in left_out.items())
         logger.info("enrich: %d of %d gene sets are left out: %s", left_out.total(), len(given), reasons_text)

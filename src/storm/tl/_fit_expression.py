@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, get_args
@@ -18,7 +17,7 @@ from storm._inference.device import Compute
 from storm._inference.head_reading import read_head_section, training_mask
 from storm._inference.record import warn_species
 from storm._loading import ExpressionHead, StormModel, load_model
-from storm._logging import logger
+from storm._logging import logger, warn
 from storm._types import Field, Precision, Standardise
 from storm.data.genes import as_symbols
 from storm.pretraining.head import HeadConfig, fit_head
@@ -188,7 +187,7 @@ def fit_expression(
             f"counts. Library sizes are counts of these genes only, so that the head predicts {library.units}; leave "
             "out the sections with the smaller panel to predict counts per 10,000 of all genes"
         )
-        warnings.warn(msg, UserWarning, stacklevel=2)
+        warn(msg)
     if any(len(part.rows) < 2 for part in parts):
         msg = "a section has fewer than two spots with H&E and counts to train on; check its training mask and image"
         raise ValueError(msg)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -27,7 +26,7 @@ from storm._inference.tile_cache import model_tiles
 from storm._inference.tokens import he_tokens
 from storm._keys import EXPRESSION, UNS, predicted_table, unusual
 from storm._loading import ExpressionHead, StormModel, load_model
-from storm._logging import logger
+from storm._logging import logger, warn
 from storm._types import Field, Precision, Standardise
 from storm.data.genes import GeneMatch, Vocabulary, as_symbols, match_genes
 
@@ -195,7 +194,7 @@ def predict_expression(
             f"the head was trained on features that were standardised by {trained_by!r} statistics, and "
             f"standardise={by!r} gives it others; train one with storm.tl.fit_expression(standardise={by!r})"
         )
-        warnings.warn(msg, UserWarning, stacklevel=2)
+        warn(msg)
     compute = Compute.of(device, precision=precision, batch_size=batch_size)
     if field_um is None:
         field_um = head.field_um or loaded.tile_encoder.field_um
@@ -329,7 +328,7 @@ def _useful(head: ExpressionHead, columns: np.ndarray, *, asked: bool) -> np.nda
             f"{len(useless)} of {len(columns)} genes were predicted no better than chance on held-out spots: "
             f"{useless[:10]}; var holds their r"
         )
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn(msg)
         return columns
     if not len(kept):
         msg = (

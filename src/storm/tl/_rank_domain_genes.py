@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +13,7 @@ from storm._bridge.keys import Keys
 from storm._bridge.placed import Labels, Places
 from storm._bridge.pool import open_pool
 from storm._checks import check_between, check_choice, check_extra, check_new_key, check_whole
+from storm._logging import warn
 from storm.biology.contacts import count_contacts
 from storm.biology.contrasts import Contrast, contrast
 from storm.biology.depth import depth_ratio, equal_depth, uneven_depth
@@ -200,7 +200,7 @@ def rank_domain_genes(
         ratios[name] = depth_ratio(own, domain)
         contrasts[name] = contrast(own, domain, bins=bins, min_pct=min_pct)
     if test == "wilcoxon" and not match_depth and (uneven := uneven_depth(ratios)):
-        warnings.warn(uneven, UserWarning, stacklevel=2)
+        warn(uneven)
     paired: dict[str, PairedTest] = {}
     if test == "pseudobulk":
         assert places is not None  # they tell the sections apart
@@ -322,7 +322,7 @@ def _sides(
         msg = f"no domain can be tested: {'; '.join(left_out)}; name larger domains, or others{rest}"
         raise ValueError(msg)
     if left_out:
-        warnings.warn(f"not tested: {'; '.join(left_out)}", UserWarning, stacklevel=3)
+        warn(f"not tested: {'; '.join(left_out)}")
     return sides
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, get_args
@@ -15,6 +14,7 @@ from storm._checks import check_between, check_choice, check_positive
 from storm._inference.device import Compute
 from storm._inference.head_reading import read_head_section
 from storm._loading import ExpressionHead, StormModel, load_model
+from storm._logging import warn
 from storm._types import Field, Precision
 from storm.data.genes import as_symbols
 from storm.data.libraries import Library
@@ -154,7 +154,7 @@ def recalibrate_expression(
             f"{len(missing)} of the head's {len(head.genes)} genes are not measured in the section and keep their "
             f"limits: {missing[:10]}"
         )
-        warnings.warn(msg, UserWarning, stacklevel=2)
+        warn(msg)
         limits = [np.array(side)[None] for side in head.intervals.at(own.default_depth)]
         for side, new in zip(limits, (own.lower, own.upper), strict=True):
             side[:, measured] = new

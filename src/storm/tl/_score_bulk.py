@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from storm._checks import check_genes, check_whole
+from storm._logging import warn
 from storm.biology.signatures import random_sets, zscore
 
 
@@ -54,7 +55,7 @@ def score_bulk(table: pd.DataFrame, genes: str | Sequence[str]) -> pd.Series:
     P2   -0.5
     Name: score, dtype: float64
     """
-    columns = _columns(table, check_genes(genes), warn=True)
+    columns = _columns(table, check_genes(genes), tell=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # patients without any value are NaN
         return pd.Series(zscore(table.to_numpy(dtype=np.float64), columns), index=table.index, name="score")
@@ -113,13 +114,13 @@ def random_signatures(
     check_whole(n, name="n")
     check_whole(n_bins, name="n_bins")
     check_whole(seed, name="seed", least=0)
-    columns = _columns(table, check_genes(genes), warn=False)
+    columns = _columns(table, check_genes(genes), tell=False)
     mean = table.mean(axis=0).to_numpy(dtype=np.float64)
     names = np.asarray(table.columns, dtype=object)
     return [list(names[row]) for row in random_sets(mean, columns, n, n_bins=n_bins, seed=seed)]
 
 
-def _columns(table: pd.DataFrame, genes: list[str], *, warn: bool) -> np.ndarray:
+def _columns(table: pd.DataFrame, genes: list[str], *, tell: bool) -> np.ndarray:
     """Columns of a cohort's table that a signature names."""
     if not isinstance(table, pd.DataFrame):
         msg = f"table is a {type(table).__name__}; give a data frame with a row per patient and a column per gene"
@@ -133,9 +134,9 @@ def _columns(table: pd.DataFrame, genes: list[str], *, warn: bool) -> np.ndarray
         turned = "; its rows name genes: give table.T" if any(gene in table.index for gene in genes) else ""
         msg = f"none of the {len(genes)} genes is a column of the table, e.g. {genes[:3]}{turned}"
         raise ValueError(msg)
-    if warn and len(found) < len(genes):
+    if tell and len(found) < len(genes):
         missing = [gene for gene in genes if gene not in table.columns]
         half = ", less than half: the score is hardly that of the signature" if 2 * len(found) < len(genes) else ""
         text = f"{len(found)} of the signature's {len(genes)} genes are in the table{half}; missing: {missing[:10]}"
-        warnings.warn(text, UserWarning, stacklevel=3)
+        warn(text)
     return table.columns.get_indexer(pd.Index(found))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +13,7 @@ from storm._bridge.pool import open_pool
 from storm._bridge.ranked import common_ranking
 from storm._bridge.results import default_p
 from storm._checks import check_between, check_choice, check_genes, check_whole
+from storm._logging import warn
 from storm.biology.signatures import score_genes, zscore
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def signature(
         missing = [gene for gene in wanted if gene not in place]
         half = ", less than half: the score is hardly that of the signature" if len(found) < _HALF * len(wanted) else ""
         text = f"{len(found)} of the signature's {len(wanted)} genes are in the table{half}; missing: {missing[:10]}"
-        warnings.warn(text, UserWarning, stacklevel=2)
+        warn(text)
     columns = np.array([place[gene] for gene in found])
     if not (values[:, columns].data > 0).any():
         msg = f"none of the {len(found)} genes that are in the table was seen in any spot, e.g. {found[:3]}"

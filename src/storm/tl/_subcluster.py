@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -14,6 +13,7 @@ from storm._bridge.keys import Keys
 from storm._bridge.pool import open_pool
 from storm._checks import check_choice, check_positive, check_whole
 from storm._inference.clustering import cluster_rows
+from storm._logging import warn
 from storm.data.components import finite_rows
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def subcluster(
     )  # fmt: skip
     if (lost := int((chosen & ~known).sum())) > 0:
         text = f"{lost} of {int(chosen.sum())} rows of the domain have no embedding and get no domain"
-        warnings.warn(text, UserWarning, stacklevel=2)
+        warn(text)
     fresh = [f"{'+'.join(wanted)}.{part}" for part in range(parts.max() + 1)]
     names: list[str] = []
     for name in labels.names:

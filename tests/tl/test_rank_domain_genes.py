@@ -128,6 +128,8 @@ def test_scanpy_reads_the_result_also_from_disk(planted, tmp_path, suffix):
 
 @pytest.mark.skipif(importlib.util.find_spec("pydeseq2") is None, reason="needs pydeseq2")
 def test_pseudobulk_counts_sections(planted):
+    with pytest.raises(ValueError, match=r"at least 3 sections with 10 spots of domain '0'.*library_key="):
+        storm.tl.rank_domain_genes(planted, test="pseudobulk")
     storm.tl.rank_domain_genes(planted, test="pseudobulk", library_key="slide", groups=["1"])
     frame = storm.get.rank_domain_genes(planted)
     assert planted.uns["storm"]["rank_genes_groups"]["n_sections"].tolist() == [4]
@@ -135,8 +137,9 @@ def test_pseudobulk_counts_sections(planted):
     assert frame["pvals_adj"].iloc[0] < 1e-6
     assert frame["logfoldchanges"].iloc[0] == pytest.approx(2, abs=0.4)
     assert frame["p_spatial"].isna().all()
-    with pytest.raises(ValueError, match=r"at least 3 sections with 10 spots of domain '0'.*library_key="):
-        storm.tl.rank_domain_genes(planted, test="pseudobulk")
+    # the column of the sections is remembered
+    storm.tl.rank_domain_genes(planted, test="pseudobulk", groups=["1"], key_added="again")
+    pd.testing.assert_frame_equal(storm.get.rank_domain_genes(planted, key_added="again"), frame)
 
 
 def test_genes_that_are_rare_are_not_tested(planted):

@@ -35,7 +35,7 @@ class KeptTiles:
         """Keep a tile, which must not be written to from now on, and let go those of another level."""
         if not self._small:
             return
-        before = KeptTiles._last and KeptTiles._last()
+        before = None if KeptTiles._last is None else KeptTiles._last()
         if before is not self:
             KeptTiles._last = weakref.ref(self)
             if before is not None:

@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -30,6 +31,19 @@ _PART = ".storm-part"
 _OLD = ".storm-old"
 #: Bytes that are written at a time where room cannot be reserved in another way.
 _BLOCK = 4 * 1024**2
+
+
+#: What AnnData announces about its next versions whenever it writes, once for each array.
+_FORMAT_NEWS = ("zarr v3 autosharding", "Writing zarr v2 data will no longer be the default")
+
+
+@contextmanager
+def without_format_news() -> Iterator[None]:
+    """Hide what AnnData announces about its file formats, where STORM itself writes: no user can act on it."""
+    with warnings.catch_warnings():
+        for text in _FORMAT_NEWS:
+            warnings.filterwarnings("ignore", message=text, category=UserWarning)
+        yield
 
 
 @contextmanager

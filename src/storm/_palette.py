@@ -59,10 +59,10 @@ def kept_colours(stored: Mapping[str, str], earlier: Sequence[str], names: Seque
     list of str
         Hex codes.
     """
-    from matplotlib.colors import to_hex
+    from matplotlib.colors import to_hex, to_rgba
 
     drawn = dict(zip(earlier, map(to_hex, palette(len(earlier))), strict=True))
-    by_name = drawn | {name: to_hex(colour) for name, colour in stored.items() if name in drawn}
+    by_name = drawn | {name: to_hex(c, keep_alpha=to_rgba(c)[3] < 1) for name, c in stored.items() if name in drawn}
     every = palette(len(earlier) + len(names))
     fresh = chain((colour for colour in every if colour not in by_name.values()), cycle(every))
     return [by_name[name] if name in by_name else next(fresh) for name in names]

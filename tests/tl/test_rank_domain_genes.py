@@ -140,6 +140,9 @@ def test_pseudobulk_counts_sections(planted):
     # the column of the sections is remembered
     storm.tl.rank_domain_genes(planted, test="pseudobulk", groups=["1"], key_added="again")
     pd.testing.assert_frame_equal(storm.get.rank_domain_genes(planted, key_added="again"), frame)
+    del planted.uns["storm"]["remembered"]  # the column of the sections
+    with pytest.raises(ValueError, match=r"at least 3 sections with 10 spots of domain '0'.*library_key="):
+        storm.tl.rank_domain_genes(planted, test="pseudobulk")
 
 
 def test_genes_that_are_rare_are_not_tested(planted):

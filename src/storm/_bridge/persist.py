@@ -19,7 +19,7 @@ import pandas as pd
 from storm._bridge.select import select_table
 from storm._bridge.staging import clone, consolidate, is_consolidated, place, staging
 from storm._checks import check_key
-from storm._files import full_disk_explained, remove
+from storm._files import full_disk_explained, remove, without_format_news
 from storm._keys import UNS
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def persist(
     layers: Iterable[str] = (),
     var: Iterable[str] = (),
     uns: Iterable[str] = (),
+    colours: Iterable[str] = (),
     tables: Iterable[str] = (),
     shapes: Iterable[str] = (),
 ) -> Path:
@@ -77,6 +78,8 @@ def persist(
         Keys of the entries to store.
     uns
         Keys of ``table.uns["storm"]`` to store.
+    colours
+        Columns of ``obs`` whose colours, in ``table.uns["<column>_colors"]``, are stored.
     tables, shapes
         Whole elements to store, which are not in the store yet or are replaced.
 
@@ -111,6 +114,9 @@ def persist(
     if provenance or any(columns.values()):
         key, table = select_table(sdata, table_key)
         entries = _entries(key, table, columns, provenance)
+        for name in (f"{column}_colors" for column in colours):
+            check_key(name, list(table.uns), name="key", where=f"uns of table {key!r}")
+            entries.append(_Entry(("uns",), name, table.uns[name]))
     with staging(path) as scratch, full_disk_explained(path, needed=_size(entries)):
         parts = _write_elements(path, elements, scratch)
         if entries and key not in elements["tables"]:
@@ -226,5 +232,5 @@ def _write(group: zarr.Group, name: str, value: Any) -> None:
     if isinstance(value, np.ndarray) and value.ndim == 2 and value.size:
         chunks = {"chunks": (min(ROW_CHUNK, value.shape[0]), value.shape[1])}
     # Missing strings have an encoding that AnnData writes only where that is allowed: there is no other for them.
-    with anndata.settings.override(allow_write_nullable_strings=True):
+    with anndata.settings.override(allow_write_nullable_strings=True), without_format_news():
         write_elem(group, name, value, dataset_kwargs=chunks)

@@ -209,13 +209,14 @@ class Pool:
         uns: Mapping[str, Mapping[str, Any]],
         obs: Mapping[str, Any] | None = None,
         obsm: Mapping[str, np.ndarray] | None = None,
+        colours: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        """Write results into the tables, all of them or none: of ``obs`` and ``obsm`` its rows, of ``uns`` the same."""
+        """Write results into the tables, all of them or none: of ``obs`` and ``obsm`` its rows, else the same."""
         results, start = [], 0
         for work in self.study.works:
             rows = slice(start, start + work.table.n_obs)
             start = rows.stop
-            slots: dict[str, Any] = {"uns": uns}
+            slots: dict[str, Any] = {"uns": uns, "colours": colours}
             slots["obs"] = {key: values[rows] for key, values in (obs or {}).items()}
             slots["obsm"] = {key: values[rows] for key, values in (obsm or {}).items()}
             results.append((work, slots))

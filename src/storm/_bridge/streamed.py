@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from storm._bridge.staging import consolidate
-from storm._files import check_folder_writable, full_disk_explained, replacing
+from storm._files import check_folder_writable, full_disk_explained, replacing, without_format_news
 
 if TYPE_CHECKING:
     import zarr
@@ -83,7 +83,8 @@ def stream_table(
 
     needed = 4 * table.n_obs * table.n_vars * (1 + len(layers))
     with full_disk_explained(path, needed=needed), replacing(path) as scratch:
-        table.write_zarr(scratch)
+        with without_format_news():
+            table.write_zarr(scratch)
         root = zarr.open_group(scratch, mode="r+", use_consolidated=False)
         if "X" in root:  # AnnData may note that there is none
             del root["X"]

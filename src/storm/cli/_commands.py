@@ -177,7 +177,7 @@ def domains(
 
 def store_domains(section: Section, *, table_key: str | None, key_added: str) -> Done:
     """Store domains that have been found."""
-    written = store(section, table_key=table_key, obs=[key_added], uns=[key_added])
+    written = store(section, table_key=table_key, obs=[key_added], uns=[key_added], colours=[key_added])
     key, table = select_table(section.sdata, table_key)
     sizes = table.obs[key_added].value_counts(sort=False)
     listed = ", ".join(f"{name}: {count}" for name, count in sizes.items())

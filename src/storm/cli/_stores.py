@@ -280,6 +280,7 @@ def store(
     layers: list[str] | None = None,
     var: list[str] | None = None,
     uns: list[str] | None = None,
+    colours: list[str] | None = None,
 ) -> Path:
     """Store what is new: into the section's own store, or together with the whole section into a new one.
 
@@ -289,7 +290,7 @@ def store(
         The section, after the command.
     table_key
         The table that holds the results.
-    obs, obsm, layers, var, uns
+    obs, obsm, layers, var, uns, colours
         Names of the new entries of the table; entries of a table that is new itself are stored with it.
 
     Returns
@@ -316,6 +317,7 @@ def store(
             layers=layers or (),
             var=var or (),
             uns=uns,
+            colours=colours or (),
             shapes=shapes,
         )
     return section.path

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import shutil
-import warnings
-from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from storm._settings import settings
+from storm._files import without_format_news
+from storm._progress import progress
 from storm.datasets._layouts import PLATFORMS, Layout
 from storm.datasets._nuclei import Nuclei
 from storm.datasets._paint import Painter
@@ -90,25 +90,19 @@ def on_disk(
     """Write everything but the pixels, then paint these tile by tile into the store, and open it."""
     import zarr
     from spatialdata import SpatialData, read_zarr
-    from tqdm.auto import tqdm
 
     levels = blank_levels(painter.shape)
     element = image_element(levels, transformations=in_pixels(painter.um_per_px))
     sdata = SpatialData(images={"he": element}, shapes={key: shapes}, tables={"table": table}, attrs=attrs)
     try:
-        with warnings.catch_warnings():
-            # announces a default of the next anndata, once per array written
-            warnings.filterwarnings("ignore", message="zarr v3 autosharding", category=UserWarning)
+        with without_format_news():
             sdata.write(path)
         group = zarr.open_group(path / "images" / "he", mode="r+")
         # spatialdata writes the levels as s0, s1, …, and wrote them as 0, 1, … before
         members = [group[f"s{k}"] if f"s{k}" in group else group[str(k)] for k in range(len(levels))]
         arrays = [member for member in members if isinstance(member, zarr.Array)]
 
-        def progress(steps: Iterable[Any]) -> Iterable[Any]:
-            return tqdm(steps, desc="painting H&E", unit="tile", disable=settings.verbosity == 0)
-
-        fill(arrays, painter.paint, tile=TILE, progress=progress)
+        fill(arrays, painter.paint, tile=TILE, progress=partial(progress, desc="painting H&E", unit="tile"))
     except BaseException:
         # half a section is worse than none; the folder did not exist before this call
         shutil.rmtree(path, ignore_errors=True)

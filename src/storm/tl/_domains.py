@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from storm import __version__
+from storm._bridge.colours import own_colours
 from storm._bridge.embedding import read_embedding, stack_embeddings
 from storm._bridge.keys import Keys
 from storm._bridge.select import records_of
@@ -91,7 +92,9 @@ def domains(
         - ``uns["storm"][key_added]``: method, number and how it was chosen, parameters; of several sections, also
           ``"proportions"``: ``sections``, ``domains``, ``shares`` (sections × domains) and ``n`` (rows with a domain),
           which :func:`storm.pl.proportions` draws,
-        - with ``align_to``: ``uns["<key_added>_colors"]``, one colour per category.
+        - ``uns["<key_added>_colors"]``: one colour per category, where scanpy, squidpy and spatialdata-plot look for
+          them. Colours that are there already keep their categories; new ones differ in all common forms of colour
+          vision.
 
     Raises
     ------
@@ -146,19 +149,21 @@ def domains(
     if not known.all():
         text = f"{(~known).sum()} of {len(known)} rows of {use_rep!r} are NaN and get no domain"
         warn(text)
-    names, colours = [str(k) for k in range(codes.max() + 1)], None
+    names = [str(k) for k in range(codes.max() + 1)]
     if align_to is not None and earlier is not None:
         labels, before, stored = earlier
         names, codes = keep_names(codes, labels, before)
-        colours = kept_colours(stored, before, names)
         facts |= {"align_to": align_to, "new_names": [name for name in names if name not in before]}
+    else:
+        stored = own_colours(tables, key_added, names)
+        before = list(stored)
+    colours = kept_colours(stored, before, names)
     facts |= {"storm_version": __version__, "use_rep": use_rep, "method": method, "n_domains": len(names), "seed": seed}
     if any(section.name for section in study):
         facts["proportions"] = _shares(study, codes, names)
     columns = [pd.Categorical.from_codes(part, categories=pd.Index(names)) for part in np.split(codes, ends)]
-    results = [{"obs": {key_added: column}, "uns": {key_added: facts}} for column in columns]
-    if colours is not None:
-        results = [{**result, "colours": {key_added: colours}} for result in results]
+    slots = {"uns": {key_added: facts}, "colours": {key_added: colours}}
+    results = [{"obs": {key_added: column}, **slots} for column in columns]
     write_all(list(zip(study.works, results, strict=True)))
     return study.copies(data) if copy else None
 

@@ -9,11 +9,13 @@ import numpy as np
 import pandas as pd
 
 from storm import __version__, _keys
+from storm._bridge.colours import own_colours
 from storm._bridge.keys import Keys
 from storm._bridge.pool import open_pool
 from storm._checks import check_choice, check_positive, check_whole
 from storm._inference.clustering import cluster_rows
 from storm._logging import warn
+from storm._palette import kept_colours
 from storm.data.components import finite_rows
 
 if TYPE_CHECKING:
@@ -66,7 +68,8 @@ def subcluster(
 
         - ``obs[key_added]``: categorical, with ``"2.0"``, ``"2.1"``, … by falling size in the place of ``"2"`` (or
           ``"2+3.0"``, …); NaN where the embedding of a row of the domain is NaN,
-        - ``uns["storm"][key_added]``: parameters, and how the number was chosen.
+        - ``uns["storm"][key_added]``: parameters, and how the number was chosen,
+        - ``uns["<key_added>_colors"]``: one colour per category; domains that stay keep theirs.
 
     Raises
     ------
@@ -129,5 +132,7 @@ def subcluster(
         "seed": seed,
     }
     column = pd.Categorical.from_codes(codes, categories=pd.Index(names))
-    pool.write(obs={key_added: column}, uns={key_added: facts | pool.facts})
+    stored = own_colours(pool.tables, key, labels.names) | own_colours(pool.tables, key_added, names)
+    colours = kept_colours(stored, list(dict.fromkeys([*labels.names, *stored])), names)
+    pool.write(obs={key_added: column}, uns={key_added: facts | pool.facts}, colours={key_added: colours})
     return pool.copies(data) if copy else None

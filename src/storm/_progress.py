@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
 
 from storm._settings import settings
 
 
-def over_sections(sections: Collection[Any], *, desc: str = "sections") -> Any:
+class _Sections(Protocol):
+    """A list of sections, or a study."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+def over_sections(sections: _Sections, *, desc: str = "sections") -> Any:
     """Some sections, with a bar that tells the time left where there are several."""
     return progress(sections, desc=desc, unit="section", total=len(sections), shown=len(sections) > 1)
 

@@ -17,7 +17,7 @@ class Settings:
     Attributes
     ----------
     verbosity
-        0 hides progress bars, 1 shows them.
+        0 hides progress bars, 1 shows them, in terminals and notebooks.
     data_dir
         Folder with a mirror of the public data sets; initially the environment variable ``STORM_DATA_DIR``.
     cache_dir

@@ -245,7 +245,12 @@ CASES: dict[str, tuple[Callable, dict, type[Exception], list[str]]] = {
         ["no centre lies on image 'he'", "the image x 0 to 60, y 0 to 50", "coordinate_system="],
     ),
     # the image
-    "one channel": (lambda: section(image=image(rgb(1))), {}, ValueError, ["1 channels", "image_key"]),
+    "one channel": (
+        lambda: section(image=image(rgb(1))),
+        {},
+        ValueError,
+        ["1 channel [", "another picture", "image_key="],
+    ),
     "four channels": (
         lambda: section(image=image(rgb(4), c_coords=["r", "g", "b", "a"])),
         {},

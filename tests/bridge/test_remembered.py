@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import spatialdata as sd
 from spatialdata import SpatialData
+from spatialdata.models import Image2DModel
 from spatialdata.transformations import Scale, get_transformation, set_transformation
 from tests.bridge.planted_section import circles, grid_px, image_element, section, table_for
 
@@ -250,3 +251,21 @@ def test_a_damaged_column_is_an_error(value):
         read_spots(adata)
     storm.pp.set_scale(adata, 1.0)
     assert read_spots(adata).scale.um_per_unit == 1.0
+
+
+def test_what_an_anndata_was_told_its_spatialdata_knows():
+    adata = ad.AnnData(np.ones((40, 3), np.float32), obsm={"spatial": np.tile(grid_px()[:20], (2, 1))})
+    adata.obs["sample"] = np.repeat(["A", "B"], 20)
+    embedded(adata, library_key="sample", um_per_px=2.0)
+    sdata = storm.io.from_anndata(adata, image=False, spot_um=20.0)
+    assert set(sdata.shapes) == {"A", "B"}
+    for section_of in open_study(sdata, Keys(), image=False):
+        np.testing.assert_allclose(read_spots(section_of.open().data).centres, 2 * grid_px()[:20])
+
+
+def test_an_image_that_is_no_he_is_not_told_to_take_channels():
+    frame = {"global": Scale([1.0, 1.0], axes=("x", "y"))}
+    one = Image2DModel.parse(np.zeros((1, 64, 64), np.uint8), dims=("c", "y", "x"), transformations=frame)
+    with pytest.raises(ValueError, match=r"has 1 channel \['0'\], and H&E has three: it is another picture") as caught:
+        read_spots(without_scale(images={"he": one}), um_per_px=1.0)
+    assert "isel" not in str(caught.value)

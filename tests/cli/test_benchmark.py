@@ -47,7 +47,7 @@ def test_what_is_refused(stored, capsys):
     assert main([*arguments, "nope", "--methods", "smoothing"]) == 2
     assert "nope" in capsys.readouterr().err
     assert main([*arguments, "domain", "--methods", "nope"]) == 2
-    assert "methods='nope'" in capsys.readouterr().err
+    assert "--methods nope" in capsys.readouterr().err
     assert not (stored / "t.csv").exists()
     (stored / "t.csv").write_text("mine")
     assert main([*arguments, "domain", "--methods", "smoothing"]) == 2
@@ -114,7 +114,7 @@ def test_expression_refuses(measured, tmp_path, capsys):
     assert main([*arguments, "--groups", "p", "p", "--methods", "mean"]) == 2
     assert "all sections are of patient 'p'" in capsys.readouterr().err
     assert main([*arguments, "--methods", "mean"]) == 2
-    assert "give group_key=" in capsys.readouterr().err
+    assert "give --group-key" in capsys.readouterr().err
     assert main([*arguments, "--groups", "p", "q", "--train", "a"]) == 2
     assert "belong together" in capsys.readouterr().err
     assert not (tmp_path / "t.csv").exists()

@@ -273,9 +273,9 @@ def test_errors_are_one_line(store, model, tmp_path, capsys):
     assert "not of a SpatialData object" in error(capsys, "embed", store / "tables" / "table")
     assert "neither a packaged model" in error(capsys, "embed", store, "--model", "nope")
     printed = error(capsys, "embed", store, "--model", model, "--image-key", "nope")
-    assert "image_key='nope' is not in sdata.images" in printed
+    assert "--image-key nope is not in sdata.images" in printed
     assert '"' not in printed  # the text of a KeyError, not its repr
-    assert "run storm.tl.embed first" in error(capsys, "domains", store)
+    assert "run storm embed first" in error(capsys, "domains", store)
     assert "are not among the 4 that the head predicts" in error(
         capsys, "predict", store, "--model", model, "--genes", "NOPE"
     )
@@ -339,7 +339,7 @@ def test_a_store_with_several_sections(section, model, tmp_path, capsys):
     assert set(done["table_storm"].uns["storm"]["storm"]["sections"]) == {"left", "right"}
     capsys.readouterr()
     message = error(capsys, "domains", store, "--n-domains", "3", "--library-key", "batch", "--key-added", "d")
-    assert "library_key='batch' is not in obs" in message
+    assert "--library-key batch is not in obs" in message
 
 
 # ------------------------------------------------------------------------------------------------------------- export

@@ -164,7 +164,7 @@ def test_what_is_wrong_with_one_stores_nothing(study, capsys) -> None:
     assert main(["embed", "a.zarr", "b.zarr", "./a.zarr", "--joint"]) == 2
     assert "is given twice" in capsys.readouterr().err
     assert main(["domains", "a.zarr", "b.zarr", "--joint", "--n-domains", "4"]) == 2
-    assert "run storm.tl.embed first" in capsys.readouterr().err
+    assert "run storm embed first" in capsys.readouterr().err
     assert embed("--workers", "1", "--readout", "center") == 2
     assert "shared axes of expression, which --readout center has not" in capsys.readouterr().err
     whole = section(1)
@@ -179,7 +179,7 @@ def test_what_is_wrong_with_one_stores_nothing(study, capsys) -> None:
     whole.write("b.zarr")
     assert embed("--workers", "1", "--layer", "raw", "--modality", "st", "--summary", "s.json") == 2
     err = capsys.readouterr().err
-    assert "storm embed: a.zarr: error: layer='raw' is not in layers" in err
+    assert "storm embed: a.zarr: error: --layer raw is not in layers" in err
     assert err.endswith("storm embed: error: 2 of 3 sections failed; none is stored\n")
     assert [row["status"] for row in json.loads(Path("s.json").read_text())] == ["failed", "not done", "failed"]
     assert all("X_storm" not in table.obsm for table in tables(study))

@@ -39,7 +39,13 @@ def check_image(element: Any, image_key: str) -> tuple[int, int, int]:
         msg = f"image {image_key!r} has a z axis; STORM reads flat H&E images: select one plane"
         raise ValueError(msg)
     names = channel_names(element)
-    if len(names) != 3:
+    if len(names) < 3:
+        msg = (
+            f"image {image_key!r} has {len(names)} channel{'s' if len(names) > 1 else ''} {names}, and H&E has three: "
+            f"it is another picture, such as a stain or a mask; name the H&E image with image_key="
+        )
+        raise ValueError(msg)
+    if len(names) > 3:
         msg = (
             f"image {image_key!r} has {len(names)} channels {names}, and H&E has three; select "
             f"them: {_parse(element, image_key, '.isel(c=[0, 1, 2])')}, or name the H&E image with image_key="

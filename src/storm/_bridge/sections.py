@@ -19,6 +19,7 @@ from storm._bridge.part import SECTIONS, part_of, section_facts
 from storm._bridge.select import records_of
 from storm._bridge.selection import Selection, select
 from storm._bridge.workspace import Workspace, write_all
+from storm._interrupt import says_how_to_go_on
 from storm.data.journal import Journal, journal_of
 from storm.data.rows import large_empty
 
@@ -132,9 +133,20 @@ class Study:
 
         They are removed when the block ends without an error. Until then no other process works on the stores.
         """
-        with ExitStack() as stack:
+        with says_how_to_go_on(self._what_is_kept), ExitStack() as stack:
             by_work = {id(work): stack.enter_context(journal_of(work.store, key)) for work in self.works}
             yield [section.journal(by_work[id(section.work)]) for section in self.sections]
+
+    def _what_is_kept(self) -> str:
+        """What to say of an interruption while there are journals."""
+        stores = list(dict.fromkeys(str(work.store) for work in self.works if work.store is not None))
+        if not stores:
+            return (
+                "nothing was written; the same call starts again from the beginning (of an object in a zarr store, "
+                "sdata.write(path), finished rows would be kept)"
+            )
+        listed = ", ".join(stores[:3]) + (f" and {len(stores) - 3} more" if len(stores) > 3 else "")
+        return f"nothing was written, and finished rows are kept beside {listed}; the same call goes on from there"
 
     def keep(
         self,

@@ -169,7 +169,7 @@ def select_image(
         listed = ", ".join(_describe(key, data.images[key]) for key in sorted(data.images))
         msg = (
             f"the object holds several images; choose the H&E image with image_key= out of {listed} "
-            f"(or use modality='st', which reads none)"
+            f"(modality='st' of storm.tl.embed reads none)"
         )
         raise ValueError(msg)
     if not data.images:
@@ -189,7 +189,10 @@ def _check_no_image(table: AnnData, image_key: str | None, *, image: bool | str)
     if image is True or image_key is not None:
         other = "pass a SpatialData (storm.io.from_anndata(adata, 'HE.tif') makes one)"
         advice = _FROM_ANNDATA if _has_pictures(table) else other
-        msg = f"an AnnData holds no H&E image to read patches from; {advice}, or use modality='st'"
+        msg = (
+            f"an AnnData holds no H&E image to read patches from; {advice}; expression alone needs none (modality='st' "
+            f"of storm.tl.embed)"
+        )
         raise ValueError(msg)
 
 

@@ -196,7 +196,7 @@ def _check_images(sections: Sequence[Section]) -> None:
     msg = (
         f"of {len(sections)} sections {len(without)} have no H&E image: {names}. An image belongs to a section if they "
         f"share a coordinate system and overlap (the object's images: {held or 'none'}); name it with image_key="
-        f"{{{one.name!r}: image}}, or use modality='st', which reads none"
+        f"{{{one.name!r}: image}} (modality='st' of storm.tl.embed reads none)"
     )
     raise ValueError(msg)
 
@@ -314,7 +314,7 @@ def _check_own_images(sections: Sequence[Section]) -> None:
         if len(section.images) > 1 and others.intersection(section.images):
             msg = (
                 f"section {section.name!r}: several images lie under its spots, {section.images}, and under those of "
-                f"other sections; say which is whose with image_key={{{section.name!r}: {section.images[0]!r}, ...}}, "
-                f"or use modality='st', which reads none"
+                f"other sections; say which is whose with image_key={{{section.name!r}: {section.images[0]!r}, ...}} "
+                f"(modality='st' of storm.tl.embed reads none)"
             )
             raise ValueError(msg)

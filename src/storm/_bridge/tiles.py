@@ -86,7 +86,8 @@ def make_tile_table(
         x0, y0, x1, y1 = reader.extent_um
         msg = (
             f"no tile of {field_um:g} µm lies on tissue of image {image_key!r} ({x1 - x0:.0f} × {y1 - y0:.0f} µm); "
-            f"check the µm scale ({scale.um_per_px:.4g} µm/px from {scale.source}), or keep all tiles: tissue=False"
+            f"check the µm scale ({scale.um_per_px:.4g} µm/px from {scale.source}); where tissue is too "
+            f"pale to be told from glass, add shapes of your own and a table that annotates them"
         )
         raise ValueError(msg)
     return _as_elements(centres, field_um=field_um, system=system, um_per_unit=scale.um_per_unit)

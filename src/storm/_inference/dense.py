@@ -8,13 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from storm._checks import check_positive
 from storm._inference.device import Compute
 from storm._inference.fallback import check_shape
 from storm._inference.tile_input import TileInput, as_input
-from storm._settings import settings
+from storm._progress import progress
 from storm.data.patches import PatchReader
 from storm.data.spots import Spots
 from storm.encoders import EncoderInfo
@@ -110,7 +109,7 @@ def encode_dense(
         device = torch.device("cpu")
     network = encoder.build().to(device).eval()
     tissue = _Tissue(spots.reader, spots.centres[rows], field_um=field_um, tile_px=tile_px)
-    bar = tqdm(total=len(rows), desc="dense tiles", unit="spot", disable=settings.verbosity == 0)
+    bar = progress(total=len(rows), desc="dense tiles", unit="spot")
     with torch.inference_mode(), bar:
         if encoder.dense is not None:
             for members, embedding in _by_blocks(tissue, encoder.dense(network, tile_px), device):

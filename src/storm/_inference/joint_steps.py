@@ -24,6 +24,7 @@ from storm._inference.tile_cache import held_result, model_tiles
 from storm._inference.tokens import st_embeddings
 from storm._inference.windows import run_windows
 from storm._keys import tiles_key
+from storm._progress import over_sections
 from storm._types import Over
 from storm.data.components import finite_rows
 from storm.data.expression_axes import ExpressionAxes
@@ -52,7 +53,8 @@ def one_by_one(parts: Sequence[Part]) -> Over:
 
     def over(step: Callable[..., Any], *each: Sequence[Any], **shared: Any) -> list[Any]:
         results = []
-        for part, *own in zip(parts, *each, strict=True):
+        desc = _LONG.get(step)
+        for part, *own in zip(over_sections(parts, desc=desc) if desc else parts, *each, strict=True):
             with part.section.named():
                 results.append(step(part, *own, **shared))
         return results
@@ -262,3 +264,10 @@ def finish(part: Part, last: Last) -> SectionEmbedding:
     parts["st_own"] = last.own
     vector, by_modality = combine(parts, output.known, part.plan.model.settings["modality_weights"], means=last.means)
     return SectionEmbedding(vector=vector, by_modality=by_modality, unknown=output.unknown, facts=output.facts)
+
+
+#: Steps that take long, and what they do.
+_LONG: dict[Callable[..., Any], str] = {
+    look_at: "sections read and encoded",
+    run_network: "sections through the network",
+}

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from storm._inference.device import Compute
 from storm._inference.windows import shared_batches
-from storm._settings import settings
+from storm._progress import progress
 from storm.data.windows import Windows
 from storm.model.batch import SharedBatch, WindowBatch
 from storm.model.masking import draw_visible
@@ -51,7 +50,7 @@ def reconstructions(
     bases = {name: reconstruction_basis(network, name) for name in names}
     total = {name: torch.zeros(n, bases[name].shape[1], dtype=torch.float64) for name in names}
     count = torch.zeros(n)
-    bar = tqdm(total=len(rows) * N_DRAWS, desc="windows", unit="spot", disable=settings.verbosity == 0)
+    bar = progress(total=len(rows) * N_DRAWS, desc="windows", unit="spot")
     with torch.inference_mode(), bar:
         for centres, index, batch in shared_batches(network, tokens, windows, compute, rows=rows):
             members = torch.from_numpy(index).long()

@@ -14,6 +14,7 @@ from storm._inference.joint_steps import Part, finish, one_by_one
 from storm._inference.record import wanted_image
 from storm._inference.section_embedding import EmbedPlan, SectionEmbedding, embed_section
 from storm._loading import READOUTS, StormModel
+from storm._progress import over_sections
 from storm._types import Batch, Field, Modality, Precision, Readout, WindowKind
 from storm.data.journal import Journal, on_disk
 
@@ -140,7 +141,7 @@ def embed_sections(
             for part, last in zip(parts, lasts, strict=True):
                 yield part.section, finish(part, last)
         return
-    for section, journal in zip(study, journals, strict=True):
+    for section, journal in zip(over_sections(study), journals, strict=True):
         with section.named():
             result = embed_section(section.open(), plan, journal)
         yield section, result

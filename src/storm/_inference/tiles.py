@@ -10,12 +10,11 @@ from threading import Lock
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from storm._inference.device import Compute
 from storm._inference.fallback import Run, check_shape
 from storm._inference.tile_input import TileInput
-from storm._settings import settings
+from storm._progress import progress
 from storm.data.crop import crop_patches
 from storm.data.rows import Rows
 from storm.data.spots import Spots
@@ -64,13 +63,7 @@ def encode_tiles(
     devices = compute.devices
     module, lock = encoder.build(), Lock()
     copies = [copy.deepcopy(module) for _ in devices[1:]]  # moving one module would take it from the other device
-    bar = tqdm(
-        total=int(inside.sum()),
-        initial=int(rows.done.sum()),
-        desc="tiles",
-        unit="tile",
-        disable=settings.verbosity == 0,
-    )
+    bar = progress(total=int(inside.sum()), initial=int(rows.done.sum()), desc="tiles", unit="tile")
     with bar:
 
         def work(region: np.ndarray, device: torch.device, network: nn.Module) -> None:

@@ -10,11 +10,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from storm._inference.device import Compute
 from storm._inference.fallback import Halving
-from storm._settings import settings
+from storm._progress import progress
 from storm.data.journal import Journal
 from storm.data.windows import Windows
 from storm.model.batch import SharedBatch, StormOutput
@@ -242,13 +241,7 @@ class Stage:
                 parts = vectors(batch, network.forward_shared(batch, buffer=buffer.of(batch)))
             return torch.cat([part.float() for part in parts], dim=1)
 
-        bar = tqdm(
-            total=len(windows),
-            initial=len(windows) - len(order),
-            desc="windows",
-            unit="spot",
-            disable=settings.verbosity == 0,
-        )
+        bar = progress(total=len(windows), initial=len(windows) - len(order), desc="windows", unit="spot")
         halving = Halving()
         with torch.inference_mode(), bar:
             for rows, _, batch in shared_batches(network, tokens, windows, compute, rows=order):

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from storm._bridge import spots_of
 from storm._bridge.keys import Keys
 from storm._checks import check_choice, check_whole
 from storm._inference.device import Compute
 from storm._loading import StormModel, load_model
-from storm._settings import settings
+from storm._progress import progress
 from storm.benchmark._inputs import LabelledSection, given_embeddings, labelled_sections, numbers_of
 from storm.benchmark._methods import COMPARATORS, DEFAULT, READ_OUTS, TILES, k_means
 from storm.benchmark._representations import Represented, Workshop
@@ -140,9 +139,7 @@ def domains(
         raise ValueError(msg)
     loaded = load_model(model) if any(name in READ_OUTS or name in TILES for name in names) else None
     rows: list[dict[str, Any]] = []
-    bar = tqdm(
-        total=len(labelled) * (len(names) + len(own)), desc="methods", unit="run", disable=settings.verbosity == 0
-    )
+    bar = progress(total=len(labelled) * (len(names) + len(own)), desc="methods", unit="run")
     with bar:
         for position, (one, wanted) in enumerate(zip(labelled, numbers, strict=True)):
             selection = one.section.open()

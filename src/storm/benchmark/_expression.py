@@ -7,13 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from tqdm.auto import tqdm
 
 from storm._bridge.keys import Keys
 from storm._checks import check_choice, check_positive, check_whole
 from storm._inference.device import Compute
 from storm._loading import StormModel, load_model
-from storm._settings import settings
+from storm._progress import progress
 from storm.benchmark._expression_inputs import (
     gene_list,
     given_predictions,
@@ -184,7 +183,7 @@ def expression(
         for name, wanted in lists.items()
     ]
     tables: list[pd.DataFrame] = []
-    bar = tqdm(total=len(chosen) * len(runs), desc="methods", unit="run", disable=settings.verbosity == 0)
+    bar = progress(total=len(chosen) * len(runs), desc="methods", unit="run")
     with bar:
         for split, listed in chosen:
             judge = Judge(split, listed, measured)

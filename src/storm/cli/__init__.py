@@ -7,9 +7,6 @@ import os
 import sys
 from collections.abc import Sequence
 
-from storm.cli._parser import make_parser
-from storm.cli._say import one_line, quiet_neighbours
-
 __all__ = ["main"]
 
 
@@ -32,11 +29,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     SystemExit
         For ``--help``, ``--version`` and invalid arguments.
     """
+    try:
+        return _main(argv)
+    except KeyboardInterrupt:  # while the parser was made: parsing alone imports no large package
+        print("storm: interrupted: the same command starts again from the beginning", file=sys.stderr)
+        return 130
+
+
+def _main(argv: Sequence[str] | None) -> int:
     from storm._settings import settings
+    from storm.cli._parser import make_parser
+    from storm.cli._say import interrupted, one_line, quiet_neighbours, speaking_shell
+    from storm.cli._shell_words import options_of
 
     arguments = make_parser().parse_args(argv)
     verbosity = settings.verbosity
-    with quiet_neighbours():
+    with speaking_shell(options_of(vars(arguments))), quiet_neighbours():
         try:
             status = _run(arguments)
             # Here, where an error is handled, and not when Python ends.
@@ -46,8 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             # The reader of our output, such as head, is gone: what Python still flushes at its end goes nowhere.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
-        except KeyboardInterrupt:
-            print("storm: interrupted", file=sys.stderr)
+        except KeyboardInterrupt as interruption:
+            print(interrupted(arguments.command, interruption), file=sys.stderr)
             return 130
         except Exception as error:  # the outermost layer: every error becomes one line for the user
             if arguments.debug:

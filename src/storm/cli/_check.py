@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import storm
 from storm._files import replacing
-from storm.cli._say import one_line
+from storm.cli._say import one_line, said
 from storm.cli._stores import check_parent, read_store
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def check(
                 device=device,
                 estimate=estimate,
             )
-            print(f"{path}: {report}")
+            print(said(f"{path}: {report}"))
             status = max(status, int(not report.ok or (strict and report.verdict == "warn")))
             if drawing := drawings.get(path):
                 _use_no_screen()

@@ -50,7 +50,9 @@ def _add(options: dict[str, Any], *, debug: bool, quiet: bool) -> int:
         return 2 if missing else 0
     placing = {name: options.pop(name) for name in ("workers", "scheduler", "retries", "summary")}
     jobs = _many.plan("add_slide", there, {**options, "out": None})
-    status = _many.run_jobs(jobs, "cohort add", **placing, debug=debug, quiet=quiet, noun="slides")
+    status = _many.run_jobs(
+        jobs, "cohort add", **placing, debug=debug, quiet=quiet, noun="slides", go_on="the same command adds the others"
+    )
     cohort.reload()
     print(cohort)
     return status or (2 if missing else 0)

@@ -16,6 +16,7 @@ import storm
 from storm._bridge import recover
 from storm._inference.joint import embed_together
 from storm._inference.joint_steps import Last, look_at, run_network
+from storm._interrupt import says_how_to_go_on
 from storm.cli import _commands, _joint_store, _many
 from storm.cli._foreign import refuse
 from storm.cli._section import Job, Outcome, hold_for, release
@@ -102,7 +103,8 @@ class _Embedding:
             alone = "--modality he" if options["modality"] == "he" else f"--readout {readout}"
             msg = f"--joint gives sections shared axes of expression, which {alone} has not; leave --joint out"
             raise ValueError(msg)
-        with ExitStack() as folders, ExitStack() as locks:
+        kept = "finished steps are kept beside the stores; the same command goes on from there"
+        with says_how_to_go_on(kept), ExitStack() as folders, ExitStack() as locks:
             stores = []
             for k, job in enumerate(self._jobs):
                 store, folder = _place(job, locks, folders, shared=scheduler is not None)

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -66,6 +67,7 @@ def run_jobs(
     debug: bool,
     quiet: bool,
     noun: str = "sections",
+    go_on: str = "give the same command those that are not done; of the last one, finished rows are kept as well",
 ) -> int:
     """Run jobs, print what becomes of each, and sum up.
 
@@ -79,6 +81,8 @@ def run_jobs(
         The options of that name.
     noun
         What the jobs are about.
+    go_on
+        What to do after Ctrl-C.
 
     Returns
     -------
@@ -86,10 +90,12 @@ def run_jobs(
         Exit status, as that of :func:`run`.
     """
     outcomes: dict[str, Outcome] = {}
+    started = time.monotonic()
 
     def finished(outcome: Outcome) -> None:
         outcomes[outcome.section] = outcome
-        report(outcome, command, number=f"{len(outcomes)}/{len(jobs)}", debug=debug, quiet=quiet)
+        number = f"{len(outcomes)}/{len(jobs)}{time_left(time.monotonic() - started, len(outcomes), len(jobs))}"
+        report(outcome, command, number=number, debug=debug, quiet=quiet)
 
     interrupted = False
     try:
@@ -105,11 +111,20 @@ def run_jobs(
     if summary is not None:
         write_summary(summary, rows)
     if interrupted:
-        print("storm: interrupted", file=sys.stderr)
+        done = sum(row.error is None for row in rows)
+        print(f"storm {command}: interrupted: {done} of {len(rows)} {noun} are done and kept; {go_on}", file=sys.stderr)
         return 130
     if failed:
         print(f"storm {command}: error: {failed} of {len(rows)} {noun} failed", file=sys.stderr)
     return 2 if failed else 0
+
+
+def time_left(seconds: float, done: int, total: int) -> str:
+    """How long the others will take if they take as long as those that are done; nothing of less than a minute."""
+    minutes = seconds / done * (total - done) / 60
+    if minutes < 1:
+        return ""
+    return f", about {minutes:.0f} min left" if minutes < 90 else f", about {minutes / 60:.1f} h left"
 
 
 def check_summary(path: Path) -> None:

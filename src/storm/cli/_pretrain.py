@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 
 from storm._inference.pack import pack_section, packed_section
+from storm._interrupt import says_how_to_go_on
+from storm._progress import progress
 from storm.cli._stores import read_store
 from storm.pretraining.config import PretrainConfig
 from storm.pretraining.prepare import is_prepared, prepare, prepared_sections
@@ -59,11 +61,13 @@ def _make_ready(recipe: PretrainConfig) -> None:
     stores = find_sections(recipe)
     tiles = tile_encoder_of(recipe)
     shards = []
-    for name, path in stores.items():
-        folder = Path(recipe.data.shards) / name
-        shard = packed_section(folder, name=name, config=recipe, tiles=tiles)
-        shards.append(shard or pack_section(read_store(path), folder, name=name, config=recipe, tiles=tiles))
-    prepare(recipe, shards)
+    kept = f"sections that are packed are kept in {recipe.data.shards}; the same command goes on with the others"
+    with says_how_to_go_on(kept):
+        for name, path in progress(stores.items(), desc="sections packed", unit="section", total=len(stores)):
+            folder = Path(recipe.data.shards) / name
+            shard = packed_section(folder, name=name, config=recipe, tiles=tiles)
+            shards.append(shard or pack_section(read_store(path), folder, name=name, config=recipe, tiles=tiles))
+        prepare(recipe, shards)
 
 
 def _stores(path: Path) -> list[Path]:

@@ -6,10 +6,30 @@ import logging
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 from storm._logging import logger
+from storm.cli._shell_words import in_shell_words
+
+#: Names of the options of the command that runs; ``None`` where none does, and messages speak Python.
+_options: frozenset[str] | None = None
+
+
+@contextmanager
+def speaking_shell(options: Collection[str]) -> Iterator[None]:
+    """Let messages name the options of a command in place of the arguments of its function."""
+    global _options
+    before, _options = _options, frozenset(options)
+    try:
+        yield
+    finally:
+        _options = before
+
+
+def said(text: str) -> str:
+    """A text of STORM's in the words of the shell, while a command runs."""
+    return text if _options is None else in_shell_words(text, _options)
 
 
 def one_line(thing: BaseException | Warning | str) -> str:
@@ -25,7 +45,13 @@ def one_line(thing: BaseException | Warning | str) -> str:
         return type(thing).__name__
     if isinstance(thing, BaseException) and not _is_ours(thing):
         return f"{type(thing).__name__}: {text}"
-    return text
+    return said(text)
+
+
+def interrupted(command: str, interruption: KeyboardInterrupt) -> str:
+    """One line on Ctrl-C: what is kept, and how to go on."""
+    notes = getattr(interruption, "__notes__", None) or ["the same command starts again from the beginning"]
+    return f"storm {command}: interrupted: {said(notes[0]).replace('the same call', 'the same command')}"
 
 
 def _is_ours(error: BaseException) -> bool:

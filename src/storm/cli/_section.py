@@ -13,7 +13,8 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from storm.cli._say import one_line, quiet_neighbours
+from storm.cli._say import one_line, quiet_neighbours, speaking_shell
+from storm.cli._shell_words import options_of
 
 if TYPE_CHECKING:
     from storm.cli._commands import Done
@@ -95,7 +96,7 @@ def run_section(job: Job) -> Outcome:
     outcome = Outcome(job.shown, warnings=messages)
     start = time.perf_counter()
     measured = _reset_peak()
-    with quiet_neighbours(messages.append):
+    with speaking_shell(options_of(job.options)), quiet_neighbours(messages.append):
         try:
             hold_for(job.run)
             work = getattr(_commands, job.command) if isinstance(job.command, str) else job.command

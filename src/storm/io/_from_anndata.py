@@ -12,6 +12,7 @@ import pandas as pd
 from storm._bridge.geometry import check_centres
 from storm._bridge.one_section import library_columns
 from storm._bridge.places import obsm_spatial
+from storm._bridge.remembered import recalled_library
 from storm._checks import check_key
 from storm._keys import READ, storable
 from storm._logging import warn
@@ -112,7 +113,7 @@ def from_anndata(
         raise ValueError(msg)
     centres = obsm_spatial(adata)
     entries = _entries(adata)
-    names = _names(adata, library_key, entries)
+    names = _names(adata, recalled_library(adata, library_key), entries)
     order = [str(name) for name in pd.unique(names)]
     _check_mappings(order, image=image, um_per_px=um_per_px)
     _check_one_each(order, image, pictures={key for entry in entries.values() for key in entry.get("images") or ()})

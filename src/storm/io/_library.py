@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from storm._bridge.places import array_positions
+from storm._bridge.remembered import recalled_um
 from storm._bridge.scale import (
     TOLERANCE,
     VISIUM_PITCH_UM,
@@ -94,6 +95,7 @@ class Library:
             array=array_positions(adata, rows),
             uns={"platform": adata.uns.get("platform"), "spatial": {name: entry}},
             region=name,
+            told=recalled_um(adata, rows, name=f"library {name!r}"),
         )
         self._platform = declared_platform(sources)
         scale = resolve_scale(sources, um_per_px=um_per_px, required=False, name=f"library {name!r}")

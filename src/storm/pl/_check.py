@@ -88,6 +88,9 @@ def check(
         >>> sdata = storm.datasets.toy("visium", n=300)
         >>> axes = storm.pl.check(sdata, n=4)
     """
+    if isinstance(data, list | tuple):
+        msg = f"data is a list of {len(data)} objects, and one section is drawn; give them one by one"
+        raise TypeError(msg)
     n = check_whole(n, name="n")
     check_positive(field_um, name="field_um", unit="µm")
     keys = Keys(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
+from storm._interrupt import says_how_to_go_on
 from storm._loading import StormModel
 from storm._logging import logger
-from storm._settings import settings
+from storm._progress import progress
 from storm.encoders import with_weights
 from storm.pretraining.augment import Augmentation
 from storm.pretraining.baselines import baseline_losses
@@ -149,15 +149,9 @@ def _run(
     held = validation_jobs(sections, config)
     if fabric.is_global_zero and checkpoint is None and held and total and config.data.window != 1:
         record.baselines(_baselines(sections, held, config))
-    bar = tqdm(
-        total=total,
-        initial=state["step"],
-        desc="steps",
-        unit="step",
-        disable=settings.verbosity == 0 or not fabric.is_global_zero,
-    )
+    bar = progress(total=total, initial=state["step"], desc="steps", unit="step", shown=fabric.is_global_zero)
     schedule = make_schedule(optimiser, config.optimiser, per_epoch) if total else None
-    with closing(record), bar:
+    with closing(record), bar, says_how_to_go_on(partial(_what_is_kept, out, state, total)):
         while schedule is not None and state["step"] < total:
             epoch, position = divmod(state["step"], per_epoch)
             steps = epoch_steps(sections, config, epoch)[position:]
@@ -351,3 +345,12 @@ def _finish(
         },
     }
     replace(model, **parts, card=card).save(out / "model")
+
+
+def _what_is_kept(out: Path, state: Mapping[str, Any], total: int) -> str:
+    """What to say of an interruption."""
+    checkpoint = find_checkpoint(out / "checkpoints")
+    done = f"step {state['step']} of {total} was reached"
+    if checkpoint is None:
+        return f"{done} and no checkpoint written; the same call trains again from the first step"
+    return f"{done}; the same call goes on from the checkpoint {checkpoint}"

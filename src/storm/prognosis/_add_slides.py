@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal, cast, get_args
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from storm._bridge.cohort import Cohort, check_cohort
 from storm._bridge.cohort_facts import check_facts
@@ -20,9 +20,10 @@ from storm._files import is_no_room
 from storm._inference.device import Compute
 from storm._inference.head_trust import useful_genes
 from storm._inference.slide_features import SHARED_READOUTS, SlidePlan, slide_features
+from storm._interrupt import says_how_to_go_on
 from storm._loading import READOUTS, ExpressionHead, StormModel, load_model
 from storm._logging import logger
-from storm._settings import settings
+from storm._progress import progress
 from storm._types import Field, Precision, Standardise
 from storm.io import slide as read_slide
 from storm.model.weights import sha256
@@ -146,20 +147,27 @@ def add_slides(
     todo = {slide: file for slide, file in files.items() if not recover_slide(cohort, slide)}
     if len(todo) < len(files):
         logger.info("%d of %d slides are done already", len(files) - len(todo), len(files))
-    for slide in tqdm(todo, desc="slides", unit="slide", disable=settings.verbosity == 0 or len(todo) < 2):
-        try:
-            _add(cohort, slide, todo[slide], plan, um_per_px=um_per_px)
-        except OSError as error:
-            if is_no_room(error):
-                raise
-            _failed(cohort, slide, error)
-        except Exception as error:  # noqa: BLE001  it becomes the slide's status, and the other slides are done
-            _failed(cohort, slide, error)
+    with says_how_to_go_on(partial(_what_is_kept, cohort, list(files))):
+        for slide in progress(todo, desc="slides", unit="slide", shown=len(todo) > 1):
+            try:
+                _add(cohort, slide, todo[slide], plan, um_per_px=um_per_px)
+            except OSError as error:
+                if is_no_room(error):
+                    raise
+                _failed(cohort, slide, error)
+            except Exception as error:  # noqa: BLE001  it becomes the slide's status, and the other slides are done
+                _failed(cohort, slide, error)
     result = cohort.slides.loc[list(files)]
     failed = list(result.index[result["status"] != DONE])
     if failed:
         logger.warning("%d of %d slides failed: %s; cohort.slides says why", len(failed), len(result), names(failed))
     return result
+
+
+def _what_is_kept(cohort: Cohort, slides: Sequence[str]) -> str:
+    """What to say of an interruption."""
+    done = int((cohort.slides.loc[list(slides), "status"] == DONE).sum())
+    return f"{done} of {len(slides)} slides are done and kept in {cohort.folder}; the same call goes on with the others"
 
 
 def _files(cohort: Cohort, paths: Sequence[str | Path] | None) -> dict[str, Path]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
+from storm._interrupt import says_how_to_go_on
 from storm._logging import logger
-from storm._settings import settings
+from storm._progress import progress
 from storm.model.outcome import Outcome
 from storm.pretraining.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from storm.prognosis._bags import draw_batch
@@ -87,14 +88,12 @@ def train(network: Outcome, task: Task, fabric: Any, *, checkpoints: Path | None
         state = load_checkpoint(found, network, optimiser)
         logger.info("going on after epoch %d", state["step"])
     wrapped, steps = fabric.setup(network, optimiser)
-    bar = tqdm(
-        total=config.epochs,
-        initial=state["step"],
-        desc="epochs",
-        unit="epoch",
-        disable=settings.verbosity == 0 or not fabric.is_global_zero,
-    )
-    with bar, torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []):
+    bar = progress(total=config.epochs, initial=state["step"], desc="epochs", unit="epoch", shown=fabric.is_global_zero)
+    with (
+        says_how_to_go_on(partial(_what_is_kept, checkpoints, state, config.epochs)),
+        bar,
+        torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []),
+    ):
         for epoch in range(state["step"], config.epochs):
             for group in steps.param_groups:
                 group["lr"] = config.lr * 0.5 * (1 + np.cos(np.pi * epoch / config.epochs))
@@ -153,3 +152,11 @@ def _step(fabric: Any, network: Any, optimiser: Any, task: Task, rows: np.ndarra
 
 def _number(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1, dtype=np.uint64)[0] >> 1)
+
+
+def _what_is_kept(checkpoints: Path | None, state: Mapping[str, Any], total: int) -> str:
+    """What to say of an interruption."""
+    done = f"epoch {state['step']} of {total} was reached"
+    if checkpoints is None or not state["step"]:
+        return f"{done}, and nothing of it is kept; the same call trains again (with out=, epochs are kept)"
+    return f"{done} and is kept in {checkpoints}; the same call goes on from there"

@@ -18,6 +18,7 @@ from storm._inference.neighbourhoods import section_windows
 from storm._inference.record import wanted_counts, wanted_image, wants_counts, wants_tiles
 from storm._inference.tile_cache import model_tiles
 from storm._inference.tokens import he_tokens, st_tokens
+from storm._interrupt import says_how_to_go_on
 from storm._loading import READOUTS, StormModel, load_model
 from storm._logging import warn
 from storm._types import Field, Modality, Precision, Readout, WindowKind
@@ -62,6 +63,7 @@ class _Section:
     st: bool
 
 
+@says_how_to_go_on("nothing of the adaptation is kept; the same call starts it again from the beginning")
 def adapt(
     data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
     *,

@@ -17,6 +17,7 @@ from storm._inference.record import unknown_rows, warn_nan
 from storm._inference.tile_cache import held_result, input_size, tile_embedding
 from storm._keys import tiles_key
 from storm._logging import logger
+from storm._progress import over_sections
 from storm._types import Field, Precision
 from storm.encoders import EncoderInfo, load_encoder
 
@@ -173,7 +174,7 @@ def encode_tiles(
     )
     reused = 0
     with study.journals(key) as journals:
-        for section, journal in zip(study, journals, strict=True):
+        for section, journal in zip(over_sections(study), journals, strict=True):
             with section.named():
                 selection = section.open()
                 spots = spots_of(selection, counts=False)

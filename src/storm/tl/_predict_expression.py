@@ -27,6 +27,7 @@ from storm._inference.tokens import he_tokens
 from storm._keys import EXPRESSION, UNS, predicted_table, unusual
 from storm._loading import ExpressionHead, StormModel, load_model
 from storm._logging import logger, warn
+from storm._progress import over_sections
 from storm._types import Field, Precision, Standardise
 from storm.data.genes import GeneMatch, Vocabulary, as_symbols, match_genes
 
@@ -220,7 +221,7 @@ def predict_expression(
         work.check_new_table(predicted_table(str(work.selection.table_key), key_added))
         places.append(_place(work, head.genes, genes_out, known=loaded.vocabulary, to=to))
     with study.journals(key_added) as journals:
-        for section, journal in zip(study, journals, strict=True):
+        for section, journal in zip(over_sections(study), journals, strict=True):
             with section.named():
                 selection = section.open()
                 spots = spots_of(selection, counts=False)

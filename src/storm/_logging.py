@@ -17,6 +17,10 @@ logger = logging.getLogger("storm")
 _PACKAGE = str(Path(__file__).parent) + os.sep
 
 
+class StormWarning(UserWarning):
+    """A warning of STORM's: it names a line of the user's, so that its module does not tell whose it is."""
+
+
 def warn(text: str) -> None:
     """Warn whoever called the package: the warning names the line outside of it that led here, however deep this is."""
     level, depth, frame = 1, 1, sys._getframe()
@@ -25,4 +29,4 @@ def warn(text: str) -> None:
             # other packages may stand between two frames of ours: the outermost of ours counts
             level = depth + 1
         depth, frame = depth + 1, frame.f_back
-    warnings.warn(text, UserWarning, stacklevel=level)
+    warnings.warn(text, StormWarning, stacklevel=level)

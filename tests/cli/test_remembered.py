@@ -29,7 +29,11 @@ def test_a_command_finds_what_an_earlier_one_was_told(store, tiny_model, tmp_pat
     assert main(embed) == 2
     assert "no µm scale is known for image 'he'" in capsys.readouterr().err
     assert "storm" not in sd.read_zarr(store)["table"].uns, "a command that fails remembers nothing"
+    assert main([*embed, "--um-per-px", "1.2"]) == 0
+    capsys.readouterr()
     assert main([*embed, "--um-per-px", "1.0"]) == 0
+    printed = capsys.readouterr().err
+    assert "storm: warning: --um-per-px 1 is used for image 'he', in place of the 1.2 that an earlier call" in printed
     assert main(["domains", str(store), "--n-domains", "2", "--quiet"]) == 0
     sdata = sd.read_zarr(store)
     assert "storm_um_per_unit" not in sdata["other"].obs

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
-from storm._logging import logger
+from storm._logging import StormWarning, logger
 from storm.cli._shell_words import in_shell_words
 
 #: Names of the options of the command that runs; ``None`` where none does, and messages speak Python.
@@ -85,7 +85,7 @@ def quiet_neighbours(report: Callable[[str], None] = print_warning) -> Iterator[
     level, handlers = neighbour.level, logger.handlers
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.filterwarnings("default", category=UserWarning, module=r"storm(\.|$)")
+        warnings.filterwarnings("default", category=StormWarning)
         warnings.showwarning = show
         neighbour.setLevel(logging.ERROR)
         logger.handlers = [_Handler(report)]

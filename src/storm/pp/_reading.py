@@ -15,6 +15,7 @@ from storm._bridge.select import is_spatialdata
 from storm._bridge.selection import Selection, select
 from storm._bridge.workspace import open_workspace
 from storm._checks import check_key
+from storm._logging import StormWarning
 from storm.pp._report import Row
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def read_section(data: SpatialData | AnnData, keys: Keys, *, field_um: float) ->
     _check_call(selection)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
-        warnings.filterwarnings("always", category=UserWarning, module=r"storm(\.|$)")
+        warnings.filterwarnings("always", category=StormWarning)
         tiled = is_spatialdata(data) and not data.tables and not data.shapes and bool(data.images)
         problems: list[Row] = []
         spots = None

@@ -31,7 +31,7 @@ _ORDER_COLUMNS = 8
 #: Rows on which ``"auto"`` tries its numbers, from which k-means starts, and to which a mixture is fitted.
 _AUTO_ROWS, _START_ROWS, _GMM_ROWS = 20_000, 50_000, 100_000
 #: Rows up to which the neighbours in the graph of ``"leiden"`` are searched exactly, which takes quadratic time.
-_EXACT_ROWS = 50_000
+_EXACT_ROWS = 150_000
 
 
 def cluster_rows(
@@ -261,8 +261,8 @@ def _leiden(
 
     graph = anndata.AnnData(obsm={"X": values.astype(np.float32)}, shape=(len(values), 0))
     n_neighbors = min(n_neighbors, len(values) - 1)
-    # Exact while that takes seconds. Left to itself scanpy 1.11 searches from 8,192 rows on, and cannot read what
-    # pynndescent 0.7 returns.
+    # Exact while that takes no longer than the approximate search. Left to itself scanpy 1.11 searches from 8,192 rows
+    # on, and cannot read what pynndescent 0.7 returns.
     search = "sklearn" if len(values) <= _EXACT_ROWS else _nearest(n_neighbors, seed)
     sc.pp.neighbors(graph, n_neighbors=n_neighbors, use_rep="X", random_state=seed, transformer=search)
 

@@ -86,4 +86,6 @@ def _fill(
         if unit:
             length = np.linalg.norm(block, axis=1, keepdims=True)
             block /= np.where(length > 1e-8, length, 1.0)
-        out[rows] = np.where(known[rows, None], block * weight, 0)
+        block *= weight
+        block[~known[rows]] = 0
+        out[rows] = block

@@ -12,6 +12,7 @@ from storm._bridge.part import SECTIONS
 from storm._inference.device import Compute
 from storm._loading import StormModel
 from storm._logging import logger, warn
+from storm.data.components import finite_rows
 from storm.data.genes import GeneMatch, species_of
 from storm.data.spots import Spots
 
@@ -78,7 +79,7 @@ def unknown_rows(spots: Spots) -> dict[str, np.ndarray]:
 
 def warn_nan(values: np.ndarray, reasons: Mapping[str, np.ndarray], *, name: str, section: str = "") -> None:
     """Count the rows that could not be computed, by reason (:func:`unknown_rows`); of a section, if it has a name."""
-    missing = ~np.isfinite(values).all(axis=1)
+    missing = ~finite_rows(values)
     if not missing.any():
         return
     counted = ", ".join(f"{(rows & missing).sum()} {why}" for why, rows in reasons.items() if (rows & missing).any())

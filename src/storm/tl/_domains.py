@@ -120,7 +120,7 @@ def domains(
     Beyond 50,000 rows, k-means runs its random starts on 50,000 seeded rows and goes on from the best of them on all
     rows; a mixture is fitted to 100,000 seeded rows at most. The provenance in ``uns`` records this (``n_components``,
     ``variance_kept``, ``auto_rows``, ``start_rows``, ``fit_rows``). ``"leiden"`` needs a graph of neighbours, exact up
-    to 50,000 rows and searched approximately beyond, which takes minutes.
+    to 150,000 rows and searched approximately beyond.
 
     Rows are sorted by their values before they are clustered, so that their order in the table does not matter.
 

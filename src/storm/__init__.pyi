@@ -14,6 +14,9 @@ from ._loading import ExpressionHead as ExpressionHead
 from ._loading import StormModel as StormModel
 from ._loading import build_model as build_model
 from ._loading import load_model as load_model
+from ._report import ReportCard as ReportCard
+from ._report import write_report as write_report
+from ._report import write_report_index as write_report_index
 from ._settings import settings as settings
 from .pretraining.head import HeadConfig as HeadConfig
 

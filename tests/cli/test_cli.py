@@ -365,3 +365,32 @@ def test_export(section, small, tmp_path, capsys):
     assert "'storm_domain' is not in obs" in error(capsys, "export", "loupe", section, tmp_path / "b.csv")
     assert "b.h5ad does not exist" in error(capsys, "export", "loupe", tmp_path / "b.h5ad", tmp_path / "b.csv")
     assert files_of(section) == before
+
+
+# ------------------------------------------------------------------------------------------------------------- report
+
+
+def test_report(store, small, model, tmp_path, capsys):
+    before = files_of(store)
+    out = tmp_path / "new" / "one.html"
+    assert main(["report", str(store), "--out", str(out), "--model", model, "--key", "domain"]) == 0
+    assert capsys.readouterr().out.strip() == str(out)
+    assert "Computed for this report" in out.read_text(encoding="utf-8")
+    assert "exists; give another --out" in error(capsys, "report", store, "--out", out)
+    bad = tmp_path / "<b>bad.zarr"
+    bad.mkdir()
+    small.tables["table"].write_h5ad(tmp_path / "table.h5ad")
+    folder = tmp_path / "all"
+    stores = [store, bad, tmp_path / "table.h5ad"]
+    assert main(["report", *map(str, stores), "--out", str(folder), "--model", model]) == 2
+    printed = capsys.readouterr()
+    assert "bad.zarr: error:" in printed.err
+    assert printed.out.splitlines()[-1] == str(folder / "index.html")
+    assert {path.name for path in folder.iterdir()} == {"in.html", "table.html", "index.html"}
+    index = (folder / "index.html").read_text(encoding="utf-8")
+    assert "&lt;b&gt;bad" in index
+    assert "<b>bad" not in index
+    assert 'href="in.html"' in index
+    assert "give the name of a folder" in error(capsys, "report", *stores, "--out", tmp_path / "x.html")
+    assert "would have one name, ['in.html']" in error(capsys, "report", store, tmp_path / "in.h5ad")
+    assert files_of(store) == before

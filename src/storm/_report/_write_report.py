@@ -142,7 +142,9 @@ def write_report(
             element("h1", shown),
             element("p", _subtitle(subject), class_="soft"),
         ),
-        element("nav", join((element("a", name, href=f"#{part}") for part, name in _PARTS), by=" "), aria_label="Parts"),
+        element(
+            "nav", join((element("a", name, href=f"#{part}") for part, name in _PARTS), by=" "), aria_label="Parts"
+        ),
         element(
             "main",
             parts.section(
@@ -283,6 +285,8 @@ class _Pictures:
 def _pictures(subject: _Subject) -> _Pictures:
     small = b""
     he = subject.drawn(pl.he, outlines=False, title="", **subject.places)
+    if isinstance(he, str) and subject.table is None:
+        he = _whole(subject) or he
     if isinstance(he, str):
         shown = element("p", "There is no picture of the H&E: ", he, class_="soft")
     else:
@@ -300,6 +304,20 @@ def _pictures(subject: _Subject) -> _Pictures:
     small = _small(mapped)
     alt = f"Map of {len(subject.domains.names)} domains on the section"
     return _Pictures(shown, figure(mapped, alt=alt, caption=parts.legend(subject.domains), photo=True, dpi=150), small)
+
+
+def _whole(subject: _Subject) -> Figure | None:
+    """The image of an object without spots, as far as it can be drawn."""
+    import matplotlib.pyplot as plt
+
+    image_key = subject.places["image_key"]
+    picture = facts.overview(subject.data, image_key if isinstance(image_key, str) else None)
+    if picture is None:
+        return None
+    drawn, ax = plt.subplots(figsize=(5, 5 * picture.shape[0] / picture.shape[1]), layout="constrained")
+    ax.imshow(picture)
+    ax.set_axis_off()
+    return drawn
 
 
 def _small(drawn: Figure) -> bytes:

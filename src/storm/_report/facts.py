@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 #: Genes are ranked for a report where the table has at most this many stored values: some seconds.
 _CHEAP = 20_000_000
+#: Pixels of the largest image that is drawn whole.
+_LARGEST_PX = 16_000_000
 #: Text of a list in the provenance is cut after this many entries.
 _SHOWN = 8
 
@@ -165,7 +167,8 @@ def _computed(table: AnnData, key: str, layer: str | None) -> Ranking | str:
         "Computed for this report: each domain against all other spots. Neighbouring spots are alike, so no p-values "
         "are given; genes by rank, with the probability that a spot of the domain has the higher value (AUC)."
     )
-    return Ranking(rank_domain_genes(bare), " ".join([note, *(f"{one}." for one in remarks)]), computed=True)
+    note = " ".join([note, *(f"{one[:1].upper()}{one[1:]}." for one in remarks)])
+    return Ranking(rank_domain_genes(bare), note, computed=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,6 +275,24 @@ def contents(data: SpatialData | AnnData) -> list[tuple[str, str]]:
     rows += [(f"points {name}", "points") for name in data.points]
     rows += [(f"table {name}", f"{one.n_obs:,} rows × {one.n_vars:,} genes") for name, one in data.tables.items()]
     return rows
+
+
+def overview(data: SpatialData | AnnData, image_key: str | None) -> np.ndarray | None:
+    """The coarsest level of the only image, or of the chosen one, uint8 (height, width, 3); ``None`` if it is none."""
+    from storm._bridge.image import check_image, levels_of
+
+    images = data.images if is_spatialdata(data) else {}
+    key = image_key if image_key is not None else next(iter(images)) if len(images) == 1 else None
+    if key not in images:
+        return None
+    coarse = levels_of(images[key])[-1]
+    if coarse.sizes["x"] * coarse.sizes["y"] > _LARGEST_PX:
+        return None
+    try:
+        channels = list(check_image(images[key], key))
+    except (ValueError, TypeError):
+        return None
+    return np.asarray(coarse.transpose("y", "x", "c").data)[..., channels]
 
 
 def _text(error: BaseException) -> str:

@@ -55,7 +55,8 @@ figcaption { font-size: .88rem; color: #55606c; padding-top: .4rem }
 table { border-collapse: collapse; width: 100%; margin: .3rem 0 1rem; font-size: .93rem }
 caption { text-align: left; color: var(--soft); padding-bottom: .3rem }
 th, td { border-bottom: 1px solid var(--line); padding: .32rem .8rem .32rem 0; text-align: left; vertical-align: top }
-td, th { overflow-wrap: break-word } tbody th { font-weight: 600 } thead th { color: var(--soft); font-weight: 600 }
+td, th { overflow-wrap: break-word } tbody th { font-weight: 600; min-width: 6rem }
+thead th { color: var(--soft); font-weight: 600 }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 .card table { margin: 0; font-size: .88rem } .card td, .card th { padding-right: 0 } .gene { font-style: italic }
 .card thead th { white-space: nowrap } .legend span { white-space: nowrap; margin-right: 1em }

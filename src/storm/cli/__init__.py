@@ -109,6 +109,10 @@ def _run(arguments: argparse.Namespace) -> int:
         from storm.cli import _prognosis
 
         return _prognosis.run(options)
+    elif command == "report":
+        from storm.cli._report import report
+
+        return report(**options)
     elif command == "export":
         from storm.cli._export import export
 

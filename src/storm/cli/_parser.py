@@ -16,6 +16,7 @@ from storm.cli._export_parser import add_export
 from storm.cli._many_options import add_many
 from storm.cli._prognosis_parser import add_prognosis
 from storm.cli._read_parser import add_read
+from storm.cli._report_parser import add_report
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -73,6 +74,7 @@ def make_parser() -> argparse.ArgumentParser:
         add(compared.add_parser(name, help=summary, description=f"{summary.capitalize()}.", parents=using))
     add_cohort(command("cohort", "collect the slides of patients, with the features of their tiles"), parents)
     add_prognosis(command("prognosis", "train, apply, judge and explain outcome networks on a cohort"), parents)
+    add_report(command("report", "write what is known of sections as HTML pages to hand on", "common", "inputs"))
     add_export(command("export", "write domains and scores for Loupe Browser, Xenium Explorer or QuPath"), common)
     command("models", "list the packaged models and the tile encoders", "common")
     return parser

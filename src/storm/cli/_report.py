@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,6 @@ def report(
     title: str | None,
     overwrite: bool,
     model: str,
-    tile_encoder: Path | None,
-    device: str,
     **options: Any,
 ) -> int:
     """Write a report for each store, and an index where a folder is written.
@@ -41,7 +40,6 @@ def report(
         If a file exists and is not to be replaced.
     """
     _use_no_screen()
-    del device  # nothing is computed on it but the estimate, whose default chooses
     single = len(paths) == 1 and (out is None or out.suffix == ".html")
     if out is not None and out.suffix == ".html" and not single:
         msg = f"--out {out} is one file, and there are {len(paths)} sections; give the name of a folder"
@@ -52,7 +50,8 @@ def report(
         if file.exists() and not overwrite:
             msg = f"{file} exists; give another --out, or --overwrite"
             raise FileExistsError(msg)
-    options |= {"model": storm.load_model(model, tile_encoder=tile_encoder), "overwrite": overwrite}
+    loaded = storm.load_model(model)
+    options |= {"model": loaded, "overwrite": overwrite}
     if single:
         (path,), (file,) = paths, files.values()
         storm.write_report(read_object(path), file, title=title or _name(path), source=path, **options)
@@ -89,7 +88,7 @@ def _files(paths: list[Path], out: Path | None, *, single: bool) -> dict[Path, P
 
 
 def _name(path: Path) -> str:
-    return path.resolve().stem
+    return Path(os.path.abspath(path)).stem
 
 
 def _use_no_screen() -> None:

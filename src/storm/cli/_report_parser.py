@@ -22,8 +22,13 @@ def add_report(report: argparse.ArgumentParser) -> None:
         "index.html (default: storm-report)",
     )
     report.add_argument("--title", help="title of the report, or of the index (default: the name of the store)")
+    report.add_argument(
+        "--model", default="storm-mini", help="model that the section is checked for (default: storm-mini)"
+    )
     report.add_argument("--key", default=_keys.DOMAIN, help=f"column of obs with domains (default: {_keys.DOMAIN})")
-    report.add_argument("--n-genes", type=_values.whole(1), default=10, help="genes listed of each domain (default: 10)")
+    report.add_argument(
+        "--n-genes", type=_values.whole(1), default=10, help="genes listed of each domain (default: 10)"
+    )
     report.add_argument("--library-key", metavar="COLUMN", help="column of obs that names the section of each row")
     report.add_argument("--layer", help="layer with the raw counts (default: X)")
     report.add_argument("--estimate", action="store_true", help="also measure the time that embedding would take")

@@ -108,7 +108,7 @@ def write_report(
     >>> sdata = storm.datasets.toy(n=60)
     >>> card = storm.write_report(sdata, "section.html", title="Biopsy 7")
     >>> card.verdict
-    'warn'
+    'ok'
     """
     path = Path(path)
     check_container(data)

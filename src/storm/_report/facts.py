@@ -283,13 +283,13 @@ def overview(data: SpatialData | AnnData, image_key: str | None) -> np.ndarray |
 
     images = data.images if is_spatialdata(data) else {}
     key = image_key if image_key is not None else next(iter(images)) if len(images) == 1 else None
-    if key not in images:
+    if key is None or key not in images:
         return None
     coarse = levels_of(images[key])[-1]
     if coarse.sizes["x"] * coarse.sizes["y"] > _LARGEST_PX:
         return None
     try:
-        channels = list(check_image(images[key], key))
+        channels = list(check_image(images[key], str(key)))
     except (ValueError, TypeError):
         return None
     return np.asarray(coarse.transpose("y", "x", "c").data)[..., channels]

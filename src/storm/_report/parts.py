@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from storm.pp._report import CheckReport
 
+#: What ``var["storm_reliable"]`` says.
+_RELIABLE: dict[Any, str] = {1.0: "yes", 0.0: "no"}
 #: Genes in the list beside the size of a domain.
 _FEW = 5
 
@@ -76,7 +78,7 @@ def domain_sizes(domains: Domains, ranking: Ranking | str) -> Html:
         sizes = domains.sizes[number]
         share = sizes.sum() / total
         bar = element("span", class_="bar", style=f"width:{8 * share:.2f}rem", aria_hidden="true")
-        first = [] if isinstance(ranking, str) else _of_domain(ranking.genes, name, _FEW)["names"]
+        first: Iterable[Any] = [] if isinstance(ranking, str) else _of_domain(ranking.genes, name, _FEW)["names"]
         genes = element("span", join(first, by=", ") or "–", class_="gene")
         rows.append(
             [
@@ -141,7 +143,7 @@ def predicted_genes(prediction: Prediction, n_genes: int) -> Html:
             _number(row.r, ".2f"),
             _number(row.r_min, ".2f"),
             f"{_number(row.n_sections, '.0f')} / {_number(row.n_patients, '.0f')}",
-            {1.0: "yes", 0.0: "no"}.get(row.reliable, "unknown"),
+            _RELIABLE.get(row.reliable, "unknown"),
         ]
         for name, row in zip(prediction.genes.index, prediction.genes.itertuples(), strict=True)
     ][:n_genes]
@@ -173,5 +175,6 @@ def pairs_table(pairs: Sequence[tuple[str, str]], *, head: tuple[str, str], capt
     return table(head, pairs, caption=caption)
 
 
-def _number(value: float, form: str) -> str:
-    return "–" if value is None or np.isnan(value) else format(value, form)
+def _number(value: Any, form: str) -> str:
+    """A number as text; a dash where there is none."""
+    return "–" if value is None or np.isnan(value) else format(float(value), form)

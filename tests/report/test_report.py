@@ -261,7 +261,7 @@ def test_a_file_is_replaced_only_when_asked_and_only_whole(toy, tiny_model, tmp_
 
 def test_index(reported, tmp_path):
     card, _ = reported
-    broken = storm.ReportCard("<i>broken</i>", error="<b>no</b> store")
+    broken = storm.ReportCard(name="<i>broken</i>", error="<b>no</b> store")
     storm.write_report_index([card, broken], card.file.parent / "index.html", title="<u>Run</u>")
     page = Page(card.file.parent / "index.html")
     harmless(page)

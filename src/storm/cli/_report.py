@@ -65,7 +65,7 @@ def report(
             print(f"[{number}/{len(files)}] {path}: {card.verdict}: {file}")
         except Exception as error:  # noqa: BLE001  a bad section does not stop the others
             print(f"storm report: {path}: error: {one_line(error)}", file=sys.stderr)
-            card = storm.ReportCard(name, error=one_line(error))
+            card = storm.ReportCard(name=name, error=one_line(error))
         cards.append(card)
     index = next(iter(files.values())).with_name(_INDEX)
     storm.write_report_index(cards, index, title=title or f"{len(cards)} sections")

@@ -8,6 +8,9 @@ UNS = "storm"
 #: Default ``obsm`` key of :func:`storm.tl.embed`.
 X_STORM = "X_storm"
 
+#: Endings of the parts of an embedding that ``per_modality=True`` writes beside it.
+MODALITY_ENDINGS = ("_he", "_st")
+
 #: Default ``obs`` key of :func:`storm.tl.domains`.
 DOMAIN = "storm_domain"
 

@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
@@ -119,6 +120,37 @@ def test_embed_reuses_encoded_tiles(store, capsys, tmp_path):
     assert spatialdata.read_zarr(store).tables["table"].uns["storm"]["X_storm"]["tiles_reused"]
     capsys.readouterr()
     assert "is unknown" in error(capsys, "encode", store, "--encoder", "nobody")
+
+
+def test_parts_of_an_embedding_and_a_report_are_stored(store, model, capsys):
+    argv = ["embed", str(store), "--model", model, "--per-modality", "--quiet"]
+    assert main(argv) == 0
+    table = spatialdata.read_zarr(store).tables["table"]
+    assert {"X_storm", "X_storm_he", "X_storm_st"} <= set(table.obsm)
+    before = files_of(store)
+    argv = ["check", str(store), "--model", model, "--no-estimate"]
+    assert main(argv) == 0
+    assert files_of(store) == before
+    assert main([*argv, "--store"]) == 0
+    assert "check" in spatialdata.read_zarr(store).tables["table"].uns["storm"]
+    capsys.readouterr()
+    assert "library_key='nope' is not in obs" in error(capsys, *argv, "--library-key", "nope")
+    assert "leave --library-key out" in error(capsys, *argv, "--library-key", "x", "--figures", store.parent / "f")
+
+
+def test_predicted_genes_in_a_store_of_their_own(store, model, tmp_path, capsys):
+    before = files_of(store)
+    out = tmp_path / "new" / "genes.zarr"
+    argv = ["predict", str(store), "--model", model, "--keep", "all", "--quiet", "--table-out", str(out)]
+    assert main(argv) == 0
+    assert capsys.readouterr().out == f"4 genes predicted: {out}, an AnnData of its own\n"
+    assert files_of(store) == before
+    written = anndata.read_zarr(out)
+    mine = spatialdata.read_zarr(store)
+    storm.tl.predict_expression(mine, model=model, keep="all", to="table")
+    assert np.array_equal(written.X, mine["table_storm"].X)
+    assert "--table-out" in error(capsys, *argv)
+    assert "--out" in error(capsys, *argv[:-1], tmp_path / "b.zarr", "--out", tmp_path / "c.zarr")
 
 
 def test_a_command_can_be_repeated(store, model):

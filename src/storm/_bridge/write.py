@@ -18,6 +18,7 @@ from storm._keys import (
     DEFAULTS,
     LIMIT_ENDINGS,
     MADE_BY,
+    MODALITY_ENDINGS,
     OBS_ENDINGS,
     REMEMBERED,
     UM_PER_UNIT,
@@ -60,7 +61,7 @@ def check_writable(table: AnnData, table_key: str | None = None) -> None:
 
 
 #: What is written beside the result of a key, under a name of its own.
-_ENDINGS = ("_he", "_st", *OBS_ENDINGS, *LIMIT_ENDINGS)
+_ENDINGS = (*MODALITY_ENDINGS, *OBS_ENDINGS, *LIMIT_ENDINGS)
 
 
 def check_keys_added(

@@ -121,11 +121,13 @@ def _run(arguments: argparse.Namespace) -> int:
         from storm.cli._models import models
 
         models()
-    elif options.pop("joint", False):
+    elif (joint := options.pop("joint", None)) is True:
         from storm.cli import _joint
 
         return _joint.run(command, options, debug=debug, quiet=quiet)
     else:
+        if command == "embed" and joint is False:
+            options["joint"] = False
         from storm.cli._many import run
 
         return run(command, options, debug=debug, quiet=quiet)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import storm
 from storm._files import replacing
 from storm.cli._stores import check_new_path, read_store
-
-if TYPE_CHECKING:
-    from storm._types import Modality, Readout
 
 
 def adapt(
@@ -21,23 +18,8 @@ def adapt(
     model: str,
     tile_encoder: Path | None,
     from_scratch: bool,
-    expression: Literal["auto", "keep", "refit"],
-    modality: Modality,
-    batch: Literal["section", "none"],
-    epochs: int | None,
     patience: int,
-    held_out: float,
-    readout: Readout | None,
-    library_key: str | None,
-    image_key: str | None,
-    table_key: str | None,
-    shapes_key: str | None,
-    coordinate_system: str | None,
-    um_per_px: float | None,
-    layer: str | None,
-    field_um: float | None,
-    device: str,
-    seed: int,
+    **options: Any,
 ) -> None:
     """``storm adapt``.
 
@@ -56,23 +38,8 @@ def adapt(
     adapted = storm.tl.adapt(
         [read_store(path) for path in paths],
         model=start,
-        expression=expression,
-        modality=modality,
-        batch=batch,
-        epochs=epochs,
         patience=patience or None,
-        held_out=held_out,
-        readout=readout,
-        library_key=library_key,
-        image_key=image_key,
-        table_key=table_key,
-        shapes_key=shapes_key,
-        coordinate_system=coordinate_system,
-        um_per_px=um_per_px,
-        layer=layer,
-        field_um=field_um,
-        device=device,
-        seed=seed,
+        **options,
     )
     target = Path(os.path.abspath(out))
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import storm
+from storm import _keys
 from storm._files import replacing
 from storm.cli._say import one_line, said
-from storm.cli._stores import check_parent, read_store
+from storm.cli._stores import Section, check_parent, open_section, read_store
+from storm.cli._stores import store as save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,14 +28,12 @@ def check(
     figures: Path | None,
     strict: bool,
     estimate: bool,
-    image_key: str | None,
     table_key: str | None,
-    shapes_key: str | None,
-    coordinate_system: str | None,
-    um_per_px: float | None,
-    layer: str | None,
+    library_key: str | None,
     field_um: float | None,
     device: str,
+    store: bool,
+    **read: Any,
 ) -> int:
     """Check stored sections and print a report for each.
 
@@ -46,45 +46,40 @@ def check(
     Raises
     ------
     ValueError
-        If two sections would be drawn into one file.
+        If two sections would be drawn into one file, or one store holds several.
     FileExistsError
         If a file to be drawn exists and is something else.
     """
+    if figures is not None and library_key is not None:
+        msg = "--figures draws a store of one section; leave --library-key out, or --figures"
+        raise ValueError(msg)
     drawings = {} if figures is None else _drawings(paths, figures)
     loaded = storm.load_model(model, tile_encoder=tile_encoder)
     field_um = field_um or loaded.tile_encoder.field_um
     status = 0
     for path in paths:
         try:
-            sdata = read_store(path)
+            section = open_section(path, None, table_key=table_key) if store else Section(read_store(path), path, None)
+            sdata = section.sdata
             report = storm.pp.check(
                 sdata,
                 model=loaded,
-                image_key=image_key,
                 table_key=table_key,
-                shapes_key=shapes_key,
-                coordinate_system=coordinate_system,
-                um_per_px=um_per_px,
-                layer=layer,
+                library_key=library_key,
                 field_um=field_um,
                 device=device,
                 estimate=estimate,
+                store=store,
+                **read,
             )
+            if store:
+                save(section, table_key=table_key, uns=[_keys.CHECK])
             print(said(f"{path}: {report}"))
             status = max(status, int(not report.ok or (strict and report.verdict == "warn")))
             if drawing := drawings.get(path):
                 _use_no_screen()
                 try:
-                    axes = storm.pl.check(
-                        sdata,
-                        field_um=field_um,
-                        table_key=table_key,
-                        image_key=image_key,
-                        shapes_key=shapes_key,
-                        coordinate_system=coordinate_system,
-                        um_per_px=um_per_px,
-                        layer=layer,
-                    )
+                    axes = storm.pl.check(sdata, field_um=field_um, table_key=table_key, **read)
                 except ValueError as error:
                     # The report above gives the reason in full.
                     print(f"storm check: no figure {drawing}: {one_line(error)}", file=sys.stderr)

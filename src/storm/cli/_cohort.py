@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
@@ -118,10 +118,10 @@ def _check(*, folder: Path) -> int:
     return int((report["status"] == "fail").any())
 
 
-def _split(*, folder: Path, endpoint: str, folds: int, group: Literal["patient", "site"], seed: int, out: Path) -> int:
+def _split(*, folder: Path, endpoint: str, out: Path, **how: Any) -> int:
     check_new_path(out)
     cohort = Cohort(folder)
-    table = storm.prognosis.split(cohort, endpoint=endpoint, folds=folds, group=group, seed=seed)
+    table = storm.prognosis.split(cohort, endpoint=endpoint, **how)
     events = cohort.endpoint(endpoint)["event"]
     target = Path(os.path.abspath(out))
     target.parent.mkdir(parents=True, exist_ok=True)

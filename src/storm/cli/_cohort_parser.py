@@ -9,6 +9,7 @@ from typing import get_args
 
 from storm._types import Field
 from storm.cli import _values
+from storm.cli._derived import add_rest
 from storm.cli._many_options import add_many
 
 
@@ -45,12 +46,14 @@ def _add(add: argparse.ArgumentParser) -> None:
     add.add_argument("--stride-um", type=_values.positive, help="distance between tiles in µm (default: the field)")
     add.add_argument("--um-per-px", type=_values.positive, help="µm per pixel of slides that do not say it")
     add.add_argument("--batch-size", type=_values.whole(1), help="tiles or windows per batch")
+    add_rest(add, "storm.prognosis", "add_slides")
     add_many(add, "slides", a="slide")
 
 
 def _split(split: argparse.ArgumentParser) -> None:
     split.add_argument("--endpoint", required=True, metavar="NAME", help="for columns NAME_time and NAME_event")
     split.add_argument("--folds", type=_values.whole(2), default=5, help="default: 5")
+    split.add_argument("--patients", nargs="+", metavar="NAME", help="only these (default: all)")
     split.add_argument("--group", choices=("patient", "site"), default="patient", help="default: patient")
     split.add_argument("--seed", type=_values.seed, default=0, help="random seed (default: 0)")
     split.add_argument("--out", type=_values.table_file, required=True, metavar="FILE", help="table, .csv or .json")

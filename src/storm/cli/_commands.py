@@ -5,20 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+import anndata
 import numpy as np
 
 import storm
 from storm import _keys
 from storm._bridge import select_table
-from storm.cli._stores import Section, open_section, store
+from storm.cli._stores import Section, check_new_path, open_section, read_store, store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from storm import ExpressionHead, StormModel
-    from storm._types import Batch, Field, Modality, Precision, Readout
     from storm.encoders import EncoderInfo
 
 
@@ -47,43 +47,15 @@ def encode(
     out: Path | None,
     encoder: str,
     weights: Path | None,
-    library_key: str | None,
-    image_key: str | None,
     table_key: str | None,
-    shapes_key: str | None,
-    coordinate_system: str | None,
-    um_per_px: float | None,
-    field_um: float | None,
-    field: Field,
-    tile_px: int | Literal["native"] | None,
-    precision: Precision,
-    batch_size: int | None,
-    device: str,
-    recompute: bool,
     key_added: str | None,
+    **options: Any,
 ) -> Done:
     """``storm encode``."""
     section = open_section(path, out, table_key=table_key)
     loaded = _load_encoder(encoder, weights)
     key_added = key_added or _keys.tiles_key(loaded.name)
-    storm.tl.encode_tiles(
-        section.sdata,
-        loaded,
-        library_key=library_key,
-        image_key=image_key,
-        table_key=table_key,
-        shapes_key=shapes_key,
-        coordinate_system=coordinate_system,
-        um_per_px=um_per_px,
-        field_um=field_um,
-        field=field,
-        tile_px=tile_px,
-        precision=precision,
-        batch_size=batch_size,
-        device=device,
-        recompute=recompute,
-        key_added=key_added,
-    )
+    storm.tl.encode_tiles(section.sdata, loaded, table_key=table_key, key_added=key_added, **options)
     written = store(section, table_key=table_key, obsm=[key_added], uns=[key_added])
     key, table = select_table(section.sdata, table_key)
     known, dim = _known_rows(table.obsm[key_added])
@@ -97,81 +69,38 @@ def embed(
     out: Path | None,
     model: str,
     tile_encoder: Path | None,
-    modality: Modality,
-    library_key: str | None,
-    image_key: str | None,
     table_key: str | None,
-    shapes_key: str | None,
-    coordinate_system: str | None,
-    um_per_px: float | None,
-    layer: str | None,
-    field_um: float | None,
-    field: Field,
-    readout: Readout | None,
-    batch: Batch,
-    batch_size: int | None,
-    device: str,
-    seed: int,
+    per_modality: bool,
     key_added: str,
+    **options: Any,
 ) -> Done:
     """``storm embed``."""
     section = open_section(path, out, table_key=table_key)
     storm.tl.embed(
         section.sdata,
         model=load_model(model, tile_encoder),
-        modality=modality,
-        library_key=library_key,
-        image_key=image_key,
         table_key=table_key,
-        shapes_key=shapes_key,
-        coordinate_system=coordinate_system,
-        um_per_px=um_per_px,
-        layer=layer,
-        field_um=field_um,
-        field=field,
-        readout=readout,
-        batch=batch,
-        batch_size=batch_size,
-        device=device,
-        seed=seed,
+        per_modality=per_modality,
         key_added=key_added,
+        **options,
     )
-    return store_embedding(section, table_key=table_key, key_added=key_added)
+    return store_embedding(section, table_key=table_key, per_modality=per_modality, key_added=key_added)
 
 
-def store_embedding(section: Section, *, table_key: str | None, key_added: str) -> Done:
+def store_embedding(section: Section, *, table_key: str | None, per_modality: bool, key_added: str) -> Done:
     """Store an embedding that has been computed."""
-    written = store(section, table_key=table_key, obsm=[key_added], uns=[key_added])
     key, table = select_table(section.sdata, table_key)
+    parts = [name for part in _keys.MODALITY_ENDINGS if (name := f"{key_added}{part}") in table.obsm and per_modality]
+    written = store(section, table_key=table_key, obsm=[key_added, *parts], uns=[key_added])
     known, dim = _known_rows(table.obsm[key_added])
     message = f"{known} of {table.n_obs} rows embedded in {dim} dimensions: {written}, {key}.obsm[{key_added!r}]"
     return Done(table.n_obs, message)
 
 
-def domains(
-    *,
-    path: Path,
-    out: Path | None,
-    n_domains: int | Literal["auto"],
-    method: Literal["kmeans", "leiden", "gmm"],
-    use_rep: str,
-    library_key: str | None,
-    table_key: str | None,
-    seed: int,
-    key_added: str,
-) -> Done:
+def domains(*, path: Path, out: Path | None, table_key: str | None, key_added: str, **options: Any) -> Done:
     """``storm domains``."""
     section = open_section(path, out, table_key=table_key)
-    storm.tl.domains(
-        section.sdata,
-        n_domains,
-        method=method,
-        use_rep=use_rep,
-        library_key=library_key,
-        table_key=table_key,
-        key_added=key_added,
-        seed=seed,
-    )
+    storm.tl.domains(section.sdata, table_key=table_key, key_added=key_added, **options)
     return store_domains(section, table_key=table_key, key_added=key_added)
 
 
@@ -188,45 +117,40 @@ def predict(
     *,
     path: Path,
     out: Path | None,
+    table_out: Path | None,
     genes: Sequence[str] | None,
     head: Path | None,
     model: str,
     tile_encoder: Path | None,
-    library_key: str | None,
-    image_key: str | None,
     table_key: str | None,
-    shapes_key: str | None,
-    coordinate_system: str | None,
-    um_per_px: float | None,
-    field: Field,
-    keep: Literal["useful", "all"],
     intervals: bool,
-    depth: float | None,
-    batch_size: int | None,
-    device: str,
     key_added: str,
+    **options: Any,
 ) -> Done:
     """``storm predict``."""
-    section = open_section(path, out, table_key=table_key)
+    if table_out is None:
+        section = open_section(path, out, table_key=table_key)
+    elif out is not None:
+        msg = f"--table-out {table_out} takes all that is new, and --out {out} would be a copy; leave one of them out"
+        raise ValueError(msg)
+    else:
+        check_new_path(table_out, inside=path, option="--table-out")
+        section = Section(read_store(path), path, None)
+        table_out.absolute().parent.mkdir(parents=True, exist_ok=True)
     storm.tl.predict_expression(
         section.sdata,
         None if genes is None else _gene_names(genes),
         model=load_model(model, tile_encoder),
         head=None if head is None else _load_head(head),
-        library_key=library_key,
-        image_key=image_key,
         table_key=table_key,
-        shapes_key=shapes_key,
-        coordinate_system=coordinate_system,
-        um_per_px=um_per_px,
-        field=field,
-        keep=keep,
         intervals=intervals,
-        depth=depth,
-        batch_size=batch_size,
-        device=device,
+        out=table_out,
         key_added=key_added,
+        **options,
     )
+    if table_out is not None:
+        n_obs, n_vars = anndata.experimental.read_lazy(table_out).shape
+        return Done(n_obs, f"{n_vars} genes predicted: {table_out}, an AnnData of its own")
     if made := section.new_tables():
         written = store(section, table_key=table_key)
         table = section.sdata.tables[made[-1]]
@@ -249,32 +173,18 @@ def add_slide(
     folder: Path,
     model: str,
     tile_encoder: Path | None,
-    modality: Literal["both", "he"],
     head: Path | None,
     genes: Sequence[str] | None,
-    readout: str,
-    field_um: float | None,
-    field: Field,
-    stride_um: float | None,
-    um_per_px: float | None,
-    batch_size: int | None,
-    device: str,
+    **options: Any,
 ) -> Done:
     """One slide of ``storm cohort add``."""
     result = storm.prognosis.add_slides(
         storm.prognosis.Cohort(folder),
         [path],
         model=load_model(model, tile_encoder),
-        modality=modality,
         head=None if head is None else _load_head(head),
         genes=None if genes is None else _gene_names(genes),
-        readout=readout,
-        field_um=field_um,
-        field=field,
-        stride_um=stride_um,
-        um_per_px=um_per_px,
-        batch_size=batch_size,
-        device=device,
+        **options,
     ).iloc[0]
     if result["status"] != "done":
         raise ValueError(str(result["status"]).partition(": ")[2])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import textwrap
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 
 #: The default of a parameter that has none.
 REQUIRED = object()
+#: A default that is written as a name, which the source of the function alone does not tell.
+NAMED = object()
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Parameter:
     types
         Members of its annotation, as text, for example ``("float", "None")``.
     default
-        Its default, or :data:`REQUIRED`.
+        Its default, or :data:`REQUIRED`, or :data:`NAMED`.
     text
         What the docstring says, without markup.
     """
@@ -48,25 +51,37 @@ def public(package: str) -> dict[str, Path]:
     }
 
 
-def describe(file: Path, function: str) -> tuple[str, list[Parameter]]:
-    """The first line of a function's docstring, and its parameters in their order."""
+def describe(file: Path, name: str) -> tuple[str, list[Parameter]]:
+    """The first line of a function's docstring, and its parameters in their order; of a dataclass, its fields."""
     module = ast.parse(file.read_text(encoding="utf-8"))
-    node = next(one for one in module.body if isinstance(one, ast.FunctionDef) and one.name == function)
+    node = next(one for one in module.body if isinstance(one, ast.FunctionDef | ast.ClassDef) and one.name == name)
     document = ast.get_docstring(node) or ""
-    texts = _parameter_texts(document)
-    named = [*node.args.posonlyargs, *node.args.args]
-    defaults = [None] * (len(named) - len(node.args.defaults)) + list(node.args.defaults)
-    pairs = [*zip(named, defaults, strict=True), *zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)]
+    texts = _texts(document, "Parameters" if isinstance(node, ast.FunctionDef) else "Attributes")
     parameters = [
         Parameter(
-            name=argument.arg,
-            types=tuple(_members(argument.annotation)),
-            default=REQUIRED if default is None else ast.literal_eval(default),
-            text=texts.get(argument.arg, ""),
+            name=own,
+            types=tuple(_members(annotation)),
+            default=REQUIRED if default is None else _literal(default),
+            text=texts.get(own, ""),
         )
-        for argument, default in pairs
+        for own, annotation, default in (_arguments(node.args) if isinstance(node, ast.FunctionDef) else _fields(node))
     ]
     return _plain(document.partition("\n\n")[0]), parameters
+
+
+def _arguments(arguments: ast.arguments) -> Iterator[tuple[str, ast.expr | None, ast.expr | None]]:
+    """Names, annotations and defaults of a function's arguments."""
+    named = [*arguments.posonlyargs, *arguments.args]
+    defaults = [None] * (len(named) - len(arguments.defaults)) + arguments.defaults
+    for one, default in zip([*named, *arguments.kwonlyargs], [*defaults, *arguments.kw_defaults], strict=True):
+        yield one.arg, one.annotation, default
+
+
+def _fields(node: ast.ClassDef) -> Iterator[tuple[str, ast.expr | None, ast.expr | None]]:
+    """Names, annotations and defaults of a dataclass's fields."""
+    for one in node.body:
+        if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name):
+            yield one.target.id, one.annotation, one.value
 
 
 def _folder(package: str) -> Path:
@@ -77,6 +92,13 @@ def _folder(package: str) -> Path:
     return Path(spec.origin).parent
 
 
+def _literal(node: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return NAMED
+
+
 def _members(annotation: ast.expr | None) -> list[str]:
     """Members of a union."""
     if isinstance(annotation, ast.BinOp):
@@ -84,12 +106,12 @@ def _members(annotation: ast.expr | None) -> list[str]:
     return [] if annotation is None else [ast.unparse(annotation)]
 
 
-def _parameter_texts(document: str) -> dict[str, str]:
-    """Texts of a numpydoc section "Parameters" by name; several names may share one."""
-    _, _, rest = document.partition("Parameters\n----------\n")
-    section = re.split(r"\n\w[\w ]*\n-{3,}\n", rest)[0]
+def _texts(document: str, section: str) -> dict[str, str]:
+    """Texts of a numpydoc section by name; several names may share one."""
+    _, _, rest = document.partition(f"{section}\n{'-' * len(section)}\n")
+    items = re.split(r"\n\w[\w ]*\n-{3,}\n", rest)[0]
     texts: dict[str, str] = {}
-    for part in re.split(r"\n(?=\S)", section):
+    for part in re.split(r"\n(?=\S)", items):
         names, _, body = part.partition("\n")
         texts |= {name.strip(): _plain(textwrap.dedent(body)) for name in names.split(",")}
     return texts

@@ -51,9 +51,12 @@ def store_results(*, folder: Path, lasts: Sequence[Last], **options: Any) -> Don
     for part, last in zip(parts, lasts, strict=True):
         result = finish(part, last)
         warn_nan(result.vector, result.unknown, name=key, section="" if len(parts) == 1 else part.section.name)
-        study.keep(part.section, obsm={key: result.vector}, uns={key: result.facts})
+        obsm = {key: result.vector}
+        if options["per_modality"]:
+            obsm |= {f"{key}_{name}": values for name, values in result.by_modality.items()}
+        study.keep(part.section, obsm=obsm, uns={key: result.facts})
     study.write()
-    return store_embedding(section, table_key=options["table_key"], key_added=key)
+    return store_embedding(section, table_key=options["table_key"], per_modality=options["per_modality"], key_added=key)
 
 
 def _open(

@@ -182,37 +182,38 @@ def plan(command: str, paths: list[Path], options: dict[str, Any]) -> list[Job]:
         msg = f"{', '.join(missing)} {'does' if len(missing) == 1 else 'do'} not exist"
         raise FileNotFoundError(msg)
     options = dict(options)
-    targets = _targets(paths, options.pop("out"))
+    targets = {name: _targets(paths, options.pop(name), name) for name in ("out", "table_out") if name in options}
     options = _absolute(options)
     run = uuid.uuid4().hex
     return [
         Job(
             command,
-            {**options, "path": path.absolute(), "out": target and target.absolute()},
+            {**options, "path": path.absolute(), **{name: own[k] for name, own in targets.items()}},
             str(path),
             run,
             __version__,
         )
-        for path, target in zip(paths, targets, strict=True)
+        for k, path in enumerate(paths)
     ]
 
 
-def _targets(paths: list[Path], out: Path | None) -> Sequence[Path | None]:
+def _targets(paths: list[Path], out: Path | None, name: str) -> list[Path | None]:
     """Store that each section is written to: a single one is ``out`` itself, several lie in the folder ``out``."""
+    option = f"--{name.replace('_', '-')}"
     if out is None:
         return [None] * len(paths)
     if len(paths) == 1:
-        check_new_path(out, inside=paths[0])
-        return [out]
+        check_new_path(out, inside=paths[0], option=option)
+        return [out.absolute()]
     targets: dict[Path, Path] = {}
     for path in paths:
         target = out / path.resolve().name
         if target in targets:
             msg = f"{targets[target]} and {path} would both be written to {target}; rename one, or run them apart"
             raise ValueError(msg)
-        check_new_path(target, inside=path)
+        check_new_path(target, inside=path, option=option)
         targets[target] = path
-    return list(targets)
+    return [target.absolute() for target in targets]
 
 
 def _absolute(options: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -39,24 +41,17 @@ def _fit(
     no_baselines: bool,
     network: Any,
     times: list[float],
-    epochs: int | None,
-    tiles_per_bag: int | None,
-    width: int | None,
-    n_latents: int | None,
-    lr: float | None,
+    validation: list[str] | None,
+    precision: Any,
     **how: Any,
 ) -> None:
     cohort = Cohort(folder)
-    given: dict[str, Any] = {
-        "epochs": epochs,
-        "tiles_per_bag": tiles_per_bag,
-        "width": width,
-        "n_latents": n_latents,
-        "lr": lr,
-    }
-    config = OutcomeFit(**{name: value for name, value in given.items() if value is not None})
+    config = OutcomeFit(**{one.name: how.pop(one.name) for one in fields(OutcomeFit)})
     folds = None if split is None else _folds(split)
     if folds is not None and fold is None:
+        if validation is not None or precision != "auto":
+            msg = "--validation and --precision are for one model; leave them out, or give a --fold"
+            raise ValueError(msg)
         networks = [network] if no_baselines else [network, *(n for n in ("abmil", "mean") if n != network)]
         risks = storm.prognosis.cross_validate(
             cohort, folds, endpoint=endpoint, networks=networks, times=times, config=config, out=out, **how
@@ -76,12 +71,31 @@ def _fit(
     elif fold is not None:
         msg = f"--fold {fold} needs --split, a table of storm cohort split"
         raise ValueError(msg)
+    if validation is not None:
+        how["validation"] = _share_or_names(validation)
     model = storm.prognosis.fit(
-        cohort, endpoint, patients=patients, network=network, baselines=not no_baselines, config=config, out=out, **how
+        cohort,
+        endpoint,
+        patients=patients,
+        network=network,
+        baselines=not no_baselines,
+        config=config,
+        precision=precision,
+        out=out,
+        **how,
     )
     scores = model.notes["validation"]
     listed = ", ".join(f"{name} {'–' if value is None else f'{value:.3f}'}" for name, value in scores["score"].items())
     print(f"{out}: {len(model.patients['train'])} patients; on {scores['n']} validation patients: {listed}")
+
+
+def _share_or_names(words: list[str]) -> float | list[str]:
+    """What was typed for the validation patients: a share of all, if it is a number below 1, or names."""
+    if len(words) == 1:
+        with suppress(ValueError):
+            if 0 < (share := float(words[0])) < 1:
+                return share
+    return words
 
 
 def _folds(path: Path) -> pd.DataFrame:
@@ -92,11 +106,9 @@ def _folds(path: Path) -> pd.DataFrame:
     return table.set_index("patient")
 
 
-def _predict(
-    *, folder: Path, model: Path, patients: list[str] | None, times: list[float], out: Path, device: str
-) -> None:
+def _predict(*, folder: Path, model: Path, patients: list[str] | None, out: Path, **how: Any) -> None:
     check_new_path(out)
-    risks = storm.prognosis.load_model(model).predict(Cohort(folder), patients, times=times, device=device)
+    risks = storm.prognosis.load_model(model).predict(Cohort(folder), patients, **how)
     _write(risks.reset_index(), out, index=False)
     print(f"{out}: {len(risks)} patients, {int((risks['group'] == 'high').sum())} with a high risk")
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from storm.cli import _values
+from storm.cli._derived import add_rest
 
 
 def add_prognosis(prognosis: argparse.ArgumentParser, parents: Mapping[str, argparse.ArgumentParser]) -> None:
@@ -39,10 +40,16 @@ def _fit(fit: argparse.ArgumentParser) -> None:
     fit.add_argument("--loss", choices=("cox", "nll", "bce"), default="cox", help="bce: a response (default: cox)")
     fit.add_argument("--no-baselines", action="store_true", help="do not train the simpler networks beside it")
     fit.add_argument("--times", type=_values.positive, nargs="+", default=[], help="predict survival then")
-    for name in ("epochs", "tiles-per-bag", "width", "n-latents"):
-        fit.add_argument(f"--{name}", type=_values.whole(1), help="see storm.prognosis.OutcomeFit")
-    fit.add_argument("--lr", type=_values.positive, help="learning rate")
+    fit.add_argument(
+        "--validation",
+        nargs="+",
+        metavar="SHARE",
+        help="share of the patients, or their names, who are held out of the training and give the cut-off "
+        "(default: 0.2)",
+    )
     fit.add_argument("--seed", type=_values.seed, default=0, help="random seed (default: 0)")
+    add_rest(fit, "storm.prognosis", "fit", besides=["patients", "baselines", "config"])
+    add_rest(fit, "storm.prognosis", "OutcomeFit")
 
 
 def _predict(predict: argparse.ArgumentParser) -> None:
@@ -51,6 +58,9 @@ def _predict(predict: argparse.ArgumentParser) -> None:
     predict.add_argument("--patients", nargs="+", metavar="NAME", help="default: all whom it was not trained on")
     predict.add_argument(
         "--times", type=_values.positive, nargs="+", default=[], help="predict survival at these times"
+    )
+    predict.add_argument(
+        "--allow-seen", action="store_true", help="also patients whom the model was trained on; their risks flatter"
     )
     predict.add_argument("--out", type=_values.table_file, required=True, metavar="FILE", help="table, .csv or .json")
 

@@ -54,6 +54,15 @@ def positive(text: str) -> float:
     return value
 
 
+def number(text: str) -> float:
+    """Finite numbers; the function that takes one checks its range."""
+    value = _number(text)
+    if not math.isfinite(value):
+        msg = f"{text!r} is not a number; give for example 0.5"
+        raise argparse.ArgumentTypeError(msg)
+    return value
+
+
 def share(most: float) -> Callable[[str], float]:
     """Numbers from 0 to ``most``."""
 

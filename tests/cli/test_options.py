@@ -26,7 +26,7 @@ COMMANDS: dict[str, tuple[Callable[..., Any], dict[str, str]]] = {
     "adapt": (storm.tl.adapt, {}),
     "benchmark domains": (storm.benchmark.domains, {"embeddings": "use_rep", "seeds": "n_seeds"}),
     "benchmark expression": (storm.benchmark.expression, {"seeds": "n_seeds"}),
-    "export loupe": (storm.io.to_loupe, {"keys": "keys"}),
+    "export loupe": (storm.io.to_loupe, {}),
     "export xenium-explorer": (storm.io.to_xenium_explorer, {}),
     "export qupath": (storm.io.to_qupath, {}),
     "cohort add": (storm.prognosis.add_slides, {}),
@@ -43,6 +43,7 @@ OTHER_DEFAULTS = {
     ("adapt", "patience"): "0 is None",
     ("benchmark domains", "n_domains"): "None is 'classes'",
     ("prognosis fit", "validation"): "None is the function's",
+    ("export loupe", "keys"): "None is the function's",
 }
 
 
@@ -90,7 +91,7 @@ def test_commands_without_a_function_are_few():
         else:
             found |= {f"{name} {task}" for task in parser._subparsers._group_actions[0].choices}
     others = {one for one in found if not one.startswith("read ")} - set(COMMANDS)
-    assert others == {"demo", "models", "pretrain"}
+    assert others == {"demo", "models", "pretrain", "completion"}
 
 
 @pytest.mark.parametrize(

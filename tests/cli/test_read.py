@@ -169,7 +169,7 @@ def test_what_is_no_store_is_recognised(here, capsys):
 
 def test_an_unknown_option_is_the_command_s(capsys):
     assert refused(capsys, "embed", "x.zarr", "--modallity", "he") == (
-        "storm embed: error: unrecognized arguments: --modallity he (did you mean --modality?)"
+        "storm embed: error: unrecognized arguments: --modallity (did you mean --modality?)"
     )
     with pytest.raises(SystemExit):
         main(["embed", "x.zarr", "--modallity", "he"])

@@ -38,15 +38,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str] | None) -> int:
     from storm._settings import settings
+    from storm.cli._completion import answer, is_asked
+    from storm.cli._log import logged
     from storm.cli._parser import make_parser
-    from storm.cli._say import interrupted, one_line, quiet_neighbours, speaking_shell
+    from storm.cli._say import one_line, quiet_neighbours, speaking_shell
     from storm.cli._shell_words import options_of
 
-    arguments = make_parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    parser = make_parser()
+    if is_asked():
+        answer(parser)
+    arguments = parser.parse_args(words)
+    log = vars(arguments).pop("log", None)
     verbosity = settings.verbosity
     with speaking_shell(options_of(vars(arguments))), quiet_neighbours():
         try:
-            status = _run(arguments)
+            with logged(log, words):
+                status = _reported(arguments)
             # Here, where an error is handled, and not when Python ends.
             sys.stdout.flush()
             return status
@@ -54,16 +62,35 @@ def _main(argv: Sequence[str] | None) -> int:
             # The reader of our output, such as head, is gone: what Python still flushes at its end goes nowhere.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
-        except KeyboardInterrupt as interruption:
-            print(interrupted(arguments.command, interruption), file=sys.stderr)
-            return 130
-        except Exception as error:  # the outermost layer: every error becomes one line for the user
-            if arguments.debug:
+        except OSError as error:  # of the log itself; those of the command are a line already, or --debug asks for them
+            if getattr(arguments, "debug", False):
                 raise
             print(f"storm {arguments.command}: error: {one_line(error)}", file=sys.stderr)
             return 2
         finally:
             settings.verbosity = verbosity
+
+
+def _reported(arguments: argparse.Namespace) -> int:
+    """Run a command; its error becomes a line."""
+    import traceback
+
+    from storm.cli._log import note
+    from storm.cli._say import interrupted, one_line
+
+    try:
+        return _run(arguments)
+    except BrokenPipeError:
+        raise
+    except KeyboardInterrupt as interruption:
+        print(interrupted(arguments.command, interruption), file=sys.stderr)
+        return 130
+    except Exception as error:  # the outermost layer: every error becomes one line for the user
+        note(traceback.format_exc())
+        if getattr(arguments, "debug", False):
+            raise
+        print(f"storm {arguments.command}: error: {one_line(error)}", file=sys.stderr)
+        return 2
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -72,11 +99,15 @@ def _run(arguments: argparse.Namespace) -> int:
 
     options = vars(arguments).copy()
     command = options.pop("command")
-    debug = options.pop("debug")
-    quiet = options.pop("quiet")
+    debug = options.pop("debug", False)
+    quiet = options.pop("quiet", False)
     if quiet:
         settings.verbosity = 0
-    if command == "demo":
+    if command == "completion":
+        from storm.cli._completion import completion
+
+        completion(**options)
+    elif command == "demo":
         from storm.cli._demo import demo
 
         demo(**options)

@@ -31,6 +31,13 @@ class Command(argparse.ArgumentParser):
         for add in fill:
             add(self)
 
+    def task(self, name: str) -> Command | None:
+        """The parser of a task by its name."""
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction) and name in action.choices:
+                return action.choices[name]
+        return None
+
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:

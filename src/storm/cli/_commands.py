@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +14,19 @@ import numpy as np
 import storm
 from storm import _keys
 from storm._bridge import select_table
+from storm.cli._done import embedding_of, settings_of, sign, sign_table
 from storm.cli._stores import Section, check_new_path, open_section, read_store, store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from spatialdata import SpatialData
+
     from storm import ExpressionHead, StormModel
     from storm.encoders import EncoderInfo
+
+#: Returns what a command was told.
+Told = Callable[[], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,17 @@ class Done:
     value: Any = None
 
 
+def _with_settings(command: Callable[..., Done]) -> Callable[..., Done]:
+    """A command that knows all that it was told, as ``told``, to store it beside its result."""
+
+    @wraps(command)
+    def run(**options: Any) -> Done:
+        return command(told=partial(settings_of, command.__name__, options), **options)
+
+    return run
+
+
+@_with_settings
 def encode(
     *,
     path: Path,
@@ -49,47 +67,46 @@ def encode(
     weights: Path | None,
     table_key: str | None,
     key_added: str | None,
+    told: Told,
     **options: Any,
 ) -> Done:
     """``storm encode``."""
     section = open_section(path, out, table_key=table_key)
-    loaded = _load_encoder(encoder, weights)
-    key_added = key_added or _keys.tiles_key(loaded.name)
-    storm.tl.encode_tiles(section.sdata, loaded, table_key=table_key, key_added=key_added, **options)
-    written = store(section, table_key=table_key, obsm=[key_added], uns=[key_added])
+    key_added = key_added or _keys.tiles_key(_load_encoder(encoder, weights).name)
+    compute(
+        "encode", section.sdata, encoder=encoder, weights=weights, table_key=table_key, key_added=key_added, **options
+    )
     key, table = select_table(section.sdata, table_key)
+    sign(table.uns, key_added, told())
+    written = store(section, table_key=table_key, obsm=[key_added], uns=[key_added])
     known, dim = _known_rows(table.obsm[key_added])
     message = f"{known} of {table.n_obs} tiles encoded in {dim} dimensions: {written}, {key}.obsm[{key_added!r}]"
     return Done(table.n_obs, message)
 
 
+@_with_settings
 def embed(
     *,
     path: Path,
     out: Path | None,
-    model: str,
-    tile_encoder: Path | None,
     table_key: str | None,
     per_modality: bool,
     key_added: str,
+    told: Told,
     **options: Any,
 ) -> Done:
     """``storm embed``."""
     section = open_section(path, out, table_key=table_key)
-    storm.tl.embed(
-        section.sdata,
-        model=load_model(model, tile_encoder),
-        table_key=table_key,
-        per_modality=per_modality,
-        key_added=key_added,
-        **options,
-    )
-    return store_embedding(section, table_key=table_key, per_modality=per_modality, key_added=key_added)
+    compute("embed", section.sdata, table_key=table_key, per_modality=per_modality, key_added=key_added, **options)
+    return store_embedding(section, told(), table_key=table_key, per_modality=per_modality, key_added=key_added)
 
 
-def store_embedding(section: Section, *, table_key: str | None, per_modality: bool, key_added: str) -> Done:
-    """Store an embedding that has been computed."""
+def store_embedding(
+    section: Section, told: Mapping[str, Any], *, table_key: str | None, per_modality: bool, key_added: str
+) -> Done:
+    """Store an embedding that has been computed, with what the command was told."""
     key, table = select_table(section.sdata, table_key)
+    sign(table.uns, key_added, told)
     parts = [name for part in _keys.MODALITY_ENDINGS if (name := f"{key_added}{part}") in table.obsm and per_modality]
     written = store(section, table_key=table_key, obsm=[key_added, *parts], uns=[key_added])
     known, dim = _known_rows(table.obsm[key_added])
@@ -97,15 +114,18 @@ def store_embedding(section: Section, *, table_key: str | None, per_modality: bo
     return Done(table.n_obs, message)
 
 
-def domains(*, path: Path, out: Path | None, table_key: str | None, key_added: str, **options: Any) -> Done:
+@_with_settings
+def domains(*, path: Path, out: Path | None, table_key: str | None, key_added: str, told: Told, **options: Any) -> Done:
     """``storm domains``."""
     section = open_section(path, out, table_key=table_key)
-    storm.tl.domains(section.sdata, table_key=table_key, key_added=key_added, **options)
-    return store_domains(section, table_key=table_key, key_added=key_added)
+    compute("domains", section.sdata, table_key=table_key, key_added=key_added, **options)
+    made_from = embedding_of(section.sdata.tables, options["use_rep"])
+    return store_domains(section, {**told(), "from": made_from}, table_key=table_key, key_added=key_added)
 
 
-def store_domains(section: Section, *, table_key: str | None, key_added: str) -> Done:
-    """Store domains that have been found."""
+def store_domains(section: Section, told: Mapping[str, Any], *, table_key: str | None, key_added: str) -> Done:
+    """Store domains that have been found, with what the command was told."""
+    sign(select_table(section.sdata, table_key)[1].uns, key_added, told)
     written = store(section, table_key=table_key, obs=[key_added], uns=[key_added], colours=[key_added])
     key, table = select_table(section.sdata, table_key)
     sizes = table.obs[key_added].value_counts(sort=False)
@@ -113,18 +133,16 @@ def store_domains(section: Section, *, table_key: str | None, key_added: str) ->
     return Done(table.n_obs, f"{len(sizes)} domains ({listed}): {written}, {key}.obs[{key_added!r}]")
 
 
+@_with_settings
 def predict(
     *,
     path: Path,
     out: Path | None,
     table_out: Path | None,
-    genes: Sequence[str] | None,
-    head: Path | None,
-    model: str,
-    tile_encoder: Path | None,
     table_key: str | None,
     intervals: bool,
     key_added: str,
+    told: Told,
     **options: Any,
 ) -> Done:
     """``storm predict``."""
@@ -137,24 +155,18 @@ def predict(
         check_new_path(table_out, inside=path, option="--table-out")
         section = Section(read_store(path), path, None)
         table_out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    storm.tl.predict_expression(
-        section.sdata,
-        None if genes is None else _gene_names(genes),
-        model=load_model(model, tile_encoder),
-        head=None if head is None else _load_head(head),
-        table_key=table_key,
-        intervals=intervals,
-        out=table_out,
-        key_added=key_added,
-        **options,
-    )
+    how = {"table_key": table_key, "intervals": intervals, "key_added": key_added, **options}
+    compute("predict", section.sdata, store=table_out, **how)
     if table_out is not None:
+        sign_table(table_out, told())
         n_obs, n_vars = anndata.experimental.read_lazy(table_out).shape
         return Done(n_obs, f"{n_vars} genes predicted: {table_out}, an AnnData of its own")
     if made := section.new_tables():
+        sign(section.sdata.tables[made[-1]].uns, key_added, told())
         written = store(section, table_key=table_key)
         table = section.sdata.tables[made[-1]]
         return Done(table.n_obs, f"{table.n_vars} genes predicted: {written}, table {made[-1]!r}")
+    sign(select_table(section.sdata, table_key)[1].uns, key_added, told())
     # Among them is the held-out correlation of each gene.
     columns = section.new_var(table_key)
     layers = [key_added, *(f"{key_added}{ending}" for ending in _keys.LIMIT_ENDINGS if intervals)]
@@ -164,6 +176,29 @@ def predict(
     known = int(np.isfinite(table.layers[key_added]).any(axis=0).sum())
     message = f"{known} of {table.n_vars} genes predicted: {written}, {key}.layers[{key_added!r}]"
     return Done(table.n_obs, message)
+
+
+def compute(command: str, sdata: SpatialData, **options: Any) -> None:
+    """Call the function of a command, with what its options name."""
+    if command == "encode":
+        encoder = _load_encoder(options.pop("encoder"), options.pop("weights"))
+        storm.tl.encode_tiles(sdata, encoder, **options)
+        return
+    if command == "domains":
+        storm.tl.domains(sdata, **options)
+        return
+    options["model"] = load_model(options["model"], options.pop("tile_encoder"))
+    if command == "embed":
+        storm.tl.embed(sdata, **options)
+        return
+    genes, head = options.pop("genes"), options.pop("head")
+    storm.tl.predict_expression(
+        sdata,
+        None if genes is None else _gene_names(genes),
+        head=None if head is None else _load_head(head),
+        out=options.pop("store"),
+        **options,
+    )
 
 
 def add_slide(

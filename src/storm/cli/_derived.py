@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, get_args
 
 from storm import _types
@@ -58,7 +58,7 @@ def _kind(one: Parameter) -> dict[str, Any]:
     if choices := _choices(one):
         return {"choices": choices, "type": _values.one_of(choices)}
     micrometres = one.name.startswith("um_") or one.name.endswith("_um")
-    value = str
+    value: Callable[[str], Any] = str
     if "int" in one.types:
         value = _values.whole(1)
     elif "float" in one.types:

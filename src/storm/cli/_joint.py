@@ -18,9 +18,12 @@ from storm._inference.joint import embed_together
 from storm._inference.joint_steps import Last, look_at, run_network
 from storm._interrupt import says_how_to_go_on
 from storm.cli import _commands, _joint_store, _many
+from storm.cli._done import embedding_of, settings_of
 from storm.cli._foreign import refuse
+from storm.cli._say import print_warning
 from storm.cli._section import Job, Outcome, hold_for, release
-from storm.cli._stores import open_section
+from storm.cli._skip import split
+from storm.cli._stores import Section, open_section
 from storm.data.journal import journal_name, journal_of
 from storm.data.lock import locked
 
@@ -52,7 +55,22 @@ def run(command: str, options: dict[str, Any], *, debug: bool, quiet: bool) -> i
     if summary is not None:
         _many.check_summary(summary)
     refuse(paths)
-    jobs = _many.plan(command, paths, options)
+    skip: bool = options.pop("skip_existing")
+    if options.pop("dry_run"):
+        from storm.cli._dry_run import dry_run
+
+        return dry_run(command, paths, options, workers=place["workers"], skip=skip, study=True)
+    jobs = _many.plan(command, paths, options, old=skip)
+    study = sorted(str(path.resolve()) for path in paths)
+    if skip:
+        waiting, others = split(jobs, study=study)
+        if not waiting or any(one.error is not None for one in others):
+            others += [Outcome(job.shown, error="not computed, because of the others", tries=0) for job in waiting]
+            return _many.run_jobs([], command, **place, summary=summary, debug=debug, quiet=quiet, others=others)
+        if others:
+            print_warning(f"{len(others)} of {len(jobs)} sections are done, but a study is computed as a whole")
+    told = [{**settings_of(command, job.options), "study": study} for job in jobs]
+    jobs = [replace(job, options={**job.options, "told": own}) for job, own in zip(jobs, told, strict=True)]
     try:
         if command == "embed":
             embedding = _Embedding(jobs, debug=debug, quiet=quiet)
@@ -232,17 +250,20 @@ def _domains(
         print(f"storm: warning: {text}", file=sys.stderr)
     start = time.perf_counter()
     release()
-    sections = [
-        open_section(job.options["path"], job.options["out"], table_key=job.options["table_key"]) for job in jobs
-    ]
+    sections = [_open_for_clustering(job) for job in jobs]
     options = jobs[0].options
     storm.tl.domains(
         [section.sdata for section in sections],
-        **{name: value for name, value in options.items() if name not in ("path", "out")},
+        **{name: value for name, value in options.items() if name not in ("path", "out", "told")},
     )
     done = [
-        _commands.store_domains(section, table_key=options["table_key"], key_added=options["key_added"])
-        for section in sections
+        _commands.store_domains(
+            section,
+            {**job.options["told"], "from": embedding_of(section.sdata.tables, options["use_rep"])},
+            table_key=options["table_key"],
+            key_added=options["key_added"],
+        )
+        for job, section in zip(jobs, sections, strict=True)
     ]
     seconds = time.perf_counter() - start
     if not quiet:
@@ -251,3 +272,14 @@ def _domains(
         Outcome(job.shown, n=one.n, result=one.message, seconds=seconds / len(jobs))
         for job, one in zip(jobs, done, strict=True)
     ]
+
+
+def _open_for_clustering(job: Job) -> Section:
+    """Open a section whose result goes into its own store without its counts: all sections are held at once."""
+    section = open_section(job.options["path"], job.options["out"], table_key=job.options["table_key"])
+    if section.out is None:
+        for table in section.sdata.tables.values():
+            table.X = None
+            for name in list(table.layers):
+                del table.layers[name]
+    return section

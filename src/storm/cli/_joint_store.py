@@ -18,7 +18,13 @@ from storm.data.journal import Journal
 
 
 def run_step(
-    *, folder: Path, step: Callable[..., Any], each: Sequence[Sequence[Any]], shared: Mapping[str, Any], **options: Any
+    *,
+    folder: Path,
+    step: Callable[..., Any],
+    each: Sequence[Sequence[Any]],
+    shared: Mapping[str, Any],
+    told: Mapping[str, Any],
+    **options: Any,
 ) -> Done:
     """Run a step of the joint embedding in all sections of a store.
 
@@ -29,6 +35,8 @@ def run_step(
     step, each, shared
         A function of :mod:`storm._inference.joint_steps`, and its arguments: entries of ``each`` are those of the
         store's sections.
+    told
+        What the command was told, which is stored with the results, and not needed here.
     **options
         Of the command; see :func:`_open`.
 
@@ -44,7 +52,7 @@ def run_step(
     return Done(0, "", values)
 
 
-def store_results(*, folder: Path, lasts: Sequence[Last], **options: Any) -> Done:
+def store_results(*, folder: Path, lasts: Sequence[Last], told: Mapping[str, Any], **options: Any) -> Done:
     """Put the embedding of a store's sections together, and store it."""
     section, study, parts = _open(folder, **options)
     key = options["key_added"]
@@ -56,7 +64,9 @@ def store_results(*, folder: Path, lasts: Sequence[Last], **options: Any) -> Don
             obsm |= {f"{key}_{name}": values for name, values in result.by_modality.items()}
         study.keep(part.section, obsm=obsm, uns={key: result.facts})
     study.write()
-    return store_embedding(section, table_key=options["table_key"], per_modality=options["per_modality"], key_added=key)
+    return store_embedding(
+        section, told, table_key=options["table_key"], per_modality=options["per_modality"], key_added=key
+    )
 
 
 def _open(

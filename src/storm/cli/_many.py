@@ -17,6 +17,7 @@ from typing import Any
 
 from storm._files import replacing
 from storm.cli._foreign import refuse
+from storm.cli._log import note
 from storm.cli._section import Job, Outcome, release, run_section
 from storm.cli._stores import check_new_path, check_parent
 
@@ -41,7 +42,12 @@ def run(command: str, options: dict[str, Any], *, debug: bool, quiet: bool) -> i
     scheduler: str | None = options.pop("scheduler")
     retries: int = options.pop("retries")
     summary: Path | None = options.pop("summary")
-    if len(paths) == 1 and scheduler is None and summary is None:
+    skip: bool = options.pop("skip_existing")
+    if options.pop("dry_run"):
+        from storm.cli._dry_run import dry_run
+
+        return dry_run(command, paths, options, workers=workers, skip=skip)
+    if len(paths) == 1 and scheduler is None and summary is None and not skip:
         from storm.cli import _commands
 
         release()
@@ -50,9 +56,22 @@ def run(command: str, options: dict[str, Any], *, debug: bool, quiet: bool) -> i
     if summary is not None:
         check_summary(summary)
     refuse(paths)
-    jobs = plan(command, paths, options)
+    jobs = plan(command, paths, options, old=skip)
+    others: list[Outcome] = []
+    if skip:
+        from storm.cli._skip import split
+
+        jobs, others = split(jobs)
     return run_jobs(
-        jobs, command, workers=workers, scheduler=scheduler, retries=retries, summary=summary, debug=debug, quiet=quiet
+        jobs,
+        command,
+        others=others,
+        workers=workers,
+        scheduler=scheduler,
+        retries=retries,
+        summary=summary,
+        debug=debug,
+        quiet=quiet,
     )
 
 
@@ -68,6 +87,7 @@ def run_jobs(
     quiet: bool,
     noun: str = "sections",
     go_on: str = "give the same command those that are not done; of the last one, finished rows are kept as well",
+    others: Sequence[Outcome] = (),
 ) -> int:
     """Run jobs, print what becomes of each, and sum up.
 
@@ -83,6 +103,8 @@ def run_jobs(
         What the jobs are about.
     go_on
         What to do after Ctrl-C.
+    others
+        Outcomes of sections that are not run.
 
     Returns
     -------
@@ -99,15 +121,21 @@ def run_jobs(
 
     interrupted = False
     try:
-        with executor(jobs, workers=workers, scheduler=scheduler, retries=retries) as run_all:
-            run_all(jobs, finished)
+        for one in others:
+            if one.error is not None:
+                report(one, command, number="", debug=debug, quiet=quiet)
+        if jobs:
+            with executor(jobs, workers=workers, scheduler=scheduler, retries=retries) as run_all:
+                run_all(jobs, finished)
     except KeyboardInterrupt:
         interrupted = True
     finally:
         release()
-    rows = [outcomes.get(job.shown, Outcome(job.shown, error="interrupted", tries=0)) for job in jobs]
+    rows = [*others, *(outcomes.get(job.shown, Outcome(job.shown, error="interrupted", tries=0)) for job in jobs)]
     failed = sum(row.error is not None for row in rows)
     print(table_of(rows))
+    if skipped := sum(row.skipped for row in rows):
+        print(f"{skipped} of {len(rows)} {noun} skipped: done before, with the same settings")
     if summary is not None:
         write_summary(summary, rows)
     if interrupted:
@@ -158,8 +186,15 @@ def _is_summary(path: Path) -> bool:
     return isinstance(rows, list) and all(isinstance(row, dict) and set(row) == set(_COLUMNS) for row in rows)
 
 
-def plan(command: str, paths: list[Path], options: dict[str, Any]) -> list[Job]:
+def plan(command: str, paths: list[Path], options: dict[str, Any], *, old: bool = False) -> list[Job]:
     """Check what can be checked before anything runs, and return one job per section.
+
+    Parameters
+    ----------
+    command, paths, options
+        What is to be run.
+    old
+        Whether stores to be written may exist.
 
     Raises
     ------
@@ -182,7 +217,9 @@ def plan(command: str, paths: list[Path], options: dict[str, Any]) -> list[Job]:
         msg = f"{', '.join(missing)} {'does' if len(missing) == 1 else 'do'} not exist"
         raise FileNotFoundError(msg)
     options = dict(options)
-    targets = {name: _targets(paths, options.pop(name), name) for name in ("out", "table_out") if name in options}
+    targets = {
+        name: _targets(paths, options.pop(name), name, old=old) for name in ("out", "table_out") if name in options
+    }
     options = _absolute(options)
     run = uuid.uuid4().hex
     return [
@@ -197,13 +234,14 @@ def plan(command: str, paths: list[Path], options: dict[str, Any]) -> list[Job]:
     ]
 
 
-def _targets(paths: list[Path], out: Path | None, name: str) -> list[Path | None]:
+def _targets(paths: list[Path], out: Path | None, name: str, *, old: bool) -> list[Path | None]:
     """Store that each section is written to: a single one is ``out`` itself, several lie in the folder ``out``."""
     option = f"--{name.replace('_', '-')}"
     if out is None:
         return [None] * len(paths)
     if len(paths) == 1:
-        check_new_path(out, inside=paths[0], option=option)
+        if not (old and out.exists()):
+            check_new_path(out, inside=paths[0], option=option)
         return [out.absolute()]
     targets: dict[Path, Path] = {}
     for path in paths:
@@ -211,7 +249,8 @@ def _targets(paths: list[Path], out: Path | None, name: str) -> list[Path | None
         if target in targets:
             msg = f"{targets[target]} and {path} would both be written to {target}; rename one, or run them apart"
             raise ValueError(msg)
-        check_new_path(target, inside=path, option=option)
+        if not (old and target.exists()):
+            check_new_path(target, inside=path, option=option)
         targets[target] = path
     return [target.absolute() for target in targets]
 
@@ -286,8 +325,11 @@ def report(outcome: Outcome, command: str, *, number: str, debug: bool, quiet: b
     for text in outcome.warnings:
         print(f"storm: warning: {outcome.section}: {text}", file=sys.stderr)
     if outcome.error is not None:
-        if debug and outcome.traceback:
-            print(outcome.traceback, file=sys.stderr, end="")
+        if outcome.traceback:
+            if debug:
+                print(outcome.traceback, file=sys.stderr, end="")
+            else:
+                note(outcome.traceback)
         print(f"storm {command}: {outcome.section}: error: {outcome.error}", file=sys.stderr)
     elif not quiet:
         print(f"[{number}] {outcome.section}: {outcome.result} ({outcome.seconds:.1f} s)", file=sys.stderr)
@@ -297,6 +339,8 @@ def _record(row: Outcome) -> dict[str, Any]:
     """A row of the summary."""
     values = asdict(replace(row, result=row.result if row.error is None else row.error, value=None))
     values["status"] = "ok" if row.error is None else "failed" if row.tries else "not done"
+    if row.skipped:
+        values["status"] = "skipped"
     return {name: values[name] for name in _COLUMNS}
 
 

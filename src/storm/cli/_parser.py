@@ -13,6 +13,7 @@ from storm.cli import _shared, _values
 from storm.cli._benchmark_parser import add_benchmark
 from storm.cli._cohort_parser import add_cohort
 from storm.cli._command import Command
+from storm.cli._completion import SHELLS
 from storm.cli._derived import add_rest
 from storm.cli._export_parser import add_export
 from storm.cli._prognosis_parser import add_prognosis
@@ -20,17 +21,18 @@ from storm.cli._read_parser import add_read
 from storm.cli._report_parser import add_report
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Command:
     """Return the parser of the whole command line."""
     from storm import __version__
 
     parser = Command(prog="storm", description="Spatial transcriptomics and H&E histology in one model.")
     parser.add_argument("--version", action="version", version=f"storm {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    common = argparse.ArgumentParser(add_help=False)
+    common = Command(add_help=False)
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
     common.add_argument("--quiet", action="store_true", help="no progress bars")
-    device = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--log", type=Path, metavar="FILE", help="add all that is printed to FILE, with times")
+    device = Command(add_help=False)
     device.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
     parents = {
         "common": common,
@@ -67,7 +69,12 @@ def make_parser() -> argparse.ArgumentParser:
     export = "write domains and scores for Loupe Browser, Xenium Explorer or QuPath"
     command("export", export, "", lambda parser: add_export(parser, common))
     command("models", "list the packaged models and the tile encoders", "common")
+    command("completion", "print what lets a shell complete commands, options and their values", "", _completion)
     return parser
+
+
+def _completion(completion: argparse.ArgumentParser) -> None:
+    completion.add_argument("shell", choices=SHELLS, help="the shell; docs/cli.md says where its lines belong")
 
 
 def _demo(demo: argparse.ArgumentParser) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from storm.cli._command import Command
@@ -31,7 +30,7 @@ def sources(function: str) -> list[Parameter]:
     return [one for one in _parameters(function) if one.default is REQUIRED]
 
 
-def add_read(read: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
+def add_read(read: Command, common: Command) -> None:
     """Add a task for each reader."""
     tasks = read.add_subparsers(dest="format", metavar="FORMAT", required=True, parser_class=Command)
     for name, function in formats().items():

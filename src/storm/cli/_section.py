@@ -74,6 +74,8 @@ class Outcome:
         Traceback of the error.
     value
         What the function returned for another one, if it did.
+    skipped
+        Whether the section had been done before.
     """
 
     section: str
@@ -86,6 +88,7 @@ class Outcome:
     warnings: list[str] = field(default_factory=list)
     traceback: str = ""
     value: Any = None
+    skipped: bool = False
 
 
 def run_section(job: Job) -> Outcome:

@@ -8,6 +8,7 @@ from typing import get_args
 
 from storm._types import Field, Modality, Readout
 from storm.cli import _values
+from storm.cli._command import Command
 from storm.cli._many_options import add_many
 
 
@@ -56,9 +57,9 @@ def readout(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--readout", choices=get_args(Readout), help="default: the model's")
 
 
-def store_options() -> argparse.ArgumentParser:
+def store_options() -> Command:
     """Stores that are read and written, one or several."""
-    options = argparse.ArgumentParser(add_help=False)
+    options = Command(add_help=False)
     options.add_argument("paths", type=Path, nargs="+", metavar="IN.zarr", help="SpatialData stores, one or several")
     options.add_argument(
         "--out",
@@ -66,13 +67,21 @@ def store_options() -> argparse.ArgumentParser:
         metavar="OUT.zarr",
         help="write a new store, or a folder of stores for several sections (default: add the results to IN.zarr)",
     )
+    options.add_argument(
+        "--skip-existing",
+        action="store_true",
+        help="leave out sections that were done with the same settings; those of other settings are named",
+    )
+    options.add_argument(
+        "--dry-run", action="store_true", help="say what would be done, in which time and memory, and write nothing"
+    )
     add_many(options, "stores", a="section")
     return options
 
 
-def input_options() -> argparse.ArgumentParser:
+def input_options() -> Command:
     """What is read of a section, and its scale."""
-    options = argparse.ArgumentParser(add_help=False)
+    options = Command(add_help=False)
     options.add_argument("--image-key", help="the H&E image, if there are several")
     options.add_argument("--table-key", help="the table, if there are several")
     options.add_argument("--shapes-key", help="the spots, if the table annotates several elements")
@@ -85,9 +94,9 @@ def input_options() -> argparse.ArgumentParser:
     return options
 
 
-def model_options(device: argparse.ArgumentParser) -> argparse.ArgumentParser:
+def model_options(device: Command) -> Command:
     """The model, and where it runs."""
-    model = argparse.ArgumentParser(add_help=False, parents=[device])
+    model = Command(add_help=False, parents=[device])
     model.add_argument(
         "--model",
         default="storm-mini",

@@ -103,8 +103,15 @@ def open_section(path: Path, out: Path | None, *, table_key: str | None) -> Sect
     return section
 
 
-def read_store(path: Path) -> SpatialData:
+def read_store(path: Path, *, repair: bool = True) -> SpatialData:
     """Open a SpatialData store.
+
+    Parameters
+    ----------
+    path
+        The store.
+    repair
+        Whether what a killed process left half written is put in order first.
 
     Raises
     ------
@@ -123,7 +130,8 @@ def read_store(path: Path) -> SpatialData:
     refuse([path])
     # The journal of a run lies beside the store, under its name: "." and "folder/.." are not names.
     absolute = path.resolve()
-    recover(absolute)
+    if repair:
+        recover(absolute)
     try:
         attributes = dict(zarr.open_group(absolute, mode="r").attrs)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, zarr.errors.BaseZarrError) as error:

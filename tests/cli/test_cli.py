@@ -134,7 +134,7 @@ def test_parts_of_an_embedding_and_a_report_are_stored(store, model, capsys):
     assert main([*argv, "--store"]) == 0
     assert "check" in spatialdata.read_zarr(store).tables["table"].uns["storm"]
     capsys.readouterr()
-    assert "library_key='nope' is not in obs" in error(capsys, *argv, "--library-key", "nope")
+    assert "--library-key nope is not in obs" in error(capsys, *argv, "--library-key", "nope")
     assert "leave --library-key out" in error(capsys, *argv, "--library-key", "x", "--figures", store.parent / "f")
 
 

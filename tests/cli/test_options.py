@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[Callable[..., Any], dict[str, str]]] = {
     "adapt": (storm.tl.adapt, {}),
     "benchmark domains": (storm.benchmark.domains, {"embeddings": "use_rep", "seeds": "n_seeds"}),
     "benchmark expression": (storm.benchmark.expression, {"seeds": "n_seeds"}),
+    "report": (storm.write_report, {"path": "out", "source": "paths"}),
     "export loupe": (storm.io.to_loupe, {}),
     "export xenium-explorer": (storm.io.to_xenium_explorer, {}),
     "export qupath": (storm.io.to_qupath, {}),

@@ -27,6 +27,11 @@ def add_report(report: argparse.ArgumentParser) -> None:
     )
     report.add_argument("--key", default=_keys.DOMAIN, help=f"column of obs with domains (default: {_keys.DOMAIN})")
     report.add_argument(
+        "--expression-key",
+        default=_keys.EXPRESSION,
+        help=f"key under which genes were predicted (default: {_keys.EXPRESSION})",
+    )
+    report.add_argument(
         "--n-genes", type=_values.whole(1), default=10, help="genes listed of each domain (default: 10)"
     )
     report.add_argument("--library-key", metavar="COLUMN", help="column of obs that names the section of each row")

@@ -299,7 +299,7 @@ def test_errors_before_anything_runs(here, model, monkeypatch, capsys):
     clash = printed("domains", "a.zarr", "other/a.zarr", "--out", "new")
     assert "a.zarr and other/a.zarr would both be written to" in clash
     assert "b.zarr exists; give another name" in printed("domains", "a.zarr", "b.zarr", "--out", "out")
-    assert "'nope' is neither a packaged model" in printed("embed", "a.zarr", "b.zarr", "--model", "nope")
+    assert "--model nope is neither a packaged model" in printed("embed", "a.zarr", "b.zarr", "--model", "nope")
     assert "'nobody' is unknown" in printed("encode", "a.zarr", "b.zarr", "--encoder", "nobody")
     assert printed("predict", "a.zarr", "b.zarr", "--head", "nope").endswith("--head nope does not exist")
 

@@ -10,7 +10,8 @@ the other half is reported.
   paired bootstrap of the network against the mean of a bag.
 - **leak**: the hazard is the site's alone, and tiles show the site by their stain. Concordance with patients held out,
   and with sites held out, where nothing can be known.
-- **null**: nothing is planted. Concordance, and the log-rank p of the groups: how often it is below 0.05.
+- **null**: nothing is planted. Concordance, and the log-rank p of the groups: how often it is below 0.05, and whether
+  it is uniform.
 - **explain**: AUC of the signed contributions of tiles, and of their sizes, for the planted kind among both planted
   kinds; how many of the five planted genes are among the first five of each ranking of genes: by the sum of the sizes
   of their contributions over all tiles, by the columns of ``gene_importance``, and by the zones.
@@ -29,6 +30,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.stats import kstest
 from sklearn.metrics import roc_auc_score
 
 import storm
@@ -108,7 +110,15 @@ def null(folder: Path, *, seed: int, patients: int, runs: int) -> dict[str, floa
         truth = cohort.endpoint("DSS").loc[rest]
         c.append(judged(cohort, found["risk"]))
         p.append(log_rank(truth["time"], truth["event"], found["group"]).p if found["group"].nunique() == 2 else np.nan)
-    return {"C": float(np.mean(c)), "sd of C": float(np.std(c)), "p < .05": float(np.nanmean(np.array(p) < 0.05))}
+    known = np.array(p)[np.isfinite(p)]
+    return {
+        "C": float(np.mean(c)),
+        "sd of C": float(np.std(c)),
+        "p < .05": float(np.mean(known < 0.05)),
+        # Kolmogorov and Smirnov's test of the p-values against a uniform distribution
+        "p of uniform p": float(kstest(known, "uniform").pvalue),
+        "runs with two groups": len(known),
+    }
 
 
 def explained(folder: Path, *, seed: int, patients: int) -> dict[str, float]:

@@ -165,10 +165,12 @@ def _computed(table: AnnData, key: str, layer: str | None) -> Ranking | str:
     remarks = [str(one.message) for one in raised if issubclass(one.category, UserWarning)]
     note = (
         "Computed for this report: each domain against all other spots. Neighbouring spots are alike, so no p-values "
-        "are given; genes by rank, with the probability that a spot of the domain has the higher value (AUC)."
+        "are given; genes by the probability that a spot of the domain has the higher value (AUC), "
+        "which puts those first that tell the domain apart, and not rare ones."
     )
     note = " ".join([note, *(f"{one[:1].upper()}{one[1:]}." for one in remarks)])
-    return Ranking(rank_domain_genes(bare), note, computed=True)
+    genes = rank_domain_genes(bare).sort_values("auc", ascending=False, kind="stable")
+    return Ranking(genes, note, computed=True)
 
 
 @dataclass(frozen=True, eq=False)

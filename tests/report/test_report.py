@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -284,3 +285,14 @@ def test_text_is_escaped_once_and_markup_is_not():
     assert isinstance(one, Html)
     assert str(escape(text)) in table([text], [[text]], caption=text)
     assert text not in table([text], [[text]], caption=text)
+
+
+def test_warnings_of_storm_are_remarks_and_those_of_others_are_not() -> None:
+    from storm._logging import warn
+    from storm._report._write_report import _recorded
+
+    with _recorded() as texts:
+        warn("ours")
+        warnings.warn("theirs", UserWarning, stacklevel=1)
+        warn("ours")
+    assert texts == ["ours"]

@@ -17,6 +17,7 @@ from storm._bridge.select import check_container, is_spatialdata, select_table
 from storm._bridge.standalone import standalone
 from storm._checks import check_whole
 from storm._loading import StormModel
+from storm._logging import StormWarning
 from storm._report import facts, parts
 from storm._report.card import ReportCard
 from storm._report.page import Html, element, figure, join, table, write_page
@@ -416,7 +417,7 @@ def _recorded() -> Iterator[list[str]]:
         yield texts
     for one in raised:
         text = " ".join(str(one.message).split())
-        if issubclass(one.category, UserWarning) and "storm" in Path(one.filename).parts and text not in texts:
+        if issubclass(one.category, StormWarning) and text not in texts:
             texts.append(text)
 
 

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import datetime as dt
 import io
-import shlex
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from storm import _keys, pl
-from storm._bridge.keys import Keys
-from storm._bridge.select import check_container, is_spatialdata, select_table
-from storm._bridge.standalone import standalone
+from storm._bridge.select import check_container, is_spatialdata
 from storm._checks import check_whole
 from storm._loading import StormModel
 from storm._logging import StormWarning
 from storm._report import facts, parts
 from storm._report.card import ReportCard
 from storm._report.page import Html, element, figure, join, table, write_page
+from storm._report.subject import Subject
 from storm.pp import check
 
 if TYPE_CHECKING:
@@ -30,8 +28,6 @@ if TYPE_CHECKING:
 
 #: Genes whose predictions are drawn.
 _DRAWN = 3
-#: Share of unusual tiles above which the predictions of a section are not to be believed: four times what is expected.
-_UNUSUAL = 0.2
 #: Dots per inch of the small picture of an index.
 _SMALL_DPI = 42
 
@@ -123,7 +119,7 @@ def write_report(
     }  # fmt: skip
     with _recorded() as raised, _plain_text():
         report = check(data, model=model, estimate=estimate, layer=layer, **places)
-        subject = _Subject(data, key, expression_key, places, layer, source, n_genes)
+        subject = Subject(data, key, expression_key, places, layer, source, n_genes)
         pictures = _pictures(subject)
         body = [*_results(subject, pictures)]
     said = " ".join(f"{row.value} {row.explanation}" for row in report.rows)
@@ -186,96 +182,6 @@ _VERDICTS = {
 }
 
 
-class _Subject:
-    """A section, and what is read of it once."""
-
-    def __init__(
-        self,
-        data: SpatialData | AnnData,
-        key: str,
-        expression_key: str,
-        places: Mapping[str, Any],
-        layer: str | None,
-        source: str | Path | None,
-        n_genes: int,
-    ) -> None:
-        self.data, self.key, self.expression_key, self.n_genes = data, key, expression_key, n_genes
-        self.places, self.layer, self.source = places, layer, source
-        self.remarks: list[tuple[str, str, str]] = []
-        self.table_key: str | None = None
-        self.table: AnnData | None = None
-        self.domains: facts.Domains | None = None
-        self.prediction: facts.Prediction | None = None
-        self.depth: facts.Depth | None = None
-        self.ranking: facts.Ranking | str = ""
-        if is_spatialdata(data) and not data.tables and places["table_key"] is None:
-            return
-        self.table_key, self.table = select_table(data, places["table_key"])
-        keys = Keys(**{name: places[name] for name in ("table_key", "shapes_key", "coordinate_system", "um_per_px")})
-        sections = standalone(
-            data, keys, library_key=places["library_key"], image_key=places["image_key"], counts=False
-        )
-        self.domains = facts.domains_of(self.table, key, {one.name: one.rows for one in sections})
-        self.prediction = facts.prediction_of(data, self.table, expression_key, table_key=self.table_key)
-        self.depth = facts.depth_of(self.table, layer)
-        if self.domains is not None and len(self.domains.names) > 1:
-            self.ranking = facts.ranking_of(data, self.table, key, table_key=places["table_key"], layer=layer)
-        lost = facts.unembedded(self.table)
-        if lost:
-            self.remarks.append(
-                ("warn", f"{lost:,} of {self.table.n_obs:,} rows were not embedded", "They have no domain either.")
-            )
-        unusual = None if self.prediction is None else self.prediction.unusual
-        if unusual is not None and unusual > _UNUSUAL:
-            text = (
-                "Their genes are predicted from tissue or stain that the model has hardly seen: do not rely on them "
-                "without a measurement."
-            )
-            self.remarks.append(("warn", f"{100 * unusual:.0f} % of the tiles are unlike those of the training", text))
-
-    def key_numbers(self) -> list[tuple[str, str]]:
-        """Names and values of the numbers on top."""
-        if self.table is None:
-            return facts.contents(self.data)
-        return parts.key_numbers(
-            n_obs=self.table.n_obs,
-            n_genes=self.table.n_vars,
-            depth=self.depth,
-            domains=self.domains,
-            prediction=self.prediction,
-        )
-
-    def card(self, name: str, path: Path, *, verdict: str, flags: Sequence[str], picture: bytes) -> ReportCard:
-        """The section in short."""
-        return ReportCard(
-            name=name,
-            file=path,
-            verdict=verdict,
-            n_obs=None if self.table is None else self.table.n_obs,
-            n_genes=None if self.table is None else self.table.n_vars,
-            n_domains=None if self.domains is None else len(self.domains.names),
-            n_predicted=None if self.prediction is None else len(self.prediction.genes),
-            flags=tuple(flags),
-            picture=picture,
-        )
-
-    def missing(self, what: str, python: str, command: str) -> Html:
-        """What is not there, and what to type."""
-        line = python if self.source is None else f"storm {command.replace('STORE', shlex.quote(str(self.source)))}"
-        return element("p", what, " Type: ", element("code", line))
-
-    def drawn(self, draw: Callable[..., Any], *arguments: Any, **options: Any) -> Figure | str:
-        """A figure, or why it cannot be drawn."""
-        import numpy as np
-
-        try:
-            axes = draw(self.data, *arguments, **options)
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-        result: Figure = np.ravel(np.asarray(axes, dtype=object))[0].get_figure(root=True)
-        return result
-
-
 class _Pictures:
     """The H&E and the map of domains as HTML, and the small picture of an index."""
 
@@ -283,7 +189,7 @@ class _Pictures:
         self.he, self.domains, self.small = he, domains, small
 
 
-def _pictures(subject: _Subject) -> _Pictures:
+def _pictures(subject: Subject) -> _Pictures:
     small = b""
     he = subject.drawn(pl.he, outlines=False, title="", **subject.places)
     if isinstance(he, str) and subject.table is None:
@@ -307,7 +213,7 @@ def _pictures(subject: _Subject) -> _Pictures:
     return _Pictures(shown, figure(mapped, alt=alt, caption=parts.legend(subject.domains), photo=True, dpi=150), small)
 
 
-def _whole(subject: _Subject) -> Figure | None:
+def _whole(subject: Subject) -> Figure | None:
     """The image of an object without spots, as far as it can be drawn."""
     import matplotlib.pyplot as plt
 
@@ -330,7 +236,7 @@ def _small(drawn: Figure) -> bytes:
         return file.getvalue()
 
 
-def _results(subject: _Subject, pictures: _Pictures) -> Iterator[Html]:
+def _results(subject: Subject, pictures: _Pictures) -> Iterator[Html]:
     ranking, domains = subject.ranking, subject.domains
     sizes = "" if domains is None else parts.domain_sizes(domains, ranking or "none")
     yield parts.section(
@@ -346,7 +252,7 @@ def _results(subject: _Subject, pictures: _Pictures) -> Iterator[Html]:
     yield parts.section("virtual", "Genes predicted from H&E", *_virtual(subject))
 
 
-def _virtual(subject: _Subject) -> Iterator[Html]:
+def _virtual(subject: Subject) -> Iterator[Html]:
     prediction = subject.prediction
     if prediction is None:
         what = f"No genes were predicted under {subject.expression_key!r}."
@@ -376,7 +282,7 @@ def _checks(report: Any) -> Html:
     return join([own, *each])
 
 
-def _provenance(subject: _Subject) -> Html:
+def _provenance(subject: Subject) -> Html:
     shown = [parts.pairs_table(facts.contents(subject.data), head=("Element", "Content"), caption="The object")]
     read = getattr(subject.data, "attrs", {}).get(_keys.READ)
     if isinstance(read, Mapping):
@@ -394,13 +300,13 @@ def _provenance(subject: _Subject) -> Html:
     return join(shown)
 
 
-def _subtitle(subject: _Subject) -> str:
+def _subtitle(subject: Subject) -> str:
     day = f"{dt.datetime.now(tz=dt.UTC):%d %B %Y}"
     where = [] if subject.source is None else [str(subject.source)]
     return " · ".join([*where, f"written on {day} (UTC)"])
 
 
-def _flags(report: Any, subject: _Subject) -> list[str]:
+def _flags(report: Any, subject: Subject) -> list[str]:
     flags = [f"{row.name}: {row.value}" for row in report.rows if row.verdict in ("fail", "warn")]
     flags += [about for _, about, _ in subject.remarks]
     if subject.table is not None and subject.domains is None:

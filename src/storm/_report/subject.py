@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from storm._bridge.keys import Keys
 from storm._bridge.select import is_spatialdata, select_table
 from storm._bridge.standalone import standalone
+from storm._inference.head_trust import FIVEFOLD
 from storm._report import facts, parts
 from storm._report.card import ReportCard
 from storm._report.page import Html, element
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.figure import Figure
     from spatialdata import SpatialData
-
-#: Share of unusual tiles above which the predictions of a section are not to be believed: four times what is expected.
-_UNUSUAL = 0.2
 
 
 class Subject:
@@ -63,7 +61,7 @@ class Subject:
                 ("warn", f"{lost:,} of {self.table.n_obs:,} rows were not embedded", "They have no domain either.")
             )
         unusual = None if self.prediction is None else self.prediction.unusual
-        if unusual is not None and unusual > _UNUSUAL:
+        if unusual is not None and unusual > FIVEFOLD:
             text = (
                 "Their genes are predicted from tissue or stain that the model has hardly seen: do not rely on them "
                 "without a measurement."

@@ -10,6 +10,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 from PIL import Image
 from spatialdata import SpatialData, read_zarr
 
@@ -282,6 +283,21 @@ def test_an_unknown_scale_is_asked_for() -> None:
     assert "pitch" in sdata.attrs["storm_io"]["um_per_px_source"]
     with pytest.raises(ValueError, match="two sources disagree about the µm per pixel of library 'A'"):
         from_anndata(section(), um_per_px=0.7)
+
+
+def test_the_file_of_the_image_tells_an_unknown_scale(tmp_path: Path) -> None:
+    """In its pixels the coordinates are; scale factors that know it, and the argument, come first."""
+    adata = section()
+    adata.uns["spatial"]["A"]["scalefactors"] = without("fiducial_diameter_fullres")
+    per_cm = (1e4 / UM, 1e4 / UM)
+    tifffile.imwrite(tmp_path / "he.tif", picture(), photometric="rgb", resolution=per_cm, resolutionunit="CENTIMETER")
+    sdata = from_anndata(adata, tmp_path / "he.tif")
+    assert sdata.attrs["storm_io"]["um_per_px"] == pytest.approx(UM)
+    assert "resolution tags" in sdata.attrs["storm_io"]["um_per_px_source"]
+    np.testing.assert_allclose(read_spots(sdata).centres, adata.obsm["spatial"] * UM)
+    assert from_anndata(adata, tmp_path / "he.tif", um_per_px=0.6).attrs["storm_io"]["um_per_px"] == 0.6
+    with pytest.raises(ValueError, match=r"no µm scale is known for library 'A'.*, and he\.png does not tell"):
+        from_anndata(adata, image_file(tmp_path))
 
 
 def test_coordinates_that_are_not_pixels() -> None:

@@ -56,7 +56,8 @@ def from_anndata(
         Column of ``obs`` that names the library of each row; needed if ``uns["spatial"]`` holds several libraries.
     um_per_px
         µm per pixel of the full-resolution image, or a mapping from library to it. By default from the scale factors
-        (``spot_diameter_fullres`` is 65 µm on Visium) or, where these hold none, from the array's pitch.
+        (``spot_diameter_fullres`` is 65 µm on Visium) or, where these hold none, from the array's pitch, or from the
+        file of the image.
     spot_um
         Diameter of a spot in µm. By default ``spot_diameter_fullres``.
 
@@ -132,12 +133,13 @@ def from_anndata(
             rows=np.flatnonzero(rows),
             centres=centres[rows],
             entry=entries.get(name, {}),
+            image=image.get(name) if isinstance(image, Mapping) else image,
             um_per_px=um_per_px.get(name) if isinstance(um_per_px, Mapping) else um_per_px,
         )
         key, systems = storable(name), ("global", "um")
         if len(order) > 1:
             systems = (f"global-{key}", f"um-{key}")
-        element, about = library.image(image.get(name) if isinstance(image, Mapping) else image, systems=systems)
+        element, about = library.image(systems=systems)
         if element is not None:
             images[f"{key}_he"] = element
         shapes[key] = library.circles(instances[rows], spot_um=spot_um, systems=systems)

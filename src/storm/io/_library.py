@@ -65,6 +65,8 @@ class Library:
         x and y of these rows.
     entry
         Its entry in ``uns["spatial"]``; empty where there is none.
+    image
+        What the user gave as its image.
     um_per_px
         What the user gave.
 
@@ -82,9 +84,10 @@ class Library:
         rows: np.ndarray,
         centres: np.ndarray,
         entry: Mapping[str, Any],
+        image: ImageSource,
         um_per_px: float | None,
     ) -> None:
-        self.name, self.centres = name, centres
+        self.name, self.centres, self._wanted = name, centres, image
         factors, pictures = entry.get("scalefactors"), entry.get("images")
         self._factors: Mapping[str, Any] = factors if isinstance(factors, Mapping) else {}
         self._pictures: Mapping[str, Any] = pictures if isinstance(pictures, Mapping) else {}
@@ -99,13 +102,19 @@ class Library:
         )
         self._platform = declared_platform(sources)
         scale = resolve_scale(sources, um_per_px=um_per_px, required=False, name=f"library {name!r}")
-        if scale is None:
+        self._opened = self._given()
+        if scale is not None:
+            self.um_per_px, self.source = scale.um_per_unit, scale.source
+        elif self._opened is not None and self._opened.um_per_px is not None:
+            self.um_per_px, self.source = self._opened.um_per_px, self._opened.source
+        else:
+            silent = "" if self._opened is None else f", and {self._opened.path.name} does not tell"
             msg = (
                 f"no µm scale is known for library {name!r}: its scale factors hold {list(self._factors) or 'nothing'}"
-                f"; pass um_per_px= (µm per pixel of the full-resolution image, for several libraries a mapping)"
+                f"{silent}; pass um_per_px= (µm per pixel of the full-resolution image, for several libraries a "
+                f"mapping)"
             )
             raise ValueError(msg)
-        self.um_per_px, self.source = scale.um_per_unit, scale.source
         if sources.array is not None:
             self._check_pitch(sources.array, others=[key for key in adata.obsm if key != "spatial"])
 
@@ -170,21 +179,20 @@ class Library:
         )
         return ShapesModel.parse(circles, transformations=self._placed(1.0, systems))
 
-    def image(self, wanted: ImageSource, *, systems: tuple[str, str]) -> tuple[Any | None, dict[str, Any]]:
+    def image(self, *, systems: tuple[str, str]) -> tuple[Any | None, dict[str, Any]]:
         """The image as an element, or ``None``, and facts about it and the scale.
 
         Parameters
         ----------
-        wanted
-            What the user gave for this library.
         systems
             Names of the coordinate systems in pixels and in µm.
         """
         facts: dict[str, Any] = {"um_per_px": float(self.um_per_px), "um_per_px_source": self.source}
-        if wanted is False or (wanted is None and not self._pictures):
-            return None, facts
-        if wanted is None or (isinstance(wanted, str) and wanted in {"hires", "lowres", *self._pictures}):
-            key = self._finest() if wanted is None else wanted
+        opened = self._opened
+        if opened is None:
+            if self._wanted is False or (self._wanted is None and not self._pictures):
+                return None, facts
+            key = str(self._wanted or self._finest())
             opened, step = self._reduced(key)
             facts |= {
                 "image": key,
@@ -192,7 +200,6 @@ class Library:
                 "image_um_per_px_source": f"{self.source}, and tissue_{key}_scalef",
             }
             return opened.element(self._placed(step, systems)), facts
-        opened = self._given(wanted)
         sizes = {self._where(key): (self._open(key).size, factor) for key, factor in self._scales().items()}
         check_full_resolution(opened, self.centres[self._on_tissue], reduced=sizes)
         note_image_scale(opened, self.um_per_px)
@@ -209,7 +216,13 @@ class Library:
             um: Scale([um_per_unit, um_per_unit], axes=("x", "y")),
         }
 
-    def _given(self, wanted: Any) -> Opened:
+    def _given(self) -> Opened | None:
+        """The full-resolution image, or ``None`` if there is none or a reduced picture is to serve."""
+        wanted: Any = self._wanted
+        if wanted is None or wanted is False:
+            return None
+        if isinstance(wanted, str) and wanted in {"hires", "lowres", *self._pictures}:
+            return None
         if isinstance(wanted, str | Path):
             return open_image(wanted)
         if isinstance(wanted, bool) or not hasattr(wanted, "shape") or not hasattr(wanted, "dtype"):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 from sklearn.metrics import adjusted_rand_score
+
+from storm._progress import progress
 
 #: Label of a row that a run did not cluster.
 LEFT_OUT = -1
@@ -79,11 +81,9 @@ def repeated_runs(
     """
     size = max(2, round(fraction * n))
     parts = [np.sort(np.random.default_rng([seed, run]).permutation(n)[:size]) for run in range(runs)]
-    labels = {}
-    for k in numbers:
-        labels[k] = np.full((runs, n), LEFT_OUT)
-        for run, rows in enumerate(parts):
-            labels[k][run, rows] = cluster(rows, k, seed + run)
+    labels = {k: np.full((runs, n), LEFT_OUT) for k in numbers}
+    for k, run in progress(list(product(labels, range(runs))), desc="clusterings", unit="run"):
+        labels[k][run, parts[run]] = cluster(parts[run], k, seed + run)
     return labels
 
 

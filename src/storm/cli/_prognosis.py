@@ -13,6 +13,7 @@ import pandas as pd
 import storm
 from storm._checks import check_new_key
 from storm._files import replacing
+from storm._progress import progress
 from storm.cli._outcome_report import write_report
 from storm.cli._stores import check_new_path
 from storm.prognosis import Cohort, OutcomeFit
@@ -145,7 +146,7 @@ def _explain(
         check_new_key(name, name="patient")
     with replacing(out) as scratch:
         scratch.mkdir(parents=True)
-        for name in names:
+        for name in progress(names, desc="patients", unit="patient"):
             found = storm.prognosis.explain(trained, cohort, name, reference=reference, steps=steps, device=device)
             table = found.to_anndata()
             table.uns["storm"] = {"risk": found.risk, "reference": found.reference, "error": found.error}

@@ -18,6 +18,7 @@ from storm._bridge.write import check_writable, write_results
 from storm._checks import check_positive
 from storm._inference.device import Compute
 from storm._loading import StormModel, load_model
+from storm._progress import over_sections
 from storm.data.genes import as_symbols
 from storm.data.windows import Windows, make_windows
 from storm.pp._compare import Checked, comparison_rows, section_row
@@ -134,7 +135,7 @@ def check(
     )  # fmt: skip
     sections = standalone(data, keys, library_key=library_key, image_key=image_key)
     run = partial(_checked, model=loaded, field_um=float(field_um), compute=compute if estimate else None)
-    checked = [run(section.make(), section.keys, name=section.name) for section in sections]
+    checked = [run(section.make(), section.keys, name=section.name) for section in over_sections(sections)]
     report: CheckReport = checked[0].report
     if len(checked) > 1:
         rows = [*map(section_row, checked), *comparison_rows(checked)]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from storm._checks import check_whole
 from storm._logging import logger
+from storm._progress import progress
 from storm.model.storm import Storm
 from storm.pretraining.config_groups import OptimiserConfig
 from storm.pretraining.divergence import check_losses, check_weights
@@ -81,7 +82,7 @@ def fit(
     network.train()
     history: list[dict[str, float]] = []
     step, best = 0, Best()
-    for epoch in range(config.epochs):
+    for epoch in progress(range(config.epochs), desc="epochs", unit="epoch"):
         started = time.perf_counter()
         sums: dict[str, tuple[float, int]] = {}
         for section, rows in _batches(tensors, config.batch_size, rng):

@@ -9,6 +9,7 @@ import torch
 from scipy.sparse import csr_matrix
 
 from storm._checks import check_between, check_positive, check_whole
+from storm._progress import progress
 from storm.data.normalise import row_blocks
 from storm.data.rows import large_empty
 from storm.model.heads import ExpressionMLP, expression_loss
@@ -151,7 +152,7 @@ def train_head(path: RidgePath, features: np.ndarray, expression: csr_matrix, co
         steps = config.epochs * -(-len(x) // config.batch_size)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=max(steps, 1))
         head.train()
-        for epoch in range(config.epochs):
+        for epoch in progress(range(config.epochs), desc="epochs of the head", unit="epoch", shown=config.epochs > 0):
             for rows in torch.randperm(len(x)).split(config.batch_size):
                 y = torch.from_numpy(expression[rows.numpy()].toarray().astype(np.float32, copy=False))
                 loss = expression_loss(head(x[rows]), y, l1=config.l1, l2=config.l2)

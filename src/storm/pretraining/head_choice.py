@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from storm._progress import progress
 from storm.data.normalise import row_blocks
 from storm.data.rows import large_empty
 from storm.pretraining.head import HeadConfig, apply_head, train_head
@@ -63,7 +64,7 @@ def choose_head(
     penalties = sorted(PENALTIES, reverse=True) if config.penalty is None else [config.penalty]
     own_scale = config.scale is None and config.penalty is None and patients
     scales, gains = [], []
-    for penalty in penalties:
+    for penalty in progress(penalties, desc="penalties tried", unit="penalty"):
         moments = [one.moments(path.weights(penalty)) for path, one in zip(paths, held, strict=True)]
         along, own = np.sum(moments, axis=0)
         # The factor on the weights by which they explain most, or 1 where none above 0 helps.
@@ -78,7 +79,8 @@ def choose_head(
     predictions[:] = np.nan
     if bold.epochs:
         errors = []
-        for path, one, (train, test) in zip(paths, held, folds, strict=True):
+        parts = list(zip(paths, held, folds, strict=True))
+        for path, one, (train, test) in progress(parts, desc="folds", unit="fold"):
             head = train_head(path, features[train], y[train], bold)
             error = 0.0
             for rows in np.array_split(test, _blocks(len(test), y.shape[1])):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 
 from storm._checks import check_choice
+from storm._progress import progress
 from storm.model.outcome import NETWORKS
 from storm.prognosis._config import OutcomeFit
 from storm.prognosis._fit import fit
@@ -84,29 +86,29 @@ def cross_validate(
         msg = "endpoint is missing; name it, such as endpoint='DSS'"
         raise ValueError(msg)
     tables = []
-    for name in networks:
-        for fold in sorted(split["fold"].unique()):
-            test = split.index[split["fold"] == fold]
-            try:
-                model = fit(
-                    cohort,
-                    endpoint,
-                    patients=list(split.index[split["fold"] != fold]),
-                    modality=modality,
-                    network=name,  # type: ignore[arg-type]
-                    loss=loss,
-                    baselines=False,
-                    config=config,
-                    device=device,
-                    out=None if out is None else Path(out) / name / f"fold-{fold}",
-                    seed=seed,
-                )
-            except ValueError as error:
-                error.args = (f"without fold {fold}: {error.args[0]}", *error.args[1:])
-                raise
-            # A fold whose validation patients have too few events predicts no survival.
-            found = model.predict(cohort, list(test), times=times if model.baseline else (), device=device)
-            tables.append(found.reset_index().assign(network=name, fold=fold))
+    runs = list(product(networks, sorted(split["fold"].unique())))
+    for name, fold in progress(runs, desc="folds", unit="fold"):
+        test = split.index[split["fold"] == fold]
+        try:
+            model = fit(
+                cohort,
+                endpoint,
+                patients=list(split.index[split["fold"] != fold]),
+                modality=modality,
+                network=name,  # type: ignore[arg-type]
+                loss=loss,
+                baselines=False,
+                config=config,
+                device=device,
+                out=None if out is None else Path(out) / name / f"fold-{fold}",
+                seed=seed,
+            )
+        except ValueError as error:
+            error.args = (f"without fold {fold}: {error.args[0]}", *error.args[1:])
+            raise
+        # A fold whose validation patients have too few events predicts no survival.
+        found = model.predict(cohort, list(test), times=times if model.baseline else (), device=device)
+        tables.append(found.reset_index().assign(network=name, fold=fold))
     whole = pd.concat(tables, ignore_index=True)
     first = ["patient", "network", "fold", "risk", "group", "n_tiles"]
     whole = whole[[*first, *(column for column in whole if str(column).startswith("survival_"))]]

@@ -14,6 +14,7 @@ from storm._bridge.cohort import check_cohort
 from storm._checks import check_choice, check_whole
 from storm._keys import RISK
 from storm._logging import logger, warn
+from storm._progress import progress
 from storm.model.outcome import Outcome
 from storm.prognosis._outcome_model import OutcomeModel, check_same
 from storm.prognosis._target import risk_of
@@ -292,7 +293,8 @@ def _integrate(
     place = next(network.parameters()).device
     mask = torch.ones(1, len(next(iter(ends.values()))), dtype=torch.bool, device=place)
     total = {name: torch.zeros(values.shape, dtype=torch.float64) for name, values in ends.items()}
-    for node, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
+    points = list(zip((nodes + 1) / 2, weights / 2, strict=True))
+    for node, weight in progress(points, desc="gradients", unit="point"):
         at = {
             name: (starts[name] + float(node) * (ends[name] - starts[name])).to(place)[None].requires_grad_()
             for name in ends

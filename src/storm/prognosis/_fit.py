@@ -17,6 +17,7 @@ import torch
 from storm._checks import check_between, check_choice, check_whole
 from storm._loading.files import read_json, write_json
 from storm._logging import logger, warn
+from storm._progress import progress
 from storm.metrics.discrimination import concordance
 from storm.metrics.survival import cox
 from storm.model.outcome import NETWORKS, Outcome, OutcomeConfig
@@ -152,7 +153,9 @@ def fit(
     validated = outcome.loc[held]
     scores: dict[str, float | None] = {}
     model: OutcomeModel | None = None
-    for name in [network, *(other for other in NETWORKS if baselines and other != network)]:
+    names = [network, *(other for other in NETWORKS if baselines and other != network)]
+    shown = baselines and fabric.is_global_zero
+    for name in progress(names, desc="networks", unit="network", shown=shown):
         trained = _network(name, cohort, task, moments)
         checkpoints = None if folder is None else folder / "checkpoints" / name
         losses = train(trained, task, fabric, checkpoints=checkpoints)

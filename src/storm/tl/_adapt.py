@@ -21,6 +21,7 @@ from storm._inference.tokens import he_tokens, st_tokens
 from storm._interrupt import says_how_to_go_on
 from storm._loading import READOUTS, StormModel, load_model
 from storm._logging import warn
+from storm._progress import over_sections
 from storm._types import Field, Modality, Precision, Readout, WindowKind
 from storm.data.genes import Vocabulary, as_symbols
 from storm.data.libraries import Library, shared_library
@@ -231,7 +232,7 @@ def adapt(
         model_tiles(section.table, section.spots, base, compute, field_um=field_um, field=field).values
         if section.he
         else None
-        for section in sections
+        for section in over_sections(sections)
     ]
     if not base.trained:
         base = with_statistics(base, "he", [values for values in raw if values is not None])

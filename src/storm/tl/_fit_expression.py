@@ -18,6 +18,7 @@ from storm._inference.head_reading import read_head_section, training_mask
 from storm._inference.record import warn_species
 from storm._loading import ExpressionHead, StormModel, load_model
 from storm._logging import logger, warn
+from storm._progress import over_sections
 from storm._types import Field, Precision, Standardise
 from storm.data.genes import as_symbols
 from storm.pretraining.head import HeadConfig, fit_head
@@ -172,7 +173,7 @@ def fit_expression(
     study = open_study(data, keys, library_key=library_key, image_key=image_key, image=True, writable=False)
     patients = patients_of(study, groups, group_key)
     parts = []
-    for section, mask in zip(study, _masks(study, train), strict=True):
+    for section, mask in zip(over_sections(study), _masks(study, train), strict=True):
         with section.named():
             part = read_head_section(
                 section, mask, loaded, compute, wanted=wanted, field_um=field_um, field=field, by=by

@@ -95,7 +95,7 @@ def cross_validate(
                 endpoint,
                 patients=list(split.index[split["fold"] != fold]),
                 modality=modality,
-                network=name,  # type: ignore[arg-type]
+                network=name,
                 loss=loss,
                 baselines=False,
                 config=config,

@@ -257,6 +257,18 @@ CASES: dict[str, tuple[Callable, dict, type[Exception], list[str]]] = {
         ValueError,
         ["4 channels ['r', 'g', 'b', 'a']", ".isel(c=[0, 1, 2])"],
     ),
+    "four stains": (
+        lambda: section(image=image(rgb(4), c_coords=["DAPI", "CD3", "CK", "18S"])),
+        {},
+        ValueError,
+        ["4 channels ['DAPI', 'CD3', 'CK', '18S']", "another picture; name the H&E image with image_key="],
+    ),
+    "four channels in another order": (
+        lambda: section(image=image(rgb(4), c_coords=["blue", "green", "red", "alpha"])),
+        {},
+        ValueError,
+        [".isel(c=[2, 1, 0])"],
+    ),
     "fluorescence": (
         lambda: section(image=image(c_coords=["DAPI", "CD3", "CK"])),
         {},

@@ -151,6 +151,16 @@ def test_an_image_alone_is_tiled(toy, check) -> None:
     assert "counts" not in report
 
 
+def test_tiles_of_an_earlier_call_are_no_platform(toy, check, tiny_model) -> None:
+    """The same rows before and after they were stored: their distance says nothing about the scale."""
+    slide = spatialdata.SpatialData(images={"he": toy["he"]})
+    before = [row.name for row in check(slide).rows]
+    storm.tl.embed(slide, model=tiny_model)
+    after = check(slide)
+    assert [row.name for row in after.rows] == before
+    assert verdicts(after) == {}
+
+
 # ---------------------------------------------------------------------------------------------- places and scale
 
 

@@ -189,6 +189,26 @@ def test_what_is_missing_is_said_with_what_to_type(toy, tiny_model, tmp_path):
     assert Page(tmp_path / "b.html").text["code"][0] == "storm.tl.embed(data); storm.tl.domains(data)"
 
 
+def test_what_is_to_be_typed_can_be(toy, tiny_model, tmp_path):
+    """Commands that write results open no .h5ad, and no genes are predicted where there is no image."""
+    table = toy["table"].copy()
+    storm.write_report(table, tmp_path / "a.html", source="a b.h5ad", model=tiny_model, um_per_px=1.0)
+    page = Page(tmp_path / "a.html")
+    assert page.text["code"] == [
+        "storm read h5ad 'a b.h5ad' 'a b.zarr' && storm embed 'a b.zarr' && storm domains 'a b.zarr'"
+    ]
+    assert "predicted from an H&E image, and there is none" in page.words
+    table.uns["spatial"] = {"biopsy": {"images": {"hires": np.zeros((8, 8, 3), dtype=np.uint8)}}}
+    storm.write_report(table, tmp_path / "b.html", source="b.h5ad", model=tiny_model, um_per_px=1.0)
+    assert Page(tmp_path / "b.html").text["code"][1] == "storm read h5ad b.h5ad b.zarr && storm predict b.zarr"
+    storm.write_report(table, tmp_path / "c.html", model=tiny_model, um_per_px=1.0)
+    line = "data = storm.io.from_anndata(data); storm.tl.predict_expression(data)"
+    assert Page(tmp_path / "c.html").text["code"][1] == line
+    bare = spatialdata.SpatialData(shapes=dict(toy.shapes), tables={"table": toy["table"].copy()})
+    storm.write_report(bare, tmp_path / "d.html", source="d.zarr", model=tiny_model)
+    assert Page(tmp_path / "d.html").text["code"] == ["storm embed d.zarr && storm domains d.zarr"]
+
+
 def test_genes_are_computed_where_that_is_cheap(toy, tiny_model, tmp_path, monkeypatch):
     table = toy.tables["table"]
     table.obs["storm_domain"] = table.obs["domain"].astype("category")

@@ -46,10 +46,13 @@ def check_image(element: Any, image_key: str) -> tuple[int, int, int]:
         )
         raise ValueError(msg)
     if len(names) > 3:
-        msg = (
-            f"image {image_key!r} has {len(names)} channels {names}, and H&E has three; select "
-            f"them: {_parse(element, image_key, '.isel(c=[0, 1, 2])')}, or name the H&E image with image_key="
-        )
+        order = rgb_order(names[:3])
+        what = f"image {image_key!r} has {len(names)} channels {names}, and H&E has three"
+        if order is None:  # a stack of stains would become a picture in colours that mean nothing
+            msg = f"{what}, red, green and blue: it is another picture; name the H&E image with image_key="
+            raise ValueError(msg)
+        select = f".isel(c={list(order)})"
+        msg = f"{what}; select them: {_parse(element, image_key, select)}, or name the H&E image with image_key="
         raise ValueError(msg)
     if full.dtype != np.uint8:
         convert = {

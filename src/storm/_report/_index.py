@@ -43,7 +43,7 @@ def write_report_index(cards: Sequence[ReportCard], path: str | Path, *, title: 
     listed = ", ".join(
         f"{verdicts.count(verdict)} {word}"
         for verdict, word in (
-            ("ok", "without a remark"),
+            ("ok", "passed all checks"),
             ("warn", "with warnings"),
             ("fail", "in which something is wrong"),
             ("failed", "without a report"),

@@ -176,7 +176,7 @@ _PARTS = (
     ("provenance", "Provenance"),
 )
 _VERDICTS = {
-    "ok": "nothing speaks against these data.",
+    "ok": "all checks passed.",
     "warn": "usable; look at what is named below.",
     "fail": "results would be wrong until what is named below is mended.",
 }
@@ -256,7 +256,13 @@ def _virtual(subject: Subject) -> Iterator[Html]:
     prediction = subject.prediction
     if prediction is None:
         what = f"No genes were predicted under {subject.expression_key!r}."
-        yield subject.missing(what, "storm.tl.predict_expression(data)", "predict STORE")
+        if not subject.pictured:
+            yield element("p", f"{what} They would be predicted from an H&E image, and there is none.")
+            return
+        python = "storm.tl.predict_expression(data)"
+        if not is_spatialdata(subject.data):
+            python = f"data = storm.io.from_anndata(data); {python}"
+        yield subject.missing(what, python, "predict STORE")
         return
     yield parts.prediction_text(prediction)
     key = subject.expression_key

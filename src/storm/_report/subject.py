@@ -96,8 +96,24 @@ class Subject:
 
     def missing(self, what: str, python: str, command: str) -> Html:
         """What is not there, and what to type."""
-        line = python if self.source is None else f"storm {command.replace('STORE', shlex.quote(str(self.source)))}"
+        line = python
+        if self.source is not None:
+            given = Path(self.source)
+            file = given.suffix == ".h5ad"  # which commands that write results do not open
+            store = shlex.quote(str(given.with_suffix(".zarr") if file else given))
+            line = f"storm {command.replace('STORE', store)}"
+            if file:
+                line = f"storm read h5ad {shlex.quote(str(given))} {store} && {line}"
         return element("p", what, " Type: ", element("code", line))
+
+    @property
+    def pictured(self) -> bool:
+        """Whether there is an image: an element, or a picture that scanpy keeps in ``uns``."""
+        if is_spatialdata(self.data):
+            return bool(self.data.images)
+        libraries = self.data.uns.get("spatial")
+        entries = libraries.values() if isinstance(libraries, Mapping) else ()
+        return any(isinstance(entry, Mapping) and entry.get("images") for entry in entries)
 
     def drawn(self, draw: Callable[..., Any], *arguments: Any, **options: Any) -> Figure | str:
         """A figure, or why it cannot be drawn."""

@@ -61,7 +61,7 @@ def _scaled(pixels: np.ndarray, *, name: str) -> np.ndarray:
     if not (low >= 0 and high <= 255):  # NaN compares as false
         msg = (
             f"{name} holds {pixels.dtype} from {low:g} to {high:g}; an H&E picture holds uint8, or floats from 0 to 1 "
-            f"or from 0 to 255"
+            f"or from 0 to 255{_brought_down(low, high)}"
         )
         raise ValueError(msg)
     if pixels.dtype.kind != "f":
@@ -72,3 +72,9 @@ def _scaled(pixels: np.ndarray, *, name: str) -> np.ndarray:
         msg = f"{name} holds floats from {low:g} to {high:g}, neither 0 to 1 nor 0 to 255; scale it to one of these"
         raise ValueError(msg)
     return pixels
+
+
+def _brought_down(low: float, high: float) -> str:
+    """What to do with a picture of more than 8 bits: divide it by the white of its depth."""
+    depth = next((bits for bits in (10, 12, 14, 16) if high < 2**bits), None)
+    return "" if depth is None or not low >= 0 else f"; of {depth} bits, give picture / {2**depth - 1}"

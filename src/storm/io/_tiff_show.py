@@ -149,7 +149,10 @@ def _planes(series: TiffPageSeries, name: str) -> int:
     sizes = dict(zip(series.axes, series.shape, strict=True))
     for axis in sizes.keys() - set("YXSC"):
         if sizes[axis] > 1:
-            msg = f"{name} holds {sizes[axis]} planes along {axis} (axes {series.axes}); H&E is one flat image"
+            msg = (
+                f"{name} holds {sizes[axis]} planes along {axis} (axes {series.axes}); H&E is one flat image: export "
+                f"it as 8-bit RGB, or give the file of the H&E"
+            )
             raise ValueError(msg)
     return int(sizes.get("C", 1))
 

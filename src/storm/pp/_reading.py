@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from storm._bridge.counts import layer_names
 from storm._bridge.geometry import systems_of
@@ -15,6 +18,7 @@ from storm._bridge.select import is_spatialdata
 from storm._bridge.selection import Selection, select
 from storm._bridge.workspace import open_workspace
 from storm._checks import check_key
+from storm._keys import TILES
 from storm._logging import StormWarning
 from storm.pp._report import Row
 
@@ -44,7 +48,7 @@ class Reading:
     warned
         Texts of STORM's warnings while reading.
     tiled
-        Whether the spots are tiles that were laid over the image.
+        Whether the spots are tiles that STORM laid over the image, now or in an earlier call that stored them.
     """
 
     selection: Selection
@@ -96,8 +100,15 @@ def read_section(data: SpatialData | AnnData, keys: Keys, *, field_um: float) ->
             problems.append(Row(_name_of(error), "cannot be read", "fail", text_of(error)))
         else:
             selection, spots = _read(selection, problems)
+    tiled = tiled or _holds_tiles(selection)
     warned = tuple(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning)))
     return Reading(selection=selection, content=spots, problems=tuple(problems), warned=warned, tiled=tiled)
+
+
+def _holds_tiles(selection: Selection) -> bool:
+    """Whether the table is that of tiles which an earlier call laid, so that distance and places are STORM's own."""
+    attrs = None if selection.table is None else selection.table.uns.get("spatialdata_attrs")
+    return isinstance(attrs, Mapping) and np.array_equal(np.atleast_1d(attrs.get("region")), [TILES])
 
 
 def text_of(error: BaseException) -> str:

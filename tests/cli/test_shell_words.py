@@ -6,7 +6,7 @@ import pytest
 
 from storm.cli._shell_words import in_shell_words, options_of
 
-OPTIONS = ("um_per_px", "image_key", "modality", "key_added", "library_key", "n_domains", "device", "genes")
+OPTIONS = ("um_per_px", "image_key", "modality", "key_added", "library_key", "n_domains", "device", "genes", "image")
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,9 @@ OPTIONS = ("um_per_px", "image_key", "modality", "key_added", "library_key", "n_
         ("genes=['A', 'B'] are", "--genes A B are"),
         ("run storm.tl.embed first", "run storm embed first"),
         ("embed them together: storm.tl.embed([...])", "embed them together: storm embed --joint STORE STORE"),
+        ("or image=False to read without one", "or --no-image to read without one"),
+        ("give each its own: image={'A': …}", "give each its own: --image A=…"),
+        ("of several libraries um_per_px={'A b': …})", "of several libraries --um-per-px 'A b'=…)"),
         # what is Python stays Python
         ("say it with storm.pp.set_scale(data, um_per_px=...)", "say it with storm.pp.set_scale(data, um_per_px=...)"),
         ("storm.tl.adapt(sdata, model=None) fits one", "storm.tl.adapt(sdata, model=None) fits one"),

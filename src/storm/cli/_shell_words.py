@@ -7,6 +7,7 @@ in Python, such as ``sdata.write(path)``, stays as it is.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -29,7 +30,9 @@ _CALL = re.compile(r"\b[A-Za-z_]\w*(?:(?:\[[^\]]*\])?\.\w+)+\((?:[^()]|\([^()]*\
 #: Several objects in one call.
 _TOGETHER = re.compile(r"storm\.tl\.(embed|domains)\(\[\.\.\.\]\)")
 #: What follows an argument's name: text in quotes, a number, or a list.
-_VALUE = r"(?:=(?P<value>'[^']*'|\"[^\"]*\"|\[[^\]]*\]|-?\d+(?:\.\d+)?(?:e-?\d+)?|True\b|\.\.\.)?)"
+_VALUE = r"(?:=(?P<value>'[^']*'|\"[^\"]*\"|\[[^\]]*\]|-?\d+(?:\.\d+)?(?:e-?\d+)?|True\b|False\b|\.\.\.)?)"
+#: Options that are given once for each library, ``--image A=A.tif``, where their function takes a dictionary.
+_BY_LIBRARY = re.compile(r"(?<![\w.'\"\[/-])(?P<name>image|um_per_px)=\{'(?P<library>[^']*)': (?P<one>[^{}]*)\}")
 
 
 def options_of(arguments: Mapping[str, Any]) -> frozenset[str]:
@@ -58,6 +61,7 @@ def in_shell_words(text: str, options: Collection[str]) -> str:
     for function, command in _COMMANDS.items():
         text = re.sub(rf"(?<![\w.]){re.escape(function)}\b(?![\w.]*\()", command, text)
     if options:
+        text = _BY_LIBRARY.sub(lambda match: _of_library(match) if match["name"] in options else match[0], text)
         names = "|".join(sorted(map(re.escape, options), key=len, reverse=True))
         text = re.sub(rf"(?<![\w.'\"\[/-])(?P<name>{names}){_VALUE}(?![\w{{])", _option, text)
         bare = "|".join(re.escape(name) for name in options if "_" in name)
@@ -70,10 +74,16 @@ def _flag(match: re.Match[str]) -> str:
     return f"--{match.group('name').replace('_', '-')}"
 
 
+def _of_library(match: re.Match[str]) -> str:
+    return f"{_flag(match)} {shlex.quote(match['library'])}={match['one']}"
+
+
 def _option(match: re.Match[str]) -> str:
     value = match.group("value")
     if value is None or value in ("True", "..."):
         return _flag(match)
+    if value == "False":
+        return f"--no-{_flag(match)[2:]}"
     if value.startswith("["):
         value = " ".join(part.strip().strip("'\"") for part in value[1:-1].split(","))
     elif value[0] in "'\"" and re.fullmatch(r"[\w.:/@+-]+", value[1:-1]):

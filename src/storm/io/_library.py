@@ -111,8 +111,8 @@ class Library:
             silent = "" if self._opened is None else f", and {self._opened.path.name} does not tell"
             msg = (
                 f"no µm scale is known for library {name!r}: its scale factors hold {list(self._factors) or 'nothing'}"
-                f"{silent}; pass um_per_px= (µm per pixel of the full-resolution image, for several libraries a "
-                f"mapping)"
+                f"{silent}; pass um_per_px= (µm per pixel of the full-resolution image; where libraries differ, "
+                f"um_per_px={{{name!r}: …}})"
             )
             raise ValueError(msg)
         if sources.array is not None:

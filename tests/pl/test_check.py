@@ -101,6 +101,35 @@ def test_spots_beside_their_image_are_drawn_there(toy) -> None:
     assert all((ax.images[0].get_array() == 255).all() for ax in patches)
 
 
+def test_several_sections_are_drawn_one_below_the_other(toy) -> None:
+    """A list, or a table whose column names the sections: each with its own spots and patches."""
+    other = storm.datasets.toy("visium", n=100, seed=1)
+    axes = storm.pl.check([toy, other], n=3)
+    alone = storm.pl.check(other, n=3)
+    assert len(axes) == 8
+    assert [ax.get_title() for ax in axes[5:]] == [ax.get_title() for ax in alone[1:]]
+    assert axes[4].get_title() == f"data[1]: {alone[0].get_title()}"
+    assert axes[0].figure is axes[4].figure
+    axes[0].figure.canvas.draw()
+    assert axes[4].get_position().y1 < axes[0].get_position().y0
+    toy["table"].obs["half"] = np.where(toy["table"].obsm["spatial"][:, 0] < 650, "left", "right")
+    left, *_, right, _ = storm.pl.check(toy, n=1, library_key="half")
+    n = (toy["table"].obs["half"] == "left").sum()
+    assert left.get_title() == f"left: {n} centres on the whole image"
+    assert right.get_title() == f"right: {150 - n} centres on the whole image"
+
+
+def test_a_slide_is_drawn_with_the_tiles_that_would_be_laid(toy) -> None:
+    slide = SpatialData(images={"he": toy["he"]})
+    section, *patches = storm.pl.check(slide, n=4)
+    assert len(patches) == 4
+    shown = len(section.collections[0].get_offsets())
+    storm.tl.encode_tiles(tiled := SpatialData(images={"he": toy["he"]}), "stain-texture")
+    assert shown == tiled["tiles"].n_obs
+    assert not slide.tables
+    assert not slide.shapes
+
+
 def test_bad_calls_draw_nothing(toy) -> None:
     before = plt.get_fignums()
     with pytest.raises(ValueError, match="AnnData holds no H&E image"):

@@ -112,7 +112,7 @@ def test_reliability(section):
     np.testing.assert_allclose(ax.lines[0].get_ydata(), [0.5, 0.3, -0.1])
     floors = [segment[0][1] for segment in ax.collections[0].get_segments()]
     np.testing.assert_allclose(floors, [0.2, 0.1, -0.3])
-    assert ax.texts[0].get_text() == "EPCAM\nCOL1A1"
+    assert ax.texts[0].get_text() == "from the best on:\nEPCAM\nCOL1A1"
     assert ax.get_title() == "3 genes, measured on skin, 3 sections"
     report = pd.DataFrame({"gene": ["COL1A1", "COL1A1", "EPCAM", "OTHER"], "pearson": [0.1, 0.3, -0.2, 0.9]})
     ax = storm.pl.reliability(section, report=report)

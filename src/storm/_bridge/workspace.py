@@ -187,6 +187,11 @@ def open_workspace(
     return Workspace(select(grid, keys, image=image, table=True), owner, made, store)
 
 
+def is_slide(data: SpatialData | AnnData) -> bool:
+    """Whether an object holds images and nothing to read around, so that tiles are laid over them."""
+    return is_spatialdata(data) and not data.tables and not data.shapes and bool(data.images)
+
+
 def _check_keys_added(table: AnnData, keys: Mapping[str, Iterable[str]]) -> None:
     check_keys_added(table, obs=keys.get("obs", ()), obsm=keys.get("obsm", ()), layers=keys.get("layers", ()))
 

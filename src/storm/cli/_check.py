@@ -46,13 +46,10 @@ def check(
     Raises
     ------
     ValueError
-        If two sections would be drawn into one file, or one store holds several.
+        If two stores would be drawn into one file.
     FileExistsError
         If a file to be drawn exists and is something else.
     """
-    if figures is not None and library_key is not None:
-        msg = "--figures draws a store of one section; leave --library-key out, or --figures"
-        raise ValueError(msg)
     drawings = {} if figures is None else _drawings(paths, figures)
     loaded = storm.load_model(model, tile_encoder=tile_encoder)
     field_um = field_um or loaded.tile_encoder.field_um
@@ -79,7 +76,9 @@ def check(
             if drawing := drawings.get(path):
                 _use_no_screen()
                 try:
-                    axes = storm.pl.check(sdata, field_um=field_um, table_key=table_key, **read)
+                    axes = storm.pl.check(
+                        sdata, field_um=field_um, table_key=table_key, library_key=library_key, **read
+                    )
                 except ValueError as error:
                     # The report above gives the reason in full.
                     print(f"storm check: no figure {drawing}: {one_line(error)}", file=sys.stderr)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from storm._bridge import Keys, select, spots_of, view_of
+from storm._bridge.standalone import standalone
+from storm._bridge.workspace import is_slide, open_workspace
 from storm._checks import check_positive, check_whole
 from storm.data.order import spatial_order
 from storm.pl import _draw
@@ -15,7 +18,6 @@ from storm.pl import _draw
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
     from spatialdata import SpatialData
 
     from storm._bridge import SectionView
@@ -39,12 +41,13 @@ _OTHER = "#000000"
 
 
 def check(
-    data: SpatialData | AnnData,
+    data: SpatialData | AnnData | Sequence[SpatialData | AnnData],
     *,
     n: int = 12,
     field_um: float = 112.0,
     table_key: str | None = None,
-    image_key: str | None = None,
+    library_key: str | None = None,
+    image_key: str | Mapping[str, str] | None = None,
     shapes_key: str | None = None,
     coordinate_system: str | None = None,
     um_per_px: float | None = None,
@@ -56,21 +59,29 @@ def check(
     over the range of its counts, which their titles give: nuclei should be dense where counts are high, spots should
     lie on tissue, and the outlines of cells on nuclei. Numbers mark the place of each patch on the section.
 
+    Of several sections, one is drawn below the other. A slide without spots is drawn with the tiles that would be laid
+    over its tissue.
+
     Parameters
     ----------
     data
-        The section.
+        A section, a table of several, or a list.
     n
-        Number of patches.
+        Number of patches of each section.
     field_um
         Edge of the patches in µm; by default that of ``"storm-mini"``.
-    table_key, image_key, shapes_key, coordinate_system, um_per_px, layer
+    library_key
+        Column of ``obs`` that names the section of each row; see :func:`storm.pl.domains`.
+    image_key
+        The H&E image, or that of each section by its name.
+    table_key, shapes_key, coordinate_system, um_per_px, layer
         Elements to read and the scale, as in :func:`storm.tl.embed`; needed only if there are several.
 
     Returns
     -------
     ndarray
-        Axes of a new figure, shape (n + 1,), in µm with y down: the section, then the patches by rising counts.
+        Axes of a new figure, shape (n + 1,), in µm with y down: the section, then the patches by rising counts. Those
+        of the next section follow.
 
     Raises
     ------
@@ -88,38 +99,59 @@ def check(
         >>> sdata = storm.datasets.toy("visium", n=300)
         >>> axes = storm.pl.check(sdata, n=4)
     """
-    if isinstance(data, list | tuple):
-        msg = f"data is a list of {len(data)} objects, and one section is drawn; give them one by one"
-        raise TypeError(msg)
     n = check_whole(n, name="n")
     check_positive(field_um, name="field_um", unit="µm")
     keys = Keys(
-        table_key=table_key,
-        image_key=image_key,
-        shapes_key=shapes_key,
-        coordinate_system=coordinate_system,
-        um_per_px=um_per_px,
+        table_key=table_key, shapes_key=shapes_key, coordinate_system=coordinate_system, um_per_px=um_per_px,
         layer=layer,
-    )
-    selection = select(data, keys, image=True)
+    )  # fmt: skip
+    sections = standalone(data, keys, library_key=library_key, image_key=image_key)
+    looks = [_look(section.make(), section.keys, n=n, field_um=field_um) for section in sections]
+    names = [f"{section.name}: " if len(sections) > 1 else "" for section in sections]
+    return np.concatenate([_drawn(*one, field_um=field_um) for one in zip(looks, _axes(looks), names, strict=True)])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Look:
+    """What is drawn of a section: its image with all spots, rows that were chosen, their patches and counts."""
+
+    view: SectionView
+    centres: np.ndarray
+    chosen: np.ndarray
+    patches: np.ndarray
+    total: np.ndarray | None
+
+
+def _look(data: SpatialData | AnnData, keys: Keys, *, n: int, field_um: float) -> _Look:
+    if is_slide(data):
+        selection = open_workspace(data, keys, image=True, field_um=field_um).selection
+    else:
+        selection = select(data, keys, image=True)
     spots = spots_of(selection, overlap=False)
-    view = view_of(selection, spots, whole=True, max_px=900)
-    total = None if spots.counts is None else np.asarray(spots.counts.sum(axis=1)).ravel()
     if spots.patches is None:
         msg = "the section has no H&E image to draw patches from; add one to sdata.images"
         raise ValueError(msg)
+    total = None if spots.counts is None else np.asarray(spots.counts.sum(axis=1)).ravel()
     chosen = _choose(spots.centres, spots.patches.inside(spots.centres), total, n=n)
-    patches = spots.patches.read(spots.centres[chosen], field_um=field_um, out_px=_PATCH_PX)
+    return _Look(
+        view=view_of(selection, spots, whole=True, max_px=900),
+        centres=spots.centres,
+        chosen=chosen,
+        patches=spots.patches.read(spots.centres[chosen], field_um=field_um, out_px=_PATCH_PX),
+        total=total,
+    )
 
-    axes = _axes(view, len(chosen))
-    _section(axes[0], view, spots.centres[chosen], field_um=field_um)
-    for k, (ax, row, patch) in enumerate(zip(axes[1:], chosen, patches, strict=True)):
-        x, y = spots.centres[row]
+
+def _drawn(look: _Look, axes: np.ndarray, name: str, *, field_um: float) -> np.ndarray:
+    """Draw a section and its patches into its axes, and return these."""
+    _section(axes[0], look.view, look.centres[look.chosen], field_um=field_um, name=name)
+    for k, (ax, row, patch) in enumerate(zip(axes[1:], look.chosen, look.patches, strict=True)):
+        x, y = look.centres[row]
         half = field_um / 2
-        field = replace(view, image=patch, extent=(x - half, x + half, y + half, y - half))
+        field = replace(look.view, image=patch, extent=(x - half, x + half, y + half, y - half))
         _draw.histology(ax, field)
         _outlines(ax, field, row)
-        counts = "" if total is None else f": {total[row]:,.0f} counts"
+        counts = "" if look.total is None else f": {look.total[row]:,.0f} counts"
         _draw.frame(ax, field, title=None, scale_bar=k == 0)
         ax.set_title(f"{k + 1}{counts}", fontsize=8, pad=3)
     return axes
@@ -158,22 +190,33 @@ def _choose(centres: np.ndarray, inside: np.ndarray, total: np.ndarray | None, *
     return rows[chosen]
 
 
-def _axes(view: SectionView, n: int) -> np.ndarray:
-    """Make a figure and return its axes, shape (n + 1,): a large one to the left, n small ones in rows of four."""
+def _axes(looks: Sequence[_Look]) -> list[np.ndarray]:
+    """A figure, and the axes of each section in it, shape (n + 1,): a large one, n small ones in rows of four."""
     import matplotlib.pyplot as plt
 
-    x0, x1, y1, y0 = view.extent
-    rows = max(1, -(-n // _COLUMNS))
-    height = max(rows * (_PATCH_IN + 0.25), _SECTION_IN * float(np.clip((y1 - y0) / (x1 - x0), 0.3, 1.6)))
-    width = _SECTION_IN + _COLUMNS * _PATCH_IN
-    figure: Figure = plt.figure(figsize=(width, height), layout="constrained")
-    halves = figure.add_gridspec(1, 2, width_ratios=(_SECTION_IN, _COLUMNS * _PATCH_IN))
-    small = halves[1].subgridspec(rows, _COLUMNS)
-    axes = [figure.add_subplot(halves[0])] + [figure.add_subplot(small[k // _COLUMNS, k % _COLUMNS]) for k in range(n)]
-    return np.array(axes, dtype=object)
+    heights = [_height(look) for look in looks]
+    widths = (_SECTION_IN, _COLUMNS * _PATCH_IN)
+    figure = plt.figure(figsize=(sum(widths), sum(heights)), layout="constrained")
+    grid = figure.add_gridspec(len(looks), 2, width_ratios=widths, height_ratios=heights)
+    axes = []
+    for number, look in enumerate(looks):
+        small = grid[number, 1].subgridspec(_rows(look), _COLUMNS)
+        places = [grid[number, 0], *(small[k // _COLUMNS, k % _COLUMNS] for k in range(len(look.chosen)))]
+        axes.append(np.array([figure.add_subplot(place) for place in places], dtype=object))
+    return axes
 
 
-def _section(ax: Axes, view: SectionView, centres: np.ndarray, *, field_um: float) -> None:
+def _rows(look: _Look) -> int:
+    return max(1, -(-len(look.chosen) // _COLUMNS))
+
+
+def _height(look: _Look) -> float:
+    """Height of a section and its patches in inches."""
+    x0, x1, y1, y0 = look.view.extent
+    return max(_rows(look) * (_PATCH_IN + 0.25), _SECTION_IN * float(np.clip((y1 - y0) / (x1 - x0), 0.3, 1.6)))
+
+
+def _section(ax: Axes, view: SectionView, centres: np.ndarray, *, field_um: float, name: str) -> None:
     """Draw the whole image, the spots, and the numbered fields around ``centres``."""
     from matplotlib.patches import Rectangle
     from matplotlib.patheffects import withStroke
@@ -202,7 +245,7 @@ def _section(ax: Axes, view: SectionView, centres: np.ndarray, *, field_um: floa
             path_effects=rim,
             zorder=4,
         )
-    _draw.frame(ax, view, title=title, scale_bar=True)
+    _draw.frame(ax, view, title=f"{name}{title}", scale_bar=True)
 
 
 def _outlines(ax: Axes, field: SectionView, row: int) -> None:

@@ -112,9 +112,9 @@ def reliability(
         ax.legend(fontsize=8, frameon=False, loc="upper left")
         points = zip(measured.index[:label], expected, measured, strict=False)
     if measured is None and label:
-        names = [name for name, *_ in points]
+        names = "\n".join(["from the best on:", *(str(name) for name, *_ in points)])
         ax.text(
-            0.97, 0.8, "\n".join(map(str, names)), transform=ax.transAxes, ha="right", va="top", fontsize=6.5,
+            0.97, 0.8, names, transform=ax.transAxes, ha="right", va="top", fontsize=6.5,
             fontstyle="italic", color="0.25",
         )  # fmt: skip
     else:

@@ -16,7 +16,7 @@ from storm._bridge.read import spots_of
 from storm._bridge.scale import ScaleError
 from storm._bridge.select import is_spatialdata
 from storm._bridge.selection import Selection, select
-from storm._bridge.workspace import open_workspace
+from storm._bridge.workspace import is_slide, open_workspace
 from storm._checks import check_key
 from storm._keys import TILES
 from storm._logging import StormWarning
@@ -90,7 +90,7 @@ def read_section(data: SpatialData | AnnData, keys: Keys, *, field_um: float) ->
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
         warnings.filterwarnings("always", category=StormWarning)
-        tiled = is_spatialdata(data) and not data.tables and not data.shapes and bool(data.images)
+        tiled = is_slide(data)
         problems: list[Row] = []
         spots = None
         try:
@@ -108,7 +108,7 @@ def read_section(data: SpatialData | AnnData, keys: Keys, *, field_um: float) ->
 def _holds_tiles(selection: Selection) -> bool:
     """Whether the table is that of tiles which an earlier call laid, so that distance and places are STORM's own."""
     attrs = None if selection.table is None else selection.table.uns.get("spatialdata_attrs")
-    return isinstance(attrs, Mapping) and np.array_equal(np.atleast_1d(attrs.get("region")), [TILES])
+    return isinstance(attrs, Mapping) and np.array_equal(np.ravel(attrs.get("region", "")), [TILES])
 
 
 def text_of(error: BaseException) -> str:

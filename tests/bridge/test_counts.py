@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from types import SimpleNamespace
 
 import anndata as ad
 import dask.array as da
@@ -12,7 +13,7 @@ import pytest
 from scipy import sparse
 
 from planted_section import counts
-from storm._bridge.counts import read_counts
+from storm._bridge.counts import layer_names, named_layers, read_counts
 from storm.data.genes import Vocabulary
 
 N, G = 12, 5
@@ -191,6 +192,13 @@ def test_counts_in_raw_are_read_by_name() -> None:
     part.raw = whole
     with pytest.raises(ValueError, match=r"\.raw holds non-count values"):
         read_counts(part, "raw")
+
+
+def test_the_matrix_is_no_layer() -> None:
+    """Since anndata 0.13 it stands among the layers, as ``None``."""
+    assert layer_names(ad.AnnData(np.ones((3, 2)), layers={"a": np.ones((3, 2))})) == ["a"]
+    newer = SimpleNamespace(layers={None: 0, "a": 1}, raw=None)
+    assert layer_names(newer) == named_layers(newer) == ["a"]
 
 
 def test_without_raw_the_layers_are_listed() -> None:

@@ -142,9 +142,15 @@ def stored_matrix(table: AnnData, layer: str | None) -> tuple[Any, pd.DataFrame,
     return stored, table.var.to_memory() if hasattr(table.var, "to_memory") else table.var, where
 
 
+def named_layers(table: AnnData) -> list[str]:
+    """The layers of a table; since anndata 0.13 ``None`` among their keys is ``X``."""
+    return [key for key in table.layers if key is not None]
+
+
 def layer_names(table: AnnData) -> list[str]:
     """What ``layer=`` may be for a table: its layers, and ``"raw"`` where ``table.raw`` can be read."""
-    return [*table.layers, *([RAW] if table.raw is not None and RAW not in table.layers else [])]
+    names = named_layers(table)
+    return [*names, *([RAW] if table.raw is not None and RAW not in names else [])]
 
 
 def _layers(table: AnnData) -> str:

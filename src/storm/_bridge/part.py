@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from storm._bridge.counts import RAW, layer_names
+from storm._bridge.counts import RAW, layer_names, named_layers
 from storm._bridge.members import Member, plain
 from storm._bridge.select import annotated_regions, is_spatialdata, records_of, remembered_of
 from storm._checks import check_key
@@ -104,7 +104,7 @@ def _rows_of(table: AnnData, member: Member, layer: str | None) -> AnnData:
         obs=obs.iloc[rows].copy(),
         var=table.var.to_memory() if hasattr(table.var, "to_memory") else table.var.copy(),
         obsm={key: _take(table.obsm[key], rows) for key in table.obsm if key == "spatial" or key in kept},
-        layers={layer: _take(table.layers[layer], rows)} if layer in table.layers else {},
+        layers={layer: _take(table.layers[layer], rows)} if layer in named_layers(table) else {},
         uns={key: value for key, value in table.uns.items() if key not in ("spatial", UNS, "spatialdata_attrs")},
     )
     if layer == RAW and RAW not in table.layers:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from storm._bridge.counts import check_structure
+from storm._bridge.counts import check_structure, named_layers
 from storm._bridge.geometry import find_element
 from storm._bridge.keys import Keys
 from storm._bridge.members import images_of, members_of
@@ -257,7 +257,7 @@ def _sections_of(
     check_keys_added(
         table, obs=keys_added.get("obs", ()), obsm=keys_added.get("obsm", ()), layers=keys_added.get("layers", ())
     )
-    for name, matrix in (("X", table.X), *((f"layers[{key!r}]", table.layers[key]) for key in table.layers)):
+    for name, matrix in (("X", table.X), *((f"layers[{key!r}]", table.layers[key]) for key in named_layers(table))):
         if sparse.issparse(matrix):
             check_structure(matrix, where=name)  # taking rows of a damaged one reads beyond its memory
     store = Path(one.path) if is_spatialdata(one) and one.is_backed() else None

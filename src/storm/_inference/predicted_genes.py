@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from storm._bridge.counts import named_layers
 from storm._bridge.study import Study
 from storm._bridge.workspace import Workspace
 from storm._bridge.write import annotate_like
@@ -159,7 +160,7 @@ def new_table(
     if old is not None and done is not None:
         others = ~done
         if old.obs_names.equals(new.obs_names) and old.var_names.equals(new.var_names):
-            for name in {*matrices, *old.layers}:
+            for name in {*matrices, *named_layers(old)}:
                 before = old.X if name == key_added else old.layers.get(name)
                 if name not in matrices:
                     matrices[name] = large_empty(new.shape)

@@ -14,6 +14,7 @@ from typing import Any
 
 import storm
 from storm._bridge import recover
+from storm._bridge.counts import named_layers
 from storm._inference.joint import embed_together
 from storm._inference.joint_steps import Last, look_at, run_network
 from storm._interrupt import says_how_to_go_on
@@ -280,6 +281,6 @@ def _open_for_clustering(job: Job) -> Section:
     if section.out is None:
         for table in section.sdata.tables.values():
             table.X = None
-            for name in list(table.layers):
+            for name in named_layers(table):
                 del table.layers[name]
     return section

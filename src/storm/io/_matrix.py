@@ -264,7 +264,7 @@ def _read_market(folder: Path) -> Matrix:
         msg = f"the matrix of counts is missing: {folder} holds no matrix.mtx.gz, but {listed(folder)}"
         raise FileNotFoundError(msg)
     barcodes, features = _market_names(folder)
-    counts = csr_matrix(mmread(file).T)
+    counts = csr_matrix(mmread(file, spmatrix=False).T)
     if counts.shape != (len(barcodes), len(features)):
         msg = (
             f"matrix.mtx is of {counts.shape[1]} features × {counts.shape[0]} barcodes, but {len(features)} features "

@@ -11,6 +11,7 @@ import numpy as np
 
 from storm import _keys
 from storm._bridge import select_table
+from storm._bridge.counts import named_layers
 from storm._checks import check_key
 from storm.data.normalise import TARGET_SUM
 
@@ -99,7 +100,7 @@ def read_gene(
         If its values are not numbers.
     """
     if layer is not None:
-        check_key(layer, list(table.layers), name="layer", where="layers")
+        check_key(layer, named_layers(table), name="layer", where="layers")
     measured, unit = None, layer or "X"
     if name in table.var_names:
         measured, unit = _measured(table, name, layer=layer, log1p=log1p)

@@ -13,7 +13,7 @@ import pytest
 from scipy import sparse
 
 from planted_section import counts
-from storm._bridge.counts import layer_names, named_layers, read_counts
+from storm._bridge.counts import first_fraction, layer_names, named_layers, read_counts
 from storm.data.genes import Vocabulary
 
 N, G = 12, 5
@@ -296,3 +296,18 @@ def test_checking_counts_needs_no_copy_of_them(monkeypatch):
         adata.X.data[777_777] = wrong
         with pytest.raises(ValueError, match=text):
             read_counts(adata)
+
+
+def test_telling_logarithms_from_counts_needs_no_copy_of_them(monkeypatch):
+    monkeypatch.setattr("storm._bridge.counts._BLOCK", 10_000)
+    values = np.ones(1_000_000, np.float32)
+    tracemalloc.start()
+    assert first_fraction(values) is None
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < values.nbytes / 10
+    values[777_777] = 0.25
+    assert first_fraction(values) == 0.25
+    values[5] = np.nan
+    assert np.isnan(first_fraction(values))
+    assert first_fraction(np.arange(7)) is None

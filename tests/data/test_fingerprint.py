@@ -11,7 +11,7 @@ import zarr
 
 from planted_pixels import IDENTITY, noise
 from storm.data import fingerprint
-from storm.data.fingerprint import image_checksum, pixel_sums
+from storm.data.fingerprint import image_checksum, pixel_sums, summing
 from storm.data.patches import ImageLevel, PatchReader
 from storm.data.scratch import ScratchSource
 from storm.data.sources import ArraySource, as_source
@@ -87,3 +87,57 @@ def test_a_large_level_is_compared_at_a_coarser_one(monkeypatch: pytest.MonkeyPa
     assert image_checksum(reader, **SIZE).compared == "all pixels at 2 µm/px"
     monkeypatch.setattr(fingerprint, "_MOST_PX", 10)
     assert image_checksum(reader, **SIZE).compared == "all pixels at 2 µm/px"
+
+
+class Counting(ArraySource):
+    """Pixels that remember which chunks were decoded."""
+
+    in_memory = False
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.read: list[tuple[int, int]] = []
+
+    def read_chunk(self, i: int, j: int) -> np.ndarray:
+        self.read.append((i, j))
+        return super().read_chunk(i, j)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_what_was_read_for_patches_is_not_decoded_again(threads: int) -> None:
+    source = Counting(IMAGE, chunks_yx=(40, 30))
+    reader = PatchReader([ImageLevel(source, IDENTITY)])
+    centres = np.random.default_rng(0).uniform((0, 0), (90, 170), (60, 2))  # nothing in the two columns to the right
+    plain = reader.read(centres, **SIZE)
+    source.read.clear()
+    both = summing(reader, **SIZE)
+    for index, patches in both.iter_patches(centres, **SIZE, threads=threads):
+        np.testing.assert_array_equal(patches, plain[index])
+    seen = len(source.read)
+    assert 0 < seen < source.grid[0] * source.grid[1]
+    assert image_checksum(both, **SIZE) == image_checksum(
+        PatchReader([ImageLevel(ArraySource(IMAGE), IDENTITY)]), **SIZE
+    )
+    assert sorted(source.read) == list(np.ndindex(*source.grid))
+    assert image_checksum(both, **SIZE) == image_checksum(reader, **SIZE)
+
+
+def test_a_level_that_is_not_read_is_summed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Patches come from a level that is too large for the checksum."""
+    reader = PatchReader(
+        [ImageLevel(ArraySource(IMAGE), IDENTITY), ImageLevel(ArraySource(IMAGE[:, ::2, ::2]), IDENTITY / 2)]
+    )
+    monkeypatch.setattr(fingerprint, "_MOST_PX", 10_000)
+    both = summing(reader, **SIZE)
+    both.read(np.full((1, 2), 50.0), **SIZE)
+    assert image_checksum(both, **SIZE) == image_checksum(reader, **SIZE)
+    assert image_checksum(both, **SIZE).compared == "all pixels at 2 µm/px"
+
+
+def test_a_change_is_noticed_whether_it_was_read_or_not() -> None:
+    for at in ((0, 5, 5), (2, 169, 139)):
+        changed = IMAGE.copy()
+        changed[at] ^= 1
+        both = summing(PatchReader([ImageLevel(ArraySource(changed, chunks_yx=(40, 30)), IDENTITY)]), **SIZE)
+        both.read(np.full((1, 2), 10.0), **SIZE)
+        assert image_checksum(both, **SIZE).value != value(IMAGE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -312,19 +313,35 @@ def _check_counts(values: np.ndarray, *, where: str, table: AnnData) -> None:
     if where != ".raw" and table.raw is not None and _looks_like_counts(table.raw.X):
         advice = "STORM reads raw counts, and .raw of the table holds whole numbers: read them with layer='raw'"
     if np.issubdtype(values.dtype, np.inexact):
-        # Block by block: a rounded copy of all values would be as large as they are.
-        blocks = [values[start : start + _BLOCK] for start in range(0, len(values), _BLOCK)]
-        if (n := sum(int(np.count_nonzero(~np.isfinite(block))) for block in blocks)) > 0:
+        if (n := sum(int(np.count_nonzero(~np.isfinite(block))) for block in _blocks(values))) > 0:
             msg = f"{where} holds NaN or infinite values ({n} of them); {advice}"
             raise ValueError(msg)
-        for block in blocks:
-            broken = block != np.rint(block)
-            if broken.any():
-                msg = f"{where} holds non-count values (for example {block[broken][0]:.4g}); {advice}"
-                raise ValueError(msg)
+        if (fraction := first_fraction(values)) is not None:
+            msg = f"{where} holds non-count values (for example {fraction:.4g}); {advice}"
+            raise ValueError(msg)
     if values.size and values.min() < 0:
         msg = f"{where} holds negative values, down to {values.min():.4g}; {advice}"
         raise ValueError(msg)
+
+
+def first_fraction(values: np.ndarray) -> float | None:
+    """The first of many values that is not a whole number (NaN is none either); ``None`` if all are.
+
+    Parameters
+    ----------
+    values
+        Numbers, shape (n,).
+    """
+    for block in _blocks(values):
+        broken = block != np.rint(block)
+        if broken.any():
+            return float(block[broken][0])
+    return None
+
+
+def _blocks(values: np.ndarray) -> Iterator[np.ndarray]:
+    """Views of values, some at a time: what is made of all at once would be as large as they are."""
+    return (values[start : start + _BLOCK] for start in range(0, len(values), _BLOCK))
 
 
 def _looks_like_counts(matrix: Any) -> bool:

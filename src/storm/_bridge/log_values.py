@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from storm._bridge.counts import as_csr, genes_of, read_counts, stored_matrix
+from storm._bridge.counts import as_csr, first_fraction, genes_of, read_counts, stored_matrix
 from storm._logging import warn
 from storm.data.normalise import log_normalise
 
@@ -61,7 +61,7 @@ def read_log_values(
     stored, var, where = stored_matrix(table, layer)
     if normalise is not True:
         values = as_csr(stored, where=where)
-        if normalise is False or (values.data != np.rint(values.data)).any():
+        if normalise is False or first_fraction(values.data) is not None:
             gene = genes_of(var)
             if not gene.all():  # left out here as read_counts leaves them out
                 values, var = values[:, np.flatnonzero(gene)], var[gene]

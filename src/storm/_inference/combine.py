@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from storm.data.components import finite_rows
+from storm.data.memory import large_array
 from storm.data.normalise import row_blocks
 
 
@@ -47,7 +48,7 @@ def combine(
     nothing = ~anything | ~np.any(list(known.values()), axis=0)
     names = dict.fromkeys(map(modality_of, parts))
     ordered = [(name, key) for name in names for key in parts if modality_of(key) == name]
-    whole = np.empty((len(nothing), sum(part.shape[1] for part in parts.values())), dtype=np.float32)
+    whole = large_array((len(nothing), sum(part.shape[1] for part in parts.values())))
     by_modality: dict[str, np.ndarray] = {}
     begins: dict[str, int] = {}
     end = 0

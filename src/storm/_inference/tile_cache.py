@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -20,7 +20,7 @@ from storm._loading import StormModel
 from storm._logging import logger
 from storm._types import Field
 from storm.data.enlarged import warn_if_enlarged
-from storm.data.fingerprint import image_checksum
+from storm.data.fingerprint import image_checksum, summing
 from storm.data.journal import Journal
 from storm.data.patches import READER_VERSION
 from storm.data.spots import Spots
@@ -134,8 +134,10 @@ def tile_embedding(
         "batch_size": batch_size,
     }
     journal = journal or Journal()
-    if stored or held is not None or journal.folder is not None:  # it takes a pass over the image
+    if held is not None or journal.folder is not None:  # it takes a pass over the image
         facts |= inputs_record(spots, field_um=field_um, tile_px=tile_px)
+    elif stored:  # nothing is compared with it: taken from the pixels as they are read
+        spots = replace(spots, patches=summing(spots.reader, field_um=field_um, out_px=tile_px))
     if held is not None:
         values, before = held
         compared = [key for key in _CACHE_KEY if not (compute.any_precision and key == "precision")]
@@ -177,6 +179,8 @@ def tile_embedding(
             rows.write(np.arange(len(spots)), values)
         values = rows.finish()
     _check_finite(values, spots, name=encoder.name, precision=compute.precision)
+    if stored and "inputs" not in facts:
+        facts |= inputs_record(spots, field_um=field_um, tile_px=tile_px)
     return TileEmbedding(values=values, facts=facts, reused=False)
 
 

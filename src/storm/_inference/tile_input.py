@@ -31,6 +31,9 @@ class TileInput:
     def __init__(self, encoder: EncoderInfo, device: torch.device) -> None:
         self.encoder, self.device = encoder, device
         self._memory = torch.empty(0, 0, 0)
+        # The channels' numbers along a whole line of pixels, so that lines are computed in one go.
+        self._mean: Tensor | None = None
+        self._std: Tensor | None = None
 
     def __call__(self, patches: np.ndarray) -> Tensor:
         """Patches (b, height, width, 3), uint8, as :meth:`EncoderInfo.normalise` makes them: the very same bits.
@@ -45,17 +48,16 @@ class TileInput:
         n, height, width, _ = patches.shape
         if self._memory.shape[1:] != (height, 3 * width) or len(self._memory) < n:
             self._memory = torch.empty(n, height, 3 * width)
-        # The channels' numbers along a whole line of pixels, so that lines are computed in one go.
-        mean, std = (
-            None if values is None else torch.tensor(values, dtype=torch.float32).repeat(width)
-            for values in (self.encoder.mean, self.encoder.std)
-        )
+            self._mean, self._std = (
+                None if values is None else torch.tensor(values, dtype=torch.float32).repeat(width)
+                for values in (self.encoder.mean, self.encoder.std)
+            )
         memory = self._memory[:n]
         # Tile by tile, which stay in the processor's cache from one step to the next.
         for out, tile in zip(memory, torch.from_numpy(patches).view(n, height, 3 * width), strict=True):
             out.copy_(tile).div_(255)
-            if mean is not None:
-                out.sub_(mean)
-            if std is not None:
-                out.div_(std)
+            if self._mean is not None:
+                out.sub_(self._mean)
+            if self._std is not None:
+                out.div_(self._std)
         return memory.view(n, height, width, 3).permute(0, 3, 1, 2)

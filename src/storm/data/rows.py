@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from storm._files import full_disk_explained, reserve
+from storm.data.memory import large_array
 
 #: Before a record's rows: how many there are, checksum of the rows' values, checksum of the row numbers.
 _HEAD = struct.Struct("<III")
@@ -123,7 +124,7 @@ def large_empty(shape: tuple[int, int]) -> np.ndarray:
     """
     size = 4 * shape[0] * shape[1]
     if size <= _IN_MEMORY:
-        return np.empty(shape, dtype=np.float32)
+        return large_array(shape)
     advice = ", or set TMPDIR to a folder with more room"
     place = f"a scratch file in {tempfile.gettempdir()}"
     with full_disk_explained(place, needed=size, advice=advice), tempfile.TemporaryFile() as file:

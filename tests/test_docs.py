@@ -54,6 +54,25 @@ def test_tutorials_are_stored_without_outputs() -> None:
         assert '"output_type"' not in text, f"{notebook.name}: clear its outputs, the build runs it"
 
 
+@pytest.mark.filterwarnings("ignore:zarr v3 autosharding:UserWarning")
+def test_results_go_into_the_store_that_they_came_from(toy, tmp_path: Path) -> None:
+    """The lines printed in ``outputs.md`` store a changed table and a new one beside an image that is not written."""
+    import spatialdata
+
+    toy.write(path := tmp_path / "a.zarr")
+    sdata = spatialdata.read_zarr(path)
+    sdata["table"].obs["storm_domain"] = sdata["table"].obs["domain"].astype("category")
+    sdata["table_storm"] = sdata["table"].copy()
+    image = {file: file.stat().st_mtime_ns for file in (path / "images").rglob("*") if file.is_file()}
+    code = re.search(r"\(saving\)=.*?```python\n(.*?)```", (DOCS / "outputs.md").read_text(), re.DOTALL)
+    assert code is not None
+    exec(code.group(1), {"sdata": sdata})
+    again = spatialdata.read_zarr(path)
+    assert list(again["table"].obs["storm_domain"]) == list(sdata["table"].obs["storm_domain"])
+    assert again["table_storm"].shape == sdata["table_storm"].shape
+    assert {file: file.stat().st_mtime_ns for file in image} == image
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
 def test_first_example_runs(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The printed example runs, on a smaller section, and writes the keys that its comments name."""

@@ -37,7 +37,8 @@ def categories(column: Any, *, key: str) -> pd.Series:
     if pd.api.types.is_float_dtype(column) or column.nunique() > _MOST:
         msg = (
             f"obs[{key!r}] holds {column.nunique()} different values of type {column.dtype}: measurements, not "
-            f"domains; draw labels, or make them a category with obs[{key!r}].astype('category')"
+            f"domains; draw these with scanpy.pl.embedding(adata, 'spatial', color={key!r}), or make labels of them "
+            f"with pandas.cut"
         )
         raise ValueError(msg)
     return column.astype("category")

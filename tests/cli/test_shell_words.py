@@ -6,7 +6,18 @@ import pytest
 
 from storm.cli._shell_words import in_shell_words, options_of
 
-OPTIONS = ("um_per_px", "image_key", "modality", "key_added", "library_key", "n_domains", "device", "genes", "image")
+OPTIONS = (
+    "um_per_px",
+    "image_key",
+    "modality",
+    "key_added",
+    "library_key",
+    "n_domains",
+    "device",
+    "genes",
+    "image",
+    "weights",
+)
 
 
 @pytest.mark.parametrize(
@@ -25,6 +36,10 @@ OPTIONS = ("um_per_px", "image_key", "modality", "key_added", "library_key", "n_
         ("or image=False to read without one", "or --no-image to read without one"),
         ("give each its own: image={'A': …}", "give each its own: --image A=…"),
         ("of several libraries um_per_px={'A b': …})", "of several libraries --um-per-px 'A b'=…)"),
+        (
+            "or (2) give the folder of a copy, weights='PATH'; or",
+            "or (2) give the folder of a copy, --weights PATH; or",
+        ),
         # what is Python stays Python
         ("say it with storm.pp.set_scale(data, um_per_px=...)", "say it with storm.pp.set_scale(data, um_per_px=...)"),
         ("storm.tl.adapt(sdata, model=None) fits one", "storm.tl.adapt(sdata, model=None) fits one"),

@@ -244,7 +244,14 @@ def test_missing_weights_say_how_to_get_them(gated, monkeypatch) -> None:
         load_encoder(gated)
     assert time.perf_counter() - start < 5
     said = str(error.value)
-    for word in ("https://huggingface.co/bioptimus/H0-mini", "CC-BY-NC-ND", "gated", "HF_TOKEN", "HF_HOME", "weights="):
+    for word in (
+        "https://huggingface.co/bioptimus/H0-mini",
+        "CC-BY-NC-ND",
+        "gated",
+        "HF_TOKEN",
+        "HF_HOME",
+        "weights='PATH'",
+    ):
         assert word in said
     with pytest.raises(FileNotFoundError, match="not on this machine"):
         get_encoder("h0-mini").build()

@@ -104,7 +104,7 @@ def _bare(table: AnnData, rows: np.ndarray) -> AnnData:
     return AnnData(obs=table.obs.iloc[rows, :0], obsm=own)
 
 
-def read_labels(table: AnnData, key: str, *, least: int = 1) -> Labels:
+def read_labels(table: AnnData, key: str, *, least: int = 1, option: str = "key") -> Labels:
     """Read a column of domains.
 
     Parameters
@@ -115,6 +115,8 @@ def read_labels(table: AnnData, key: str, *, least: int = 1) -> Labels:
         Column of ``obs``, of categories, text or whole numbers; missing values are rows without a domain.
     least
         Number of domains that are needed.
+    option
+        Name of the argument that named the column, for errors.
 
     Raises
     ------
@@ -123,7 +125,8 @@ def read_labels(table: AnnData, key: str, *, least: int = 1) -> Labels:
     ValueError
         If the column holds measurements, or fewer domains than needed.
     """
-    check_key(key, list(table.obs.columns), name="key", where="obs (storm.tl.domains writes it)")
+    where = "obs (storm.tl.domains writes it)" if option == "key" else "obs"
+    check_key(key, list(table.obs.columns), name=option, where=where)
     column = table.obs[key]
     if not isinstance(column.dtype, pd.CategoricalDtype):
         if pd.api.types.is_float_dtype(column):

@@ -105,7 +105,7 @@ def labelled_sections(
     _, named = named_sections(data, keys, library_key=library_key, image=image, mixed=image == "auto")
     result = []
     for name, section, rows in named:
-        column = read_labels(section.work.table, truth)
+        column = read_labels(section.work.table, truth, option="truth")
         codes = np.where(np.isin(column.codes, [column.names.index(n) for n in unlabelled if n in column.names]), -1,
                          column.codes)[rows]  # fmt: skip
         classes = np.unique(codes[codes >= 0])

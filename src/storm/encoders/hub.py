@@ -99,6 +99,6 @@ def how_to_get(info: EncoderInfo, reason: str) -> str:
     return (
         f"tile encoder {name}: {reason}; looked in {cache_dir()}. {terms[0].upper() + terms[1:]}. Then either "
         f"(1) storm.encoders.load_encoder({name}, download=True), with your token in the environment variable "
-        f"HF_TOKEN; or (2) load_encoder({name}, weights='folder or .safetensors file') with a copy of the weights; "
+        f"HF_TOKEN; or (2) give the folder or .safetensors file of a copy of the weights, weights='PATH'; "
         f"or (3) set HF_HOME to a cache that holds them, which works offline"
     )

@@ -165,15 +165,18 @@ def read_groups(table: AnnData, key: str, *, n_classes: int) -> Groups:
     return Groups(labels.codes, labels.names, [by_name[name] for name in labels.names])
 
 
-def read_numbers(table: AnnData, key: str) -> np.ndarray | None:
+def read_numbers(table: AnnData, key: str, *, option: str = "key") -> np.ndarray | None:
     """A column of measurements as float64, shape (n_obs,), NaN where there is none; ``None`` if it holds labels.
+
+    The ``option`` that named the column is named in the error.
 
     Raises
     ------
     KeyError
         If there is no such column.
     """
-    check_key(key, list(table.obs.columns), name="key", where="obs (storm.tl.domains writes 'storm_domain')")
+    where = "obs (storm.tl.domains writes 'storm_domain')" if option == "key" else "obs"
+    check_key(key, list(table.obs.columns), name=option, where=where)
     column = table.obs[key]
     if isinstance(column.dtype, pd.CategoricalDtype) or not pd.api.types.is_numeric_dtype(column):
         return None

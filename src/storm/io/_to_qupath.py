@@ -175,7 +175,7 @@ def _read(
 
 def _scores(table: AnnData, name: str) -> np.ndarray:
     """A column of numbers, also of few whole ones, as float64."""
-    values = read_numbers(table, name)
+    values = read_numbers(table, name, option="scores")
     if values is None:
         column = table.obs[name]
         if isinstance(column.dtype, pd.CategoricalDtype) or not pd.api.types.is_numeric_dtype(column):

@@ -117,10 +117,10 @@ def domains(
     What takes time is bounded, without a jump at any size. Up to 4 million numbers (rows × columns: a Visium section of
     800 columns) the embedding is clustered as it is. Of a larger one, principal components are clustered: at first
     nearly all, fewer the larger it is, and at least 50. ``"auto"`` tries its numbers on 20,000 seeded rows at most.
-    Beyond 50,000 rows, k-means runs its random starts on 50,000 seeded rows and goes on from the best of them on all
-    rows; a mixture is fitted to 100,000 seeded rows at most. The provenance in ``uns`` records this (``n_components``,
-    ``variance_kept``, ``auto_rows``, ``start_rows``, ``fit_rows``). ``"leiden"`` needs a graph of neighbours, exact up
-    to 150,000 rows and searched approximately beyond.
+    Beyond 50,000 rows, k-means runs its random starts on 50,000 seeded rows (with ``"auto"`` on those 20,000) and goes
+    on from the best of them on all rows; a mixture is fitted to 100,000 seeded rows at most. The provenance in ``uns``
+    records this (``n_components``, ``variance_kept``, ``auto_rows``, ``start_rows``, ``fit_rows``). ``"leiden"`` needs
+    a graph of neighbours, exact up to 150,000 rows and searched approximately beyond.
 
     Rows are sorted by their values before they are clustered, so that their order in the table does not matter.
 

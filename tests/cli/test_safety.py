@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
 import anndata
 import geopandas
@@ -362,10 +363,37 @@ def test_the_session_s_settings_are_kept(here):
     assert storm.settings.verbosity == 1
 
 
+@pytest.mark.parametrize("buffering", [1, -1])
+@pytest.mark.parametrize("argv", ["check s.zarr t.zarr --no-estimate", "report s.zarr t.zarr", "models", "--help"])
+def test_a_reader_that_goes_away(here, argv, buffering, capsys, monkeypatch):
+    """Not an error of the section at work, after which the next one would follow."""
+    shutil.copytree("s.zarr", "t.zarr")
+    with unread(buffering) as gone:
+        monkeypatch.setattr(sys, "stdout", gone)
+        assert main(argv.split()) == 1
+        assert sys.stdout is gone
+    assert capsys.readouterr().err == ""
+
+
+def test_a_reader_of_errors_that_goes_away(here, capsys, monkeypatch):
+    with unread(1) as gone:
+        monkeypatch.setattr(sys, "stderr", gone)
+        assert main(["domains", "nothing.zarr", "--n-domains", "2"]) == 1
+    assert capsys.readouterr().out == ""
+
+
+def unread(buffering: int) -> TextIO:
+    """A stream whose reader is gone."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    return os.fdopen(writer, "w", buffering=buffering)
+
+
 @pytest.mark.slow
-def test_a_reader_that_goes_away():
+@pytest.mark.parametrize("argv", ["models", "--help"])
+def test_a_reader_that_goes_away_in_the_shell(argv):
     done = subprocess.run(
-        f"{sys.executable} -m storm.cli models | true", shell=True, capture_output=True, text=True, check=False
+        f"{sys.executable} -m storm.cli {argv} | true", shell=True, capture_output=True, text=True, check=False
     )
     assert done.stderr == ""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
@@ -22,15 +21,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     -------
     int
         Exit status: 0; 1 if ``storm check`` finds something that must be fixed first; 2 after an error, which is
-        printed as one line on stderr, also if only some of several sections failed; 130 after Ctrl-C.
+        printed as one line on stderr, also if only some of several sections failed; 130 after Ctrl-C. 1 as well if
+        the reader of the output, such as ``head``, is gone: the command ends there.
 
     Raises
     ------
     SystemExit
         For ``--help``, ``--version`` and invalid arguments.
     """
+    from storm.cli._pipe import ReaderGone, watched
+
     try:
-        return _main(argv)
+        with watched():
+            return _main(argv)
+    except ReaderGone:
+        return 1
     except KeyboardInterrupt:  # while the parser was made: parsing alone imports no large package
         print("storm: interrupted: the same command starts again from the beginning", file=sys.stderr)
         return 130
@@ -54,14 +59,7 @@ def _main(argv: Sequence[str] | None) -> int:
     with speaking_shell(options_of(vars(arguments))), quiet_neighbours():
         try:
             with logged(log, words):
-                status = _reported(arguments)
-            # Here, where an error is handled, and not when Python ends.
-            sys.stdout.flush()
-            return status
-        except BrokenPipeError:
-            # The reader of our output, such as head, is gone: what Python still flushes at its end goes nowhere.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 1
+                return _reported(arguments)
         except OSError as error:  # of the log itself; those of the command are a line already, or --debug asks for them
             if getattr(arguments, "debug", False):
                 raise
@@ -80,8 +78,6 @@ def _reported(arguments: argparse.Namespace) -> int:
 
     try:
         return _run(arguments)
-    except BrokenPipeError:
-        raise
     except KeyboardInterrupt as interruption:
         print(interrupted(arguments.command, interruption), file=sys.stderr)
         return 130

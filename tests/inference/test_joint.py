@@ -6,6 +6,7 @@ import gc
 import sys
 import tempfile
 import weakref
+from contextlib import nullcontext
 from dataclasses import replace
 
 import anndata as ad
@@ -139,6 +140,47 @@ def test_not_jointly_is_each_by_itself(toy_once, tiny_model, readout) -> None:
     for one, other in zip((first, second), alone, strict=True):
         storm.tl.embed(other, model=tiny_model, readout=readout)
         np.testing.assert_array_equal(one.obsm["X_storm"], other.obsm["X_storm"])
+
+
+@pytest.mark.parametrize("closed", [1, 2])
+def test_sections_of_one_table_whose_gates_decide_differently(toy_once, tiny_model, monkeypatch, closed) -> None:
+    """Each is what it is alone, and zero in the columns of the network where that takes no part."""
+    table = toy_once.tables["table"].copy()
+    del table.uns["spatialdata_attrs"]
+    table.X.data[table.X.indptr[3] : table.X.indptr[4]] = 0  # a row without counts
+    sections = table.obs["sample"] = pd.Categorical(np.where(np.arange(table.n_obs) < 90, "a", "b"))
+    calls = []
+
+    def gate(*given):
+        calls.append(1)
+        decision = storm._inference.joint_steps.gate(*given)
+        tokens, _ = storm._inference.section_embedding.st_tokens(given[1], tiny_model)
+        return replace(decision, tokens=None if len(calls) == closed else tokens)
+
+    monkeypatch.setattr("storm._inference.section_embedding.gate", gate)
+    options = {"model": tiny_model, "modality": "st", "readout": "adaptive", "per_modality": True}
+    with pytest.warns(UserWarning, match="1 without counts"):
+        storm.tl.embed(table, library_key="sample", joint=False, **options)
+    calls.clear()
+    alone = [table[sections == name].copy() for name in "ab"]
+    for one, empty in zip(alone, (1, 0), strict=True):
+        del one.obsm["X_storm"], one.obsm["X_storm_st"], one.uns["storm"]
+        with pytest.warns(UserWarning, match="1 without counts") if empty else nullcontext():
+            storm.tl.embed(one, **options)
+    width = max(one.obsm["X_storm"].shape[1] for one in alone)
+    for name, own in zip("ab", alone, strict=True):
+        for key in ("X_storm", "X_storm_st"):
+            found, expected = table.obsm[key][sections == name], own.obsm[key]
+            assert found.shape[1] == width
+            added = width - expected.shape[1]
+            assert (added > 0) == (name == "ab"[closed - 1])
+            np.testing.assert_array_equal(found[:, added:], expected)
+            known = ~np.isnan(expected).any(axis=1)
+            assert (found[known, :added] == 0).all()
+            assert np.isnan(found[~known]).all()
+    assert [facts["st_tokens"] for facts in table.uns["storm"]["X_storm"]["sections"].values()] == [
+        closed == 2, closed == 1
+    ]  # fmt: skip
 
 
 def test_one_section_is_not_a_study(model) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from storm._bridge.columns import merged, spread
 from storm._bridge.keys import Keys
 from storm._bridge.members import Member, plain
 from storm._bridge.part import SECTIONS, part_of, section_facts
@@ -120,6 +121,7 @@ class Study:
     _kept: dict[tuple[int, str, str], Any] = field(default_factory=dict, repr=False)
     _facts: dict[tuple[int, str], dict[str, dict[str, Any]]] = field(default_factory=dict, repr=False)
     _rows: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
+    _layouts: dict[tuple[int, str, str], Mapping[str, int]] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.sections)
@@ -153,6 +155,7 @@ class Study:
         section: Section,
         *,
         uns: Mapping[str, Mapping[str, Any]] | None = None,
+        layouts: Mapping[str, Mapping[str, int]] | None = None,
         **results: Mapping[str, np.ndarray],
     ) -> None:
         """Keep the results of a section until :meth:`write`.
@@ -163,27 +166,35 @@ class Study:
             The section.
         uns
             Provenance by key.
+        layouts
+            By key, the parts of a matrix that another section of the table may not have, or have more of, with their
+            number of columns: where a section lacks a part, its rows are zero.
         **results
             Matrices by slot (``"obsm"``, ``"layers"``) and key, shape (rows of the section, d).
 
         Raises
         ------
         ValueError
-            If another section of the table has a result of another width.
+            If another section of the table has a result of another width, and no layout.
         """
         work = id(section.work)
         rows = None if section.member is None else section.member.rows
         n_obs = section.work.table.n_obs
         for slot, matrices in results.items():
             for key, values in matrices.items():
-                whole = self._kept.get((work, slot, key))
+                place = (work, slot, key)
+                whole, own = self._kept.get(place), dict((layouts or {}).get(key, {}))
                 if rows is None:
-                    self._kept[work, slot, key] = values
+                    self._kept[place] = values
                     continue
                 if whole is None:
                     whole = large_empty((n_obs, values.shape[1]))
                     whole[:] = np.nan
-                    self._kept[work, slot, key] = whole
+                elif own:
+                    before = self._layouts[place]
+                    every = merged(before, own)
+                    whole, values, own = spread(whole, before, every), spread(values, own, every), every
+                self._kept[place], self._layouts[place] = whole, own
                 if whole.shape[1] != values.shape[1]:
                     msg = (
                         f"section {section.name!r} gives {slot}[{key!r}] {values.shape[1]} columns, and the sections "

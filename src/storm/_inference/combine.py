@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -46,13 +46,12 @@ def combine(
     anything = np.any(list(exists.values()), axis=0)
     known = {key: finite_rows(part) for key, part in parts.items()}
     nothing = ~anything | ~np.any(list(known.values()), axis=0)
-    names = dict.fromkeys(map(modality_of, parts))
-    ordered = [(name, key) for name in names for key in parts if modality_of(key) == name]
     whole = large_array((len(nothing), sum(part.shape[1] for part in parts.values())))
     by_modality: dict[str, np.ndarray] = {}
     begins: dict[str, int] = {}
     end = 0
-    for name, key in ordered:
+    for key in in_order(parts):
+        name = modality_of(key)
         begin, end = end, end + parts[key].shape[1]
         weight = np.float32(weights.get(name, 1.0))
         mean = None if means is None else means.get(key)
@@ -60,6 +59,13 @@ def combine(
         by_modality[name] = whole[:, begins.setdefault(name, begin) : end]
     whole[nothing] = np.nan
     return whole, by_modality
+
+
+def in_order(parts: Iterable[str]) -> list[str]:
+    """Parts of a read-out as their columns follow each other: those of one modality side by side."""
+    parts = list(parts)
+    names = dict.fromkeys(map(modality_of, parts))
+    return [key for name in names for key in parts if modality_of(key) == name]
 
 
 def modality_of(key: str) -> str:

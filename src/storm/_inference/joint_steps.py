@@ -16,7 +16,7 @@ import numpy as np
 from storm._bridge.counts import read_counts
 from storm._bridge.read import spots_of
 from storm._inference.adaptive import Gate, choices, gate
-from storm._inference.combine import combine
+from storm._inference.combine import combine, in_order
 from storm._inference.record import provenance, unknown_rows, wants_tiles
 from storm._inference.section_embedding import EmbedPlan, SectionEmbedding, read_section
 from storm._inference.study_counts import Measured, measured
@@ -263,7 +263,10 @@ def finish(part: Part, last: Last) -> SectionEmbedding:
         parts = {name: whole[:, end - d : end] for (name, d), end in zip(output.widths.items(), ends, strict=True)}
     parts["st_own"] = last.own
     vector, by_modality = combine(parts, output.known, part.plan.model.settings["modality_weights"], means=last.means)
-    return SectionEmbedding(vector=vector, by_modality=by_modality, unknown=output.unknown, facts=output.facts)
+    layout = {key: parts[key].shape[1] for key in in_order(parts)}
+    return SectionEmbedding(
+        vector=vector, by_modality=by_modality, unknown=output.unknown, facts=output.facts, layout=layout
+    )
 
 
 #: Steps that take long, and what they do.

@@ -9,7 +9,7 @@ import numpy as np
 
 from storm._bridge.read import spots_of
 from storm._inference.adaptive import choices, gate, own_expression
-from storm._inference.combine import combine, modality_of
+from storm._inference.combine import combine, in_order, modality_of
 from storm._inference.device import Compute
 from storm._inference.neighbourhoods import section_windows
 from storm._inference.reconstruction import reconstructions
@@ -76,12 +76,27 @@ class SectionEmbedding:
         Rows of which nothing may be known, by the reason; see :func:`~storm._inference.record.unknown_rows`.
     facts
         Provenance.
+    layout
+        Number of columns of each part, in their order: which parts there are depends on the section.
     """
 
     vector: np.ndarray
     by_modality: dict[str, np.ndarray]
     unknown: dict[str, np.ndarray]
     facts: dict[str, Any]
+    layout: dict[str, int]
+
+    def obsm(self, key: str, *, per_modality: bool) -> dict[str, np.ndarray]:
+        """Matrices to be written for an embedding that is stored under ``key``."""
+        parts = self.by_modality if per_modality else {}
+        return {key: self.vector} | {f"{key}_{name}": part for name, part in parts.items()}
+
+    def layouts(self, key: str) -> dict[str, dict[str, int]]:
+        """The layout of each of these."""
+        return {key: self.layout} | {
+            f"{key}_{name}": {part: d for part, d in self.layout.items() if modality_of(part) == name}
+            for name in self.by_modality
+        }
 
 
 def read_section(selection: Selection, plan: EmbedPlan) -> tuple[Spots, Windows]:
@@ -116,7 +131,13 @@ def embed_section(selection: Selection, plan: EmbedPlan, journal: Journal) -> Se
         }
     weights = plan.model.settings["modality_weights"]
     vector, by_modality = combine(read.parts, read.exists, weights, means=means)
-    return SectionEmbedding(vector=vector, by_modality=by_modality, unknown=read.unknown, facts=read.facts)
+    return SectionEmbedding(
+        vector=vector,
+        by_modality=by_modality,
+        unknown=read.unknown,
+        facts=read.facts,
+        layout={key: read.parts[key].shape[1] for key in in_order(read.parts)},
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

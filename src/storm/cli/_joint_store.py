@@ -59,10 +59,8 @@ def store_results(*, folder: Path, lasts: Sequence[Last], told: Mapping[str, Any
     for part, last in zip(parts, lasts, strict=True):
         result = finish(part, last)
         warn_nan(result.vector, result.unknown, name=key, section="" if len(parts) == 1 else part.section.name)
-        obsm = {key: result.vector}
-        if options["per_modality"]:
-            obsm |= {f"{key}_{name}": values for name, values in result.by_modality.items()}
-        study.keep(part.section, obsm=obsm, uns={key: result.facts})
+        obsm = result.obsm(key, per_modality=options["per_modality"])
+        study.keep(part.section, obsm=obsm, uns={key: result.facts}, layouts=result.layouts(key))
     study.write()
     return store_embedding(
         section, told, table_key=options["table_key"], per_modality=options["per_modality"], key_added=key

@@ -101,7 +101,8 @@ def embed(
         Give several sections, of a list or of one table, axes that mean the same in all of them: with the read-out
         ``"adaptive"`` the principal components of expression are those of all sections together, over the genes that
         all measure, and the network takes part in all of them or in none. Each section keeps its own neighbourhoods and
-        reach. With other read-outs, for H&E alone, and with ``joint=False``, each is embedded as if it were alone.
+        reach. With other read-outs, for H&E alone, and with ``joint=False``, each is embedded as if it were alone; if
+        some sections of a table then have parts that others have not, such as the network's, these are zero there.
     batch
         What is taken for technical between sections that are embedded jointly, and removed. ``"anchors"``: one shift
         for each section, by which spots that are mutual nearest neighbours between sections agree; right also where
@@ -197,9 +198,7 @@ def embed(
     with study.journals(key_added) as journals:
         for section, result in embed_sections(study, plan, journals):
             warn_nan(result.vector, result.unknown, name=key_added, section=section.name)
-            obsm = {key_added: result.vector}
-            if per_modality:
-                obsm |= {f"{key_added}_{name}": part for name, part in result.by_modality.items()}
-            study.keep(section, obsm=obsm, uns={key_added: result.facts})
+            obsm = result.obsm(key_added, per_modality=per_modality)
+            study.keep(section, obsm=obsm, uns={key_added: result.facts}, layouts=result.layouts(key_added))
         study.write()
     return study.copies(data) if copy else None

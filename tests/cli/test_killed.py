@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import warnings
 from dataclasses import replace
@@ -52,6 +53,50 @@ def results(path: Path) -> tuple[str, ...]:
         ordered(table.uns["storm"]),
         repr((table.X.toarray().tolist(), table.obsm["X_old"].tolist())),
     )
+
+
+def left_by_a_killed_process(store: Path, *, taken: bool) -> dict[str, bytes | None]:
+    """Let a store be as a kill within a replacement leaves it, and return all files of its folder."""
+    scratch = store.with_name(f"{store.name}.storm") / "writing"
+    (scratch / "old").mkdir(parents=True)
+    record = {"targets": ["tables/table"], "new": ["new-0"], "consolidated": True}
+    (scratch / "record.json").write_text(json.dumps(record))
+    metadata = json.loads((store / "zarr.json").read_text())
+    del metadata["consolidated_metadata"]
+    (store / "zarr.json").write_text(json.dumps(metadata))
+    if taken:  # on a system that cannot exchange two folders in one step
+        (store / "tables" / "table").rename(scratch / "old" / "0")
+    return files(store.parent)
+
+
+def files(folder: Path) -> dict[str, bytes | None]:
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["check s.zarr --no-estimate", "report s.zarr --out {out}/s.html", "export qupath s.zarr {out}/s.geojson"],
+)
+def test_reading_writes_nothing_into_a_store_that_was_left(command, folder, tmp_path, monkeypatch, capsys):
+    argv = command.format(out=tmp_path).split()
+    monkeypatch.chdir(shutil.copytree(folder, tmp_path / "here"))
+    before = left_by_a_killed_process(Path("s.zarr").absolute(), taken=False)
+    assert main(argv) in (0, 1)
+    assert files(Path.cwd()) == before
+    assert "error" not in capsys.readouterr().err
+
+
+def test_what_a_killed_process_took_away_is_named(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(shutil.copytree(folder, tmp_path / "here"))
+    old = results(Path("s.zarr"))
+    before = left_by_a_killed_process(Path("s.zarr").absolute(), taken=True)
+    for command in ("check s.zarr", "report s.zarr", "export loupe s.zarr s.csv", "embed s.zarr --out new.zarr"):
+        assert main(command.split()) == 2
+        assert "s.zarr lacks tables/table, which a command was replacing when it was killed" in capsys.readouterr().err
+        assert files(Path.cwd()) == before
+    assert main([*COMMANDS["domains in place"][0], "--quiet", "--key-added", "other"]) == 0
+    assert not Path("s.zarr.storm").exists()
+    assert results(Path("s.zarr"))[0] == old[0]
 
 
 #: Commands, and the store in which their result appears.

@@ -6,7 +6,7 @@ from storm._bridge.read import read_spots, spots_of
 from storm._bridge.scale import ScaleSources, resolve_scale
 from storm._bridge.select import select_table
 from storm._bridge.selection import Selection, select
-from storm._bridge.staging import recover
+from storm._bridge.staging import missing, recover
 from storm._bridge.tiles import make_tile_table
 from storm._bridge.view import SectionView, read_view, view_of
 from storm._bridge.write import add_elements, annotate_like, check_writable, write_results
@@ -20,6 +20,7 @@ __all__ = [
     "annotate_like",
     "check_writable",
     "make_tile_table",
+    "missing",
     "persist",
     "read_spots",
     "read_view",

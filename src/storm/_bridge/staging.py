@@ -67,7 +67,7 @@ def staging(store: Path) -> Iterator[Path]:
 
 
 def recover(store: Path) -> None:
-    """Finish a replacement that a killed process left unfinished, if there is one; to be called before reading.
+    """Finish a replacement that a killed process left unfinished, if there is one; to be called before writing.
 
     Parameters
     ----------
@@ -83,6 +83,26 @@ def recover(store: Path) -> None:
             return  # nothing was interrupted: the other process is at it
         except OSError as error:
             logger.warning("a replacement in %s that was interrupted cannot be finished now: %s", store, error)
+
+
+def missing(store: Path) -> list[str]:
+    """Parts of a store that a killed process took away, and :func:`recover` puts back; for those who only read.
+
+    On Linux's local file systems there are none: parts are exchanged in one step, so that a store can be read whenever
+    a process was killed.
+
+    Parameters
+    ----------
+    store
+        Path of the zarr store.
+    """
+    return [
+        name
+        for scratch in _scratch_folders(store)
+        if (facts := _read_record(scratch / _RECORD)) is not None
+        for target, old, _, name in _parts(store, scratch, facts)
+        if old.exists() and not target.exists()
+    ]
 
 
 def place(store: Path, scratch: Path, parts: Sequence[tuple[Path, str]]) -> None:
@@ -152,8 +172,7 @@ def _finish(store: Path, scratch: Path) -> None:
         if facts is None:
             set_aside(scratch, reason="the record of an interrupted replacement cannot be read")
             return
-        for k, (name, new) in enumerate(zip(facts["targets"], facts["new"], strict=True)):
-            target, old, fresh = store / name, scratch / "old" / str(k), scratch / new
+        for target, old, fresh, name in _parts(store, scratch, facts):
             if old.exists() and not target.exists():
                 (fresh if fresh.exists() else old).replace(target)
                 logger.warning(
@@ -174,6 +193,12 @@ def _read_record(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return facts if whole and inside else None
+
+
+def _parts(store: Path, scratch: Path, facts: dict[str, Any]) -> list[tuple[Path, Path, Path, str]]:
+    """Of each part of a replacement its place, where its old and its new content may lie, and its name."""
+    named = enumerate(zip(facts["targets"], facts["new"], strict=True))
+    return [(store / name, scratch / "old" / str(k), scratch / new, name) for k, (name, new) in named]
 
 
 def _inside(name: Any) -> bool:

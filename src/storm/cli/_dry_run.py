@@ -79,7 +79,7 @@ def dry_run(
 
 
 def _look(job: Job) -> _Look:
-    sdata = read_store(job.options["path"], repair=False)
+    sdata = read_store(job.options["path"])
     n, genes = 0, 0
     if sdata.tables or job.options.get("table_key") is not None:
         _, table = select_table(sdata, job.options.get("table_key"))
@@ -132,7 +132,7 @@ def _measured(look: _Look, n: int) -> float:
         options["recompute"] = True
     if command == "predict":
         options["store"] = None
-    sdata = read_store(look.job.options["path"], repair=False)
+    sdata = read_store(look.job.options["path"])
     taken = []
     settings.verbosity = 0
     with quiet_neighbours(lambda text: None):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from storm._bridge import persist, recover, select_table
+from storm._bridge import missing, persist, recover, select_table
 from storm._bridge.remembered import remembered_entries
 from storm._files import check_folder_writable, replacing
 from storm.cli._foreign import explain, is_zarr, refuse
@@ -94,7 +94,7 @@ def open_section(path: Path, out: Path | None, *, table_key: str | None) -> Sect
     """
     if out is not None:
         check_new_path(out, inside=path)
-    section = Section(read_store(path), path, out)
+    section = Section(read_store(path, repair=out is None), path, out)
     if out is None:
         name = None
         if section.sdata.tables or table_key is not None:
@@ -103,7 +103,7 @@ def open_section(path: Path, out: Path | None, *, table_key: str | None) -> Sect
     return section
 
 
-def read_store(path: Path, *, repair: bool = True) -> SpatialData:
+def read_store(path: Path, *, repair: bool = False) -> SpatialData:
     """Open a SpatialData store.
 
     Parameters
@@ -111,15 +111,15 @@ def read_store(path: Path, *, repair: bool = True) -> SpatialData:
     path
         The store.
     repair
-        Whether what a killed process left half written is put in order first.
+        Whether what a killed process left half written is put in order first, by those who write to the store.
 
     Raises
     ------
     FileNotFoundError
         If there is nothing at ``path``.
     ValueError
-        If it is not a SpatialData store, or one of its elements cannot be read. What :mod:`storm.io` reads is named,
-        with the line to type.
+        If it is not a SpatialData store, one of its elements cannot be read, or a killed process took one away. What
+        :mod:`storm.io` reads is named, with the line to type.
     """
     import spatialdata
     import zarr
@@ -132,6 +132,12 @@ def read_store(path: Path, *, repair: bool = True) -> SpatialData:
     absolute = path.resolve()
     if repair:
         recover(absolute)
+    elif gone := missing(absolute):
+        msg = (
+            f"{path} lacks {', '.join(gone)}, which a command was replacing when it was killed; give that command "
+            "again: it puts them back before it begins, and nothing is lost"
+        )
+        raise ValueError(msg)
     try:
         attributes = dict(zarr.open_group(absolute, mode="r").attrs)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, zarr.errors.BaseZarrError) as error:
@@ -154,19 +160,18 @@ def read_store(path: Path, *, repair: bool = True) -> SpatialData:
 
 def is_store(path: Path) -> bool:
     """Whether a SpatialData store lies at a path, readable or not."""
-    file = path / "zarr.json"
-    try:
-        return _SIGN in json.loads(file.read_text(encoding="utf-8")).get("attributes", {})
-    except (OSError, ValueError, AttributeError, TypeError):
-        return _SIGN in _old_attributes(path)
+    return _SIGN in attributes_of(path)
 
 
-def _old_attributes(path: Path) -> Any:
-    """Attributes of a store of zarr 2."""
-    try:
-        return json.loads((path / ".zattrs").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+def attributes_of(group: Path) -> dict[str, Any]:
+    """Attributes of a stored group of zarr 3 or 2; empty where there is none, or it is damaged."""
+    for name, entry in (("zarr.json", "attributes"), (".zattrs", None)):
+        try:
+            found = json.loads((group / name).read_text(encoding="utf-8"))
+            return dict(found if entry is None else found.get(entry, {}))
+        except (OSError, ValueError, AttributeError, TypeError):
+            continue
+    return {}
 
 
 def read_object(path: Path) -> SpatialData | AnnData:

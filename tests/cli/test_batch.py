@@ -8,10 +8,13 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import spatialdata
+import zarr
+from anndata import AnnData
 
 import storm
 from storm.cli import main
@@ -79,6 +82,68 @@ def test_what_was_done_with_the_same_settings_is_skipped(here, capsys):
     found, _, err = statuses(capsys, *EMBED)
     assert found == {"A": "ok", "B": "ok"}
     assert "other settings (model " in err
+
+
+def rewritten(store: str, change: Callable[[AnnData], None]) -> None:
+    """Store a table anew in Python, with another content."""
+    sdata = spatialdata.read_zarr(store)
+    change(sdata["table"])
+    sdata.delete_element_from_disk("table")
+    sdata.write_element("table")
+
+
+def test_what_changed_since_is_not_skipped(here, capsys):
+    def counts(table: AnnData) -> None:
+        table.X = table.X.tocsr()
+        table.X.data[0] += 1
+
+    def scale(table: AnnData) -> None:
+        table.obs["storm_um_per_unit"] = 1.0  # as the coordinate system says
+
+    def notes(table: AnnData) -> None:
+        table.obs["mine"] = 1.0
+        table.X = table.X.copy()
+
+    statuses(capsys, *EMBED)
+    for change, what in ((counts, "counts of table 'table'"), (scale, "scale of table 'table'")):
+        rewritten("A.zarr", change)
+        found, _, err = statuses(capsys, *EMBED)
+        assert found == {"A": "ok", "B": "skipped"}
+        line = f"A.zarr: has 'X_storm', made of other data (changed since: {what}); it is computed again"
+        assert line in err
+        assert statuses(capsys, *EMBED)[0] == {"A": "skipped", "B": "skipped"}
+
+    # What is not read may change, and a copy of a store has other dates.
+    rewritten("A.zarr", notes)
+    shutil.move("B.zarr", "old")
+    shutil.copytree("old", "B.zarr", copy_function=shutil.copyfile)
+    assert statuses(capsys, *EMBED)[0] == {"A": "skipped", "B": "skipped"}
+
+    # A new store that is kept was made of the one beside it.
+    out = ["--out", "new"]
+    statuses(capsys, *EMBED, *out)
+    rewritten("B.zarr", counts)
+    before = tree(here / "new")
+    found, _, err = statuses(capsys, *EMBED, *out, status=2)
+    assert found == {"A": "skipped", "B": "not done"}
+    assert "made of other data (changed since: counts of table 'table'); it is kept as it is" in err
+    assert tree(here / "new") == before
+
+
+def test_another_image_is_not_skipped(toy, tiny_model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tiny_model.save("model")
+    toy.write("A.zarr")
+    embed = ["embed", "A.zarr", "--model", "model", "--skip-existing", "--quiet"]
+    expression = [*embed, "--modality", "st", "--key-added", "X_st"]
+    for _ in range(2):
+        status = [statuses(capsys, *argv)[0]["A"] for argv in (embed, expression)]
+    assert status == ["skipped", "skipped"]
+    zarr.open_array("A.zarr/images/he/s0", mode="r+")[:, 0, 0] = 7
+    found, _, err = statuses(capsys, *embed)
+    assert found["A"] == "ok"
+    assert "(changed since: image 'he')" in err
+    assert statuses(capsys, *expression)[0]["A"] == "skipped"
 
 
 def test_domains_of_another_embedding_are_not_skipped(here, capsys):

@@ -121,7 +121,7 @@ def test_several_sections(stores, capsys, monkeypatch):
     interrupt(monkeypatch, "storm.cli._many.run_section")
     line = said(capsys, "embed", "a.zarr", "b.zarr", "--model", "tiny", "--workers", "1")
     assert line.startswith("storm embed: interrupted: ")
-    assert "of 2 sections are done and kept; give the same command those that are not done" in line
+    assert "of 2 sections are done and kept; the same command with --skip-existing goes on with the others" in line
 
 
 def test_sections_together(stores, capsys, monkeypatch):

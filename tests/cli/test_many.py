@@ -160,7 +160,9 @@ def test_interrupting_busy_workers_that_have_a_gpu_each(here, model, monkeypatch
     assert b.split() == ["b.zarr", "not", "done", "0", "interrupted"]
     assert re.fullmatch(r"a\.zarr +ok +1 +sees (5|GPU-7), before torch: True, threads: 1", a)
     assert len(printed.err.splitlines()) == 1
-    assert printed.err.startswith("storm embed: interrupted: 1 of 2 sections are done and kept; give the same command")
+    assert printed.err.startswith(
+        "storm embed: interrupted: 1 of 2 sections are done and kept; the same command with --skip-existing"
+    )
 
 
 def test_a_worker_killed_in_mid_section(here, model, cluster, one_by_one, tmp_path, monkeypatch, capfd):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache, partial, wraps
+from functools import lru_cache, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,8 @@ import numpy as np
 import storm
 from storm import _keys
 from storm._bridge import select_table
-from storm.cli._done import embedding_of, settings_of, sign, sign_table
+from storm.cli._done import INPUTS, embedding_of, settings_of, sign, sign_table
+from storm.cli._inputs import marks_of
 from storm.cli._stores import Section, check_new_path, open_section, read_store, store
 
 if TYPE_CHECKING:
@@ -53,7 +54,9 @@ def _with_settings(command: Callable[..., Done]) -> Callable[..., Done]:
 
     @wraps(command)
     def run(**options: Any) -> Done:
-        return command(told=partial(settings_of, command.__name__, options), **options)
+        # Marked before anything is computed, and by which model it was is known afterwards, when it was fetched.
+        marks = marks_of(command.__name__, options)
+        return command(told=lambda: settings_of(command.__name__, options) | {INPUTS: marks}, **options)
 
     return run
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 #: Entry of ``uns["storm"][key]``, and attribute of a table in a store of its own.
 COMMAND = "command"
+#: In it: marks of what was read of the store.
+INPUTS = "inputs"
 #: Options that do not change a result, or only where it lies.
 _NO_SETTINGS = {"path", "out", "table_out", "device", "batch_size", "recompute", "shown", "told"}
 #: Options that name files, whose content counts; of weights, which may be large, size and date do.
@@ -67,7 +69,9 @@ def sign_table(path: Path, told: Mapping[str, Any]) -> None:
     zarr.open_group(path, mode="r+", use_consolidated=False).attrs[COMMAND] = json.dumps(dict(told), sort_keys=True)
 
 
-def state(store: Path, key: str, told: Mapping[str, Any]) -> str | None:
+def state(
+    store: Path, key: str, told: Mapping[str, Any], *, look: Callable[[Mapping[str, str]], list[str]]
+) -> str | None:
     """How a stored result differs from the one that a command would make.
 
     Parameters
@@ -78,6 +82,8 @@ def state(store: Path, key: str, told: Mapping[str, Any]) -> str | None:
         Key of the result.
     told
         What the command is told now.
+    look
+        Says which of the marked inputs of a result have changed.
 
     Returns
     -------
@@ -89,10 +95,17 @@ def state(store: Path, key: str, told: Mapping[str, Any]) -> str | None:
         if found is None:
             differences.append("by which settings is not known")
             continue
+        marks = found.pop(INPUTS, None)
         # An embedding of which nothing is known may be another one by now.
         names = [n for n in (*found, *told) if found.get(n) != told.get(n) or (n == "from" and told[n] is None)]
         if not names:
-            return ""
+            if marks is None:
+                differences.append("of data of which nothing is known")
+                continue
+            if not (others := look(marks)):
+                return ""
+            differences.append(f"of other data (changed since: {', '.join(others)})")
+            continue
         listed = [_difference(name, found.get(name), told.get(name)) for name in dict.fromkeys(names)]
         differences.append(f"with other settings ({'; '.join(listed[:3])}{', …' * (len(listed) > 3)})")
     return differences[-1] if differences else None

@@ -19,8 +19,9 @@ from storm._inference.joint import embed_together
 from storm._inference.joint_steps import Last, look_at, run_network
 from storm._interrupt import says_how_to_go_on
 from storm.cli import _commands, _joint_store, _many
-from storm.cli._done import embedding_of, settings_of
+from storm.cli._done import INPUTS, embedding_of, settings_of
 from storm.cli._foreign import refuse
+from storm.cli._inputs import marks_of
 from storm.cli._say import print_warning
 from storm.cli._section import Job, Outcome, hold_for, release
 from storm.cli._skip import split
@@ -70,7 +71,9 @@ def run(command: str, options: dict[str, Any], *, debug: bool, quiet: bool) -> i
             return _many.run_jobs([], command, **place, summary=summary, debug=debug, quiet=quiet, others=others)
         if others:
             print_warning(f"{len(others)} of {len(jobs)} sections are done, but a study is computed as a whole")
-    told = [{**settings_of(command, job.options), "study": study} for job in jobs]
+    told = [
+        {**settings_of(command, job.options), "study": study, INPUTS: marks_of(command, job.options)} for job in jobs
+    ]
     jobs = [replace(job, options={**job.options, "told": own}) for job, own in zip(jobs, told, strict=True)]
     try:
         if command == "embed":

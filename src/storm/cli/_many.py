@@ -22,6 +22,8 @@ from storm.cli._section import Job, Outcome, release, run_section
 from storm.cli._stores import check_new_path, check_parent
 
 _COLUMNS = ("section", "status", "n", "seconds", "peak_gib", "tries", "result")
+#: What a command does that is given again after Ctrl-C.
+_GO_ON = "goes on with the others; of the last one, finished rows are kept as well"
 
 
 def run(command: str, options: dict[str, Any], *, debug: bool, quiet: bool) -> int:
@@ -72,6 +74,7 @@ def run(command: str, options: dict[str, Any], *, debug: bool, quiet: bool) -> i
         summary=summary,
         debug=debug,
         quiet=quiet,
+        go_on=f"the same command{'' if skip else ' with --skip-existing'} {_GO_ON}",
     )
 
 
@@ -86,7 +89,7 @@ def run_jobs(
     debug: bool,
     quiet: bool,
     noun: str = "sections",
-    go_on: str = "give the same command those that are not done; of the last one, finished rows are kept as well",
+    go_on: str = f"the same command {_GO_ON}",
     others: Sequence[Outcome] = (),
 ) -> int:
     """Run jobs, print what becomes of each, and sum up.

@@ -70,7 +70,7 @@ def store_options() -> Command:
     options.add_argument(
         "--skip-existing",
         action="store_true",
-        help="leave out sections that were done with the same settings; those of other settings are named",
+        help="leave out sections that were done with the same settings of the same data; the others are named",
     )
     options.add_argument(
         "--dry-run", action="store_true", help="say what would be done, in which time and memory, and write nothing"

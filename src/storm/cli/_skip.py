@@ -1,12 +1,14 @@
-"""``--skip-existing``: sections that were done before are left out, if they were done with the same settings."""
+"""``--skip-existing``: sections that were done before with the same settings, and have not changed, are left out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from storm import _keys
 from storm.cli._done import of_embedding, settings_of, state
+from storm.cli._inputs import changed
 from storm.cli._say import print_warning
 from storm.cli._section import Job, Outcome
 
@@ -42,9 +44,10 @@ def split(jobs: Sequence[Job], *, study: Sequence[str] = ()) -> tuple[list[Job],
             told["from"] = of_embedding(job.options["path"], job.options["use_rep"])
         new: Path | None = job.options["out"] or job.options.get("table_out")
         store = new or job.options["path"]
-        differs = state(store, key, told) if store.exists() else None
+        look = partial(changed, command=str(job.command), options=job.options)
+        differs = state(store, key, told, look=look) if store.exists() else None
         if differs == "":
-            text = f"skipped: {key!r} is there, made with the same settings: {store}"
+            text = f"skipped: {key!r} is there, made with the same settings of the same data: {store}"
             others.append(Outcome(job.shown, result=text, tries=0, skipped=True))
         elif new is not None and store.exists():
             text = f"has no {key!r}" if differs is None else f"has {key!r}, made {differs}"

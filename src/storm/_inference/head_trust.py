@@ -7,10 +7,7 @@ import numpy as np
 from storm._keys import VAR_ENDINGS
 from storm._loading import ExpressionHead
 from storm._logging import warn
-
-#: Share of tiles with a p of at most 0.05 beyond which a section is called unlike the training: five times as many as
-#: in a section that is like it.
-UNUSUAL, FIVEFOLD = 0.05, 0.25
+from storm.data.novelty import FIVEFOLD, UNUSUAL
 
 
 def useful_genes(head: ExpressionHead, columns: np.ndarray) -> tuple[np.ndarray, list[str]]:

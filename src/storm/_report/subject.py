@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from storm._bridge.keys import Keys
 from storm._bridge.select import is_spatialdata, select_table
 from storm._bridge.standalone import standalone
-from storm._inference.head_trust import FIVEFOLD
 from storm._report import facts, parts
 from storm._report.card import ReportCard
 from storm._report.page import Html, element
+from storm.data.novelty import FIVEFOLD
 
 if TYPE_CHECKING:
     from anndata import AnnData

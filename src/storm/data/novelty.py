@@ -10,6 +10,9 @@ from storm._checks import check_whole
 N_NEAREST = 10
 #: Reference values that are kept; more of them change little.
 MAX_REFERENCE = 5000
+#: p up to which a value is called unlike the reference, and the share of such values beyond which all together are:
+#: five times as many as among values that are like it.
+UNUSUAL, FIVEFOLD = 0.05, 0.25
 #: Queries at a time.
 _BLOCK = 8192
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from storm._checks import check_choice
-from storm.datasets._fetch import PublicFiles
+from storm.datasets._spots import array_section, read_mirrored
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -63,46 +63,15 @@ def dlpfc(section: Literal["151673", "151674"] = "151673", *, path: str | Path |
     >>> import storm
     >>> sdata = storm.datasets.dlpfc("151673")  # doctest: +SKIP
     """
-    import geopandas as gpd
-    import pandas as pd
-    import shapely
-    from anndata import read_h5ad
-    from scipy.sparse import csr_matrix
-    from spatialdata import SpatialData
-    from spatialdata.models import ShapesModel, TableModel
-
-    from storm.io._open import open_image
-    from storm.io._placing import fit_scale, in_pixels
-
     check_choice(section, ("151673", "151674"), name="section")
-    files = PublicFiles.open("domains", marker=f"DLPFC_{section}.h5ad", path=path)
-    table = read_h5ad(files.get(f"DLPFC_{section}.h5ad"))
+    files, table = read_mirrored("domains", f"DLPFC_{section}.h5ad", path)
     factors = json.loads(files.get(f"{section}_scalefactors_json.json").read_text(encoding="utf-8"))
     pixels = np.asarray(table.obsm["spatial_fullres_px"], dtype=np.float64) * factors["tissue_lowres_scalef"]
     array = table.obs[["array_col", "array_row"]].to_numpy(dtype=np.float64) * (_PITCH_UM / 2, _ROW_UM)
-    um_per_px, residual = fit_scale(array, pixels)
-    table.X = csr_matrix(table.X, dtype=np.float32)
     table.obs = table.obs[["label", "array_row", "array_col"]].rename(columns={"label": "layer"})
-    table.obs["region"] = pd.Categorical(["spots"] * table.n_obs)
-    table.obs["spot_id"] = table.obs_names.to_numpy()
     del table.obsm["spatial_fullres_px"]
-    table.obsm["spatial"] = pixels
-    table.uns = {
-        "dlpfc": {
-            "section": section,
-            "um_per_px": um_per_px,
-            "um_per_px_source": f"fit of the spots' pixels to the array's pitch of {_PITCH_UM:g} µm",
-            "array_residual_um": residual,
-        }
-    }
-    circles = gpd.GeoDataFrame(
-        {"radius": np.full(table.n_obs, _SPOT_UM / 2 / um_per_px)},
-        geometry=shapely.points(pixels),
-        index=table.obs_names,
-    )
-    picture = open_image(files.get(f"{section}_tissue_lowres_image.png"))
-    return SpatialData(
-        images={"he": picture.element(in_pixels(um_per_px))},
-        shapes={"spots": ShapesModel.parse(circles, transformations=in_pixels(um_per_px))},
-        tables={"table": TableModel.parse(table, region="spots", region_key="region", instance_key="spot_id")},
-    )
+    table.obsm["spatial"], table.uns = pixels, {}
+    picture = files.get(f"{section}_tissue_lowres_image.png")
+    sdata, scale = array_section(table, pixels, array, pitch_um=_PITCH_UM, spot_um=_SPOT_UM, image=picture)
+    sdata["table"].uns["dlpfc"] = {"section": section, **scale}
+    return sdata

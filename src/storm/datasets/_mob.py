@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from storm._checks import check_choice
-from storm.datasets._fetch import PublicFiles
+from storm.datasets._spots import array_section, read_mirrored
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -65,44 +65,14 @@ def mob(
     >>> import storm
     >>> sdata = storm.datasets.mob("rep11")  # doctest: +SKIP
     """
-    import geopandas as gpd
-    import shapely
-    from anndata import read_h5ad
-    from scipy.sparse import csr_matrix
-    from spatialdata import SpatialData
-    from spatialdata.models import ShapesModel, TableModel
-
-    from storm.io._open import open_image
-    from storm.io._placing import fit_scale, in_pixels
-
     check_choice(section, ("rep11", "rep12"), name="section")
-    files = PublicFiles.open("mob", marker=f"{section}.h5ad", path=path)
-    table = read_h5ad(files.get(f"{section}.h5ad"))
+    files, table = read_mirrored("mob", f"{section}.h5ad", path)
     pixels = np.asarray(table.obsm["spatial"], dtype=np.float64)
     array = np.array([name.split("_") for name in table.obs_names], dtype=int)
-    um_per_px, residual = fit_scale(array * _PITCH_UM, pixels)
-    table.X = csr_matrix(table.X, dtype=np.float32)
     for column in table.obs.columns.intersection(["layer", "layer_CARD"]):
         table.obs[column] = pd.Categorical(table.obs[column].astype(str).replace(["NA", "nan"], None))
     table.obs["array_row"], table.obs["array_col"] = array[:, 1], array[:, 0]
-    table.obs["region"] = pd.Categorical(["spots"] * table.n_obs)
-    table.obs["spot_id"] = table.obs_names.to_numpy()
-    table.uns["st"] = {
-        "section": section,
-        "um_per_px": um_per_px,
-        "um_per_px_source": f"fit of the spots' pixels to the array's pitch of {_PITCH_UM:g} µm",
-        "array_residual_um": residual,
-    }
-    circles = gpd.GeoDataFrame(
-        {"radius": np.full(table.n_obs, _SPOT_UM / 2 / um_per_px)},
-        geometry=shapely.points(pixels),
-        index=table.obs_names,
-    )
-    images = {}
-    if image:
-        images["he"] = open_image(files.get(f"{section}.jpg")).element(in_pixels(um_per_px))
-    return SpatialData(
-        images=images,
-        shapes={"spots": ShapesModel.parse(circles, transformations=in_pixels(um_per_px))},
-        tables={"table": TableModel.parse(table, region="spots", region_key="region", instance_key="spot_id")},
-    )
+    picture = files.get(f"{section}.jpg") if image else None
+    sdata, scale = array_section(table, pixels, array * _PITCH_UM, pitch_um=_PITCH_UM, spot_um=_SPOT_UM, image=picture)
+    sdata["table"].uns["st"] = {"section": section, **scale}
+    return sdata

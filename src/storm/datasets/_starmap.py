@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
 from storm._checks import check_choice
-from storm.datasets._fetch import PublicFiles
+from storm.datasets._spots import read_mirrored
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -56,12 +54,7 @@ def starmap(section: Literal["visual", "prefrontal"] = "visual", *, path: str | 
     >>> import storm
     >>> adata = storm.datasets.starmap("visual")  # doctest: +SKIP
     """
-    from anndata import read_h5ad
-    from scipy.sparse import csr_matrix
-
     check_choice(section, tuple(_FILES), name="section")
-    file = _FILES[section]
-    adata = read_h5ad(PublicFiles.open("domains", marker=file, path=path).get(file))
-    adata.X = csr_matrix(adata.X, dtype=np.float32)
+    _, adata = read_mirrored("domains", _FILES[section], path)
     adata.obs = adata.obs[["truth", "cell"]].rename(columns={"truth": "layer", "cell": "cell_type"})
     return adata

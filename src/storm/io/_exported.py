@@ -76,6 +76,39 @@ def sections_of(
     return standalone(data, keys, library_key=library_key, image_key=image_key, counts=False)
 
 
+def write_each(
+    sections: Sequence[Standalone],
+    path: str | Path,
+    writer: Callable[[Standalone], Callable[[Path], None]],
+    *,
+    overwrite: bool,
+) -> list[Path]:
+    """Write a file for each section, each of which is whole or not there at all; missing folders are made.
+
+    Parameters
+    ----------
+    sections
+        The sections.
+    path
+        File to write, as the user named it; see :func:`files_of`.
+    writer
+        Reads a section, and returns a function that writes it. All are read before the first is written.
+    overwrite
+        Whether files may be replaced.
+
+    Returns
+    -------
+    list of Path
+        The files.
+    """
+    files = files_of(path, sections, overwrite=overwrite)
+    for file, write in zip(files, [writer(section) for section in sections], strict=True):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(file) as scratch:
+            write(scratch)
+    return files
+
+
 def files_of(path: str | Path, sections: Sequence[Standalone], *, overwrite: bool) -> list[Path]:
     """File of each section: the path itself for a single one, ``<stem>_<section><suffix>`` for each of several.
 
@@ -103,15 +136,6 @@ def files_of(path: str | Path, sections: Sequence[Standalone], *, overwrite: boo
             msg = f"{file} {what}"
             raise FileExistsError(msg)
     return files
-
-
-def write_all(writers: Sequence[tuple[Path, Callable[[Path], None]]]) -> list[Path]:
-    """Write files, each of which is whole or not there at all; missing folders are made."""
-    for file, write in writers:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(file) as scratch:
-            write(scratch)
-    return [file for file, _ in writers]
 
 
 def csv_writer(frame: pd.DataFrame) -> Callable[[Path], None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,8 @@ import pandas as pd
 from storm import _keys
 from storm._bridge.keys import Keys
 from storm._bridge.select import select_table
-from storm.io._exported import csv_writer, files_of, read_groups, row_ids, sections_of, write_all
+from storm._bridge.standalone import Standalone
+from storm.io._exported import csv_writer, read_groups, row_ids, sections_of, write_each
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -95,9 +96,8 @@ def to_loupe(
         msg = "keys is empty; name columns of obs"
         raise ValueError(msg)
     sections = sections_of(data, Keys(table_key=table_key), library_key=library_key)
-    files = files_of(path, sections, overwrite=overwrite)
-    writers = []
-    for section, file in zip(sections, files, strict=True):
+
+    def writer(section: Standalone) -> Callable[[Path], None]:
         _, table = select_table(section.make(), table_key)
         groups = {name: read_groups(table, name, n_classes=n_classes) for name in names}
         frame = pd.DataFrame({name: one.labels for name, one in groups.items()})
@@ -105,5 +105,6 @@ def to_loupe(
         barcodes = row_ids(table, barcode_key, _BARCODE, within=within, option="barcode_key", what="barcodes")
         frame.insert(0, "Barcode", barcodes)
         grouped = pd.DataFrame({name: one.known for name, one in groups.items()}).any(axis=1)
-        writers.append((file, csv_writer(frame[grouped])))
-    return write_all(writers)
+        return csv_writer(frame[grouped])
+
+    return write_each(sections, path, writer, overwrite=overwrite)

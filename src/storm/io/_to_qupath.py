@@ -23,7 +23,7 @@ from storm._bridge.selection import Selection, select
 from storm._bridge.standalone import Standalone
 from storm._bridge.view import read_outlines
 from storm._checks import check_choice, check_positive
-from storm.io._exported import Groups, files_of, read_groups, read_numbers, sections_of, write_all
+from storm.io._exported import Groups, read_groups, read_numbers, sections_of, write_each
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -136,11 +136,8 @@ def to_qupath(
         table_key=table_key, shapes_key=shapes_key, coordinate_system=coordinate_system, um_per_px=um_per_px
     )  # fmt: skip
     sections = sections_of(data, keys, library_key=library_key, image_key=image_key)
-    files = files_of(path, sections, overwrite=overwrite)
-    read = [
-        _read(one, key, scores, object_type=object_type, pixel_um=pixel_um, n_classes=n_classes) for one in sections
-    ]
-    return write_all([(file, partial(_write, one)) for file, one in zip(files, read, strict=True)])
+    how = {"object_type": object_type, "pixel_um": pixel_um, "n_classes": n_classes}
+    return write_each(sections, path, lambda one: partial(_write, _read(one, key, scores, **how)), overwrite=overwrite)
 
 
 def _read(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,8 @@ import pandas as pd
 from storm import _keys
 from storm._bridge.keys import Keys
 from storm._bridge.select import select_table
-from storm.io._exported import csv_writer, files_of, is_pattern, read_groups, row_ids, sections_of, write_all
+from storm._bridge.standalone import Standalone
+from storm.io._exported import csv_writer, is_pattern, read_groups, row_ids, sections_of, write_each
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -89,9 +91,8 @@ def to_xenium_explorer(
     'cell_id,group,color'
     """
     sections = sections_of(data, Keys(table_key=table_key), library_key=library_key)
-    files = files_of(path, sections, overwrite=overwrite)
-    writers = []
-    for section, file in zip(sections, files, strict=True):
+
+    def writer(section: Standalone) -> Callable[[Path], None]:
         _, table = select_table(section.make(), table_key)
         groups = read_groups(table, key, n_classes=n_classes)
         column = cell_id_key
@@ -105,5 +106,6 @@ def to_xenium_explorer(
                 "color": np.array([*groups.colours, ""], dtype=object)[groups.codes],
             }
         )
-        writers.append((file, csv_writer(frame[groups.known])))
-    return write_all(writers)
+        return csv_writer(frame[groups.known])
+
+    return write_each(sections, path, writer, overwrite=overwrite)

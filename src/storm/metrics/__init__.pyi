@@ -25,6 +25,8 @@ from .domains import score_domains as score_domains
 from .expression import pearson_per_gene as pearson_per_gene
 from .expression import score_expression as score_expression
 from .expression import top_n_curve as top_n_curve
+from .hazards import CoxModel as CoxModel
+from .hazards import cox as cox
 from .intervals import conformal_p as conformal_p
 from .intervals import conformal_quantile as conformal_quantile
 from .intervals import hierarchical_quantile as hierarchical_quantile
@@ -35,11 +37,9 @@ from .reclassification import net_reclassification as net_reclassification
 from .report import coverage_by_depth as coverage_by_depth
 from .report import expression_report as expression_report
 from .report import ssim as ssim
-from .survival import CoxModel as CoxModel
 from .survival import EmpiricalP as EmpiricalP
 from .survival import KaplanMeier as KaplanMeier
 from .survival import LogRank as LogRank
-from .survival import cox as cox
 from .survival import empirical_p as empirical_p
 from .survival import kaplan_meier as kaplan_meier
 from .survival import log_rank as log_rank

@@ -11,7 +11,8 @@ import numpy as np
 from storm._checks import check_positive, check_whole
 from storm.metrics._arrays import as_labels
 from storm.metrics._follow_up import follow_up, scores
-from storm.metrics.survival import LogRank, cox, kaplan_meier
+from storm.metrics.hazards import cox
+from storm.metrics.survival import LogRank, kaplan_meier
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,6 +14,7 @@ from storm._bridge.standalone import standalone
 from storm._bridge.study import given_once
 from storm._checks import check_choice
 from storm._palette import OKABE_ITO
+from storm.data.novelty import FIVEFOLD
 from storm.pl import _draw
 from storm.pl._arguments import check_axes, check_cmap, check_style
 from storm.pl._genes import Gene, Prediction, read_gene
@@ -31,8 +32,6 @@ __all__ = ["expression"]
 
 #: Percentiles of the values that span a colour scale.
 _SPAN = (1, 99)
-#: Share of tiles unlike those of the head's training above which a figure says so: five times what is expected.
-_UNUSUAL = 0.25
 #: Colour of what is said of a gene that was predicted no better than chance.
 _USELESS = OKABE_ITO[5]
 
@@ -298,7 +297,7 @@ def _trust(prediction: Prediction) -> list[str]:
         depth = f", in spots of {prediction.depth:,.0f} counts" if np.isfinite(prediction.depth) else ""
         lower, upper = prediction.interval
         lines.append(f"{level}interval {lower:+.1f} to {upper:+.1f}{depth}".replace("-", "−"))
-    if prediction.unusual > _UNUSUAL:
+    if prediction.unusual > FIVEFOLD:
         lines.append(f"{prediction.unusual:.0%} of the tiles here are unlike those")
     return lines
 

@@ -12,6 +12,7 @@ from storm._bridge import Keys, read_view
 from storm._bridge.standalone import standalone
 from storm._bridge.study import given_once
 from storm._checks import check_key, check_whole
+from storm.data.novelty import UNUSUAL
 from storm.pl import _draw
 from storm.pl._arguments import check_axes, check_cmap, check_one_section, check_style
 from storm.pl._genes import prediction_table
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ood"]
 
-#: A tile with so low a p is unusual; 5 % of those of a section like the training are.
-_UNUSUAL = 0.05
 #: Least p that a colour tells apart.
 _LEAST = 1e-3
 
@@ -116,12 +115,12 @@ def ood(
         rows = view.placed[np.isfinite(p[view.placed])]
         _draw.histology(axis, view, alpha=image_alpha)
         drawn = _draw.spots(axis, view, rows, size=size, values=p[rows], cmap=cmap, norm=LogNorm(_LEAST, 1, clip=True))
-        counted = f"{(p[rows] <= _UNUSUAL).mean():.0%} of {len(rows):,} tiles are unusual" if len(rows) else "no tiles"
+        counted = f"{(p[rows] <= UNUSUAL).mean():.0%} of {len(rows):,} tiles are unusual" if len(rows) else "no tiles"
         title = f"{section.name}: {counted}" if len(sections) > 1 else f"{counted} (5 % expected)"
         _draw.frame(axis, view, title=title, scale_bar=scale_bar and axis is axes[0], extent=frame)
         if len(rows):
             bar = axis.figure.colorbar(drawn, ax=axis, shrink=0.7, aspect=18, pad=0.02)
-            bar.ax.axhline(_UNUSUAL, color="white", linewidth=1.5)
+            bar.ax.axhline(UNUSUAL, color="white", linewidth=1.5)
             bar.ax.tick_params(labelsize=7)
             bar.outline.set_visible(False)
             bar.set_label("p of the tile among those of the training", fontsize=7)

@@ -10,7 +10,8 @@ import pandas as pd
 
 from storm._checks import check_choice, check_whole
 from storm.metrics.calibration import Subgroups, calibration_table, subgroup_hazards
-from storm.metrics.survival import CoxModel, KaplanMeier, LogRank, kaplan_meier, log_rank
+from storm.metrics.hazards import CoxModel
+from storm.metrics.survival import KaplanMeier, LogRank, kaplan_meier, log_rank
 from storm.prognosis._measures import (
     Rows,
     at_horizon,

@@ -19,7 +19,7 @@ from storm._loading.files import read_json, write_json
 from storm._logging import logger, warn
 from storm._progress import progress
 from storm.metrics.discrimination import concordance
-from storm.metrics.survival import cox
+from storm.metrics.hazards import cox
 from storm.model.outcome import NETWORKS, Outcome, OutcomeConfig
 from storm.prognosis._bags import moments_of
 from storm.prognosis._config import OutcomeFit

@@ -10,8 +10,8 @@ import pandas as pd
 
 from storm.metrics.calibration import calibration_slope
 from storm.metrics.discrimination import brier, concordance, cumulative_auc, uno_concordance
+from storm.metrics.hazards import CoxModel, cox
 from storm.metrics.reclassification import bootstrap_reclassification, net_reclassification
-from storm.metrics.survival import CoxModel, cox
 
 #: Measures by name: ``value``, ``lower``, ``upper`` and ``note``.
 Rows = dict[str, dict[str, object]]

@@ -21,8 +21,8 @@ from vendor_folders import outlines, xenium_archive, xenium_description
 
 storm.settings.verbosity = 0  # no progress bars on a page
 
-#: µm per pixel of Xenium's morphology image.
-_XENIUM_PX = 0.2125
+#: µm per pixel of Xenium's morphology image, and of CosMx's.
+_XENIUM_PX, _COSMX_PX = 0.2125, 0.120280945
 
 
 def section(path: str = "section.zarr", *, n: int = 300, seed: int = 0) -> None:
@@ -80,7 +80,9 @@ def visium_hd(folder: str = "outs", image: str = "HE.btf", *, n: int = 2000) -> 
     _write_image(Path(image), pixels)
 
 
-def xenium(folder: str = "output-XETG", image: str = "HE.tif", *, n: int = 600) -> None:
+def xenium(
+    folder: str = "output-XETG", image: str = "HE.tif", alignment: str = "HE_alignment.csv", *, n: int = 600
+) -> None:
     """Write a folder of Xenium Onboard Analysis, an H&E, and the alignment between them."""
     sdata = storm.datasets.toy("xenium", n=n)
     table = sdata["table"]
@@ -96,7 +98,29 @@ def xenium(folder: str = "output-XETG", image: str = "HE.tif", *, n: int = 600) 
     outlines(um, table.obs_names, 5.0).to_parquet(out / "cell_boundaries.parquet")
     outlines(um, table.obs_names, 3.0).to_parquet(out / "nucleus_boundaries.parquet")
     _write_image(Path(image), _pixels(sdata))
-    np.savetxt("HE_alignment.csv", np.diag([0.5 / _XENIUM_PX, 0.5 / _XENIUM_PX, 1.0]), delimiter=",")
+    np.savetxt(alignment, np.diag([0.5 / _XENIUM_PX, 0.5 / _XENIUM_PX, 1.0]), delimiter=",")
+
+
+def cosmx(folder: str = "run1", *, n: int = 600) -> None:
+    """Write a folder of CosMx with two fields of view, in each of which cells count from 1."""
+    table = storm.datasets.toy("xenium", n=n)["table"]
+    px = table.obsm["spatial"] / _COSMX_PX
+    out = Path(folder)
+    out.mkdir()
+    middle = np.median(px[:, 0])
+    fov = 1 + (px[:, 0] > middle).astype(int)
+    starts = np.array([[px[:, 0].min(), px[:, 1].min()], [middle, px[:, 1].min()]])
+    cells = pd.DataFrame({"fov": fov, "cell_ID": 0, "Area": 5000, "Width": 80, "Height": 80})
+    cells["cell_ID"] = cells.groupby("fov").cumcount() + 1
+    cells[["CenterX_local_px", "CenterY_local_px"]] = px - starts[fov - 1]
+    cells[["CenterX_global_px", "CenterY_global_px"]] = px
+    cells.to_csv(out / "run_metadata_file.csv", index=False)
+    counts = pd.DataFrame(csr_matrix(table.X).toarray().astype(int), columns=list(table.var_names))
+    pd.concat([cells[["fov", "cell_ID"]], counts], axis=1).to_csv(out / "run_exprMat_file.csv", index=False)
+    positions = pd.DataFrame(starts, columns=["x_global_px", "y_global_px"]).assign(fov=[1, 2])
+    for axis in "xy":
+        positions[f"{axis}_global_mm"] = positions[f"{axis}_global_px"] * _COSMX_PX / 1000
+    positions.to_csv(out / "run_fov_positions_file.csv", index=False)
 
 
 def slide(path: str = "biopsy.svs", *, n: int = 300) -> None:

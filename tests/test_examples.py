@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import inspect
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,10 @@ import pytest
 
 import storm
 
-# These read files or weights that cannot be part of a test; their examples are shown, and not run.
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+# These read folders of vendors' software.
+READS_FOLDERS = {"storm.io.cosmx", "storm.io.visium", "storm.io.visium_hd", "storm.io.xenium"}
+# These read files or weights that cannot be part of a test; their examples are shown, and run only on a mirror.
 NEEDS_FILES = {
     "storm.datasets.dlpfc",
     "storm.datasets.gene_sets",
@@ -23,11 +27,33 @@ NEEDS_FILES = {
     "storm.datasets.starmap",
     "storm.datasets.tcga_bulk",
     "storm.expression.load_novae",
-    "storm.io.cosmx",
-    "storm.io.visium",
-    "storm.io.visium_hd",
-    "storm.io.xenium",
 }
+
+
+@pytest.fixture
+def vendor_files(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """The folders that the examples of the vendors' readers name, drawn small, in the working folder."""
+    name = request.node.callspec.params["name"]
+    if name not in READS_FOLDERS:
+        yield
+        return
+    if not DOCS.is_dir():
+        pytest.skip("the tests run outside of the repository: no docs here")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(DOCS))
+    import example_files
+
+    match name.removeprefix("storm.io."):
+        case "visium":
+            example_files.visium("outs", "HE_slide.tif", n=100)
+        case "visium_hd":
+            example_files.visium_hd("outs", "HE_slide.btf", n=200)
+        case "xenium":
+            example_files.xenium("outs", "HE.ome.tif", "HE_imagealignment.csv", n=200)
+        case "cosmx":
+            example_files.cosmx("run1", n=200)
+    yield
+    sys.modules.pop("example_files", None)
 
 
 def public_functions() -> dict[str, Callable[..., object]]:
@@ -55,7 +81,7 @@ def registry() -> Iterator[None]:
         table.update(before)
 
 
-@pytest.mark.usefixtures("registry")
+@pytest.mark.usefixtures("registry", "vendor_files")
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_example_runs(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import matplotlib.pyplot as plt
@@ -72,6 +98,25 @@ def test_example_runs(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         warnings.simplefilter("ignore")
         result = doctest.DocTestRunner(verbose=False).run(example, out=report.append)
     plt.close("all")
+    assert result.failed == 0, "".join(report)
+
+
+@pytest.mark.parametrize("name", sorted(name for name in NEEDS_FILES if name.startswith("storm.datasets.")))
+def test_example_runs_on_a_mirror(
+    name: str, shared_data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    storm.settings.data_dir = shared_data
+    storm.settings.cache_dir = tmp_path
+    example = doctest.DocTestParser().get_doctest(inspect.getdoc(FUNCTIONS[name]) or "", {}, name, None, None)
+    for line in example.examples:
+        line.options.pop(doctest.SKIP, None)
+    report: list[str] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = doctest.DocTestRunner(verbose=False).run(example, out=report.append)
+    if "FileNotFoundError" in "".join(report):
+        pytest.skip("the mirror here does not hold it")
     assert result.failed == 0, "".join(report)
 
 

@@ -97,8 +97,10 @@ def cosmx(
     Examples
     --------
     >>> import storm
-    >>> sdata = storm.io.cosmx("run1")  # doctest: +SKIP
-    >>> storm.tl.embed(sdata)  # doctest: +SKIP
+    >>> sdata = storm.io.cosmx("run1")
+    >>> storm.tl.embed(sdata)
+    >>> "X_storm" in sdata["table"].obsm
+    True
     """
     from anndata import AnnData
     from spatialdata import SpatialData

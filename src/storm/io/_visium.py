@@ -77,8 +77,10 @@ def visium(
     Examples
     --------
     >>> import storm
-    >>> sdata = storm.io.visium("outs", "HE_slide.tif")  # doctest: +SKIP
-    >>> storm.tl.embed(sdata)  # doctest: +SKIP
+    >>> sdata = storm.io.visium("outs", "HE_slide.tif")
+    >>> storm.tl.embed(sdata)
+    >>> "X_storm" in sdata["table"].obsm
+    True
     """
     import geopandas as gpd
     import shapely

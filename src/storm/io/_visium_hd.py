@@ -96,8 +96,10 @@ def visium_hd(
     Examples
     --------
     >>> import storm
-    >>> sdata = storm.io.visium_hd("outs", "HE_slide.btf", bin_size=8)  # doctest: +SKIP
-    >>> storm.tl.embed(sdata)  # doctest: +SKIP
+    >>> sdata = storm.io.visium_hd("outs", "HE_slide.btf", bin_size=8)
+    >>> storm.tl.embed(sdata)
+    >>> "X_storm" in sdata["table"].obsm
+    True
     """
     from spatialdata import SpatialData
     from spatialdata.models import ShapesModel

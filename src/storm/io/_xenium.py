@@ -99,8 +99,10 @@ def xenium(
     Examples
     --------
     >>> import storm
-    >>> sdata = storm.io.xenium("outs", "HE.ome.tif", "HE_imagealignment.csv")  # doctest: +SKIP
-    >>> storm.tl.embed(sdata)  # doctest: +SKIP
+    >>> sdata = storm.io.xenium("outs", "HE.ome.tif", "HE_imagealignment.csv")
+    >>> storm.tl.embed(sdata)
+    >>> "X_storm" in sdata["table"].obsm
+    True
     """
     from spatialdata import SpatialData
     from spatialdata.models import ShapesModel

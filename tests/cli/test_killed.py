@@ -75,7 +75,11 @@ def files(folder: Path) -> dict[str, bytes | None]:
 
 @pytest.mark.parametrize(
     "command",
-    ["check s.zarr --no-estimate", "report s.zarr --out {out}/s.html", "export qupath s.zarr {out}/s.geojson"],
+    [
+        "check s.zarr --no-estimate",
+        "report s.zarr --out {out}/s.html",
+        "export qupath s.zarr {out}/s.geojson --pixel-um 1",
+    ],
 )
 def test_reading_writes_nothing_into_a_store_that_was_left(command, folder, tmp_path, monkeypatch, capsys):
     argv = command.format(out=tmp_path).split()

@@ -41,7 +41,7 @@ class _Watched:
 def watched() -> Iterator[None]:
     """Raise :class:`ReaderGone` where a reader of the output is gone, at the latest at the end."""
     streams = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (_Watched(stream) for stream in streams)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = (_Watched(stream) for stream in streams)
     try:
         try:
             yield

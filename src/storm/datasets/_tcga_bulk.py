@@ -70,7 +70,7 @@ def tcga_bulk(name: Literal["kirc", "luad", "blca"] = "kirc", *, path: str | Pat
     --------
     >>> import storm
     >>> adata = storm.datasets.tcga_bulk("kirc")  # doctest: +SKIP
-    >>> score = storm.tl.score_bulk(adata.to_df(), ["TOP2A", "MKI67", "CCNB1"])  # doctest: +SKIP
+    >>> score = storm.tl.score_bulk(adata.to_df(), ["AXL", "MET", "CD44"])  # doctest: +SKIP
     >>> time, died = adata.obs["OS_time"], adata.obs["OS_event"]  # doctest: +SKIP
     >>> test = storm.metrics.log_rank(time, died, score > score.median())  # doctest: +SKIP
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -136,8 +136,12 @@ def to_qupath(
         table_key=table_key, shapes_key=shapes_key, coordinate_system=coordinate_system, um_per_px=um_per_px
     )  # fmt: skip
     sections = sections_of(data, keys, library_key=library_key, image_key=image_key)
-    how = {"object_type": object_type, "pixel_um": pixel_um, "n_classes": n_classes}
-    return write_each(sections, path, lambda one: partial(_write, _read(one, key, scores, **how)), overwrite=overwrite)
+
+    def writer(section: Standalone) -> Callable[[Path], None]:
+        read = _read(section, key, scores, object_type=object_type, pixel_um=pixel_um, n_classes=n_classes)
+        return partial(_write, read)
+
+    return write_each(sections, path, writer, overwrite=overwrite)
 
 
 def _read(

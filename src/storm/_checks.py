@@ -34,6 +34,26 @@ def check_key(key: str, available: Collection[str], *, name: str, where: str) ->
         raise KeyError(msg)
 
 
+def check_frame(table: Any, columns: Collection[str] = (), *, name: str, source: str) -> None:
+    """Raise unless ``table`` is a data frame with the given columns; ``source`` says what has them.
+
+    Raises
+    ------
+    TypeError
+        If it is something else.
+    KeyError
+        If it lacks columns.
+    """
+    import pandas as pd
+
+    if not isinstance(table, pd.DataFrame):
+        msg = f"{name} is a {type(table).__name__}, not a data frame; give {source}"
+        raise TypeError(msg)
+    if lacking := [column for column in columns if column not in table]:
+        msg = f"{name} has no column {lacking}; give {source}"
+        raise KeyError(msg)
+
+
 def check_positive(value: float, *, name: str, unit: str = "") -> None:
     """Raise if ``value`` is not a finite number above zero."""
     if isinstance(value, bool) or not hasattr(value, "__float__"):

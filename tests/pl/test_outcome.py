@@ -35,6 +35,26 @@ def test_attribution_keeps_its_sign(explanation) -> None:
     np.testing.assert_allclose(of_gene.collections[0].get_array(), explanation.genes[20:, 1])
 
 
+@pytest.mark.parametrize(
+    ("plot", "words"),
+    [
+        ("kaplan_meier", r"curves is a Explanation, not a dictionary; give report\.curves"),
+        ("forest", r"table is a Explanation, not a data frame; give report\.multivariable\.table"),
+        ("survival_calibration", r"table is a Explanation, not a data frame; give report\.calibration"),
+        ("gene_attribution", r"totals is a Explanation, not a series; give explanation\.gene_totals"),
+        ("gene_boxes", "table is a Explanation, not a data frame; give a row per gene"),
+        ("metric_bars", r"table is a Explanation, not a data frame; give what storm\.benchmark\.domains"),
+        ("calibration", r"coverage is a Explanation, not a data frame; give what storm\.metrics\.coverage_by_depth"),
+        ("top_n", r"table is a Explanation, not a data frame; give what storm\.benchmark\.top_n"),
+    ],
+)
+def test_what_is_drawn_is_named_where_something_else_is_given(explanation, plot: str, words: str) -> None:
+    with pytest.raises(TypeError, match=words):
+        getattr(storm.pl, plot)(explanation)
+    with pytest.raises(TypeError, match="explanation is a str; give what storm"):
+        storm.pl.attribution("P0001")
+
+
 def test_attribution_needs_a_slide(explanation) -> None:
     with pytest.raises(ValueError, match=r"the patient has the slides \['A', 'B'\]"):
         storm.pl.attribution(explanation)

@@ -172,6 +172,18 @@ def test_bad_follow_up(study, column, value, words) -> None:
         evaluate(risks, wrong, endpoint="RFS", n_boot=5)
 
 
+def test_something_else_than_tables(study) -> None:
+    patients, risks, _ = study
+    with pytest.raises(TypeError, match="predictions is a str, not a data frame; give what OutcomeModel"):
+        evaluate("risks.csv", patients, endpoint="RFS")
+    with pytest.raises(TypeError, match="baseline is a str"):
+        evaluate(risks, patients, endpoint="RFS", baseline="mean")
+    with pytest.raises(TypeError, match=r"patients is a object, not a data frame; give cohort\.patients"):
+        evaluate(risks, object(), endpoint="RFS")
+    with pytest.raises(TypeError, match=r"covariates='age' is text; give a list of columns: covariates=\['age'\]"):
+        evaluate(risks, patients, endpoint="RFS", covariates="age")
+
+
 def test_some_without_predicted_survival(study) -> None:
     patients, risks, _ = study
     holes = risks.assign(survival_1825=risks["survival_1825"].where(np.arange(len(risks)) > 9))

@@ -160,6 +160,19 @@ def test_cross_validation_predicts_everybody_once(cohort: Cohort, folds) -> None
         cross_validate(cohort, few_left, endpoint="DSS", networks=["mean"], config=few, device="cpu")
 
 
+def test_a_folder_is_no_cohort(cohort: Cohort, folds, model: OutcomeModel) -> None:
+    """As of the commands, which take the folder: what to type is said before anything runs."""
+    for run in (
+        lambda: fit("folder", "DSS"),
+        lambda: cross_validate("folder", folds),
+        lambda: model.predict("folder"),
+    ):
+        with pytest.raises(TypeError, match=r"cohort is a str; give a storm\.prognosis\.Cohort"):
+            run()
+    with pytest.raises(TypeError, match=r"split is a str, not a data frame; give what storm\.prognosis\.split"):
+        cross_validate(cohort, "folds.csv")
+
+
 def test_patients_who_were_seen(cohort: Cohort, model: OutcomeModel, caplog) -> None:
     with caplog.at_level("WARNING", logger="storm"):
         others = model.predict(cohort, device="cpu")

@@ -74,6 +74,9 @@ def _numbers(column: pd.Series) -> pd.Series:
     """A column as float; text that is no number is an error that names it."""
     values = pd.to_numeric(column, errors="coerce").astype("Float64").astype(float)
     if len(wrong := list(column.index[column.notna() & values.isna()])):
-        msg = f"{column.name} is no number for {len(wrong)} patients: {names(wrong)}; leave such cells empty"
+        msg = (
+            f"{column.name} is no number for {len(wrong)} patients: {names(wrong)}; leave unknown ones empty (of an "
+            f"event, 1 is one and 0 is none)"
+        )
         raise ValueError(msg)
     return values

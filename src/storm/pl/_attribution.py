@@ -81,6 +81,9 @@ def attribution(
     import matplotlib.pyplot as plt
     from matplotlib.collections import PolyCollection
 
+    if not hasattr(explanation, "slides"):
+        msg = f"explanation is a {type(explanation).__name__}; give what storm.prognosis.explain returns of a patient"
+        raise TypeError(msg)
     check_axes(ax)
     check_cmap(cmap)
     check_between(quantile, name="quantile", low=0.5, high=1)

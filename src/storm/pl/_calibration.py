@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from storm._checks import check_between
+from storm._checks import check_between, check_frame
 from storm._palette import OKABE_ITO
 from storm.pl._arguments import check_axes
 
@@ -75,15 +75,16 @@ def calibration(
 
     check_axes(ax)
     check_between(nominal, name="nominal", low=0, high=1)
+    source = "what storm.metrics.coverage_by_depth returns, or a dictionary of such tables"
+    if not isinstance(coverage, Mapping):
+        check_frame(coverage, name="coverage", source=source)
     tables = {None: coverage} if isinstance(coverage, pd.DataFrame) else dict(coverage)
     if not 0 < len(tables) <= len(OKABE_ITO):
         msg = f"{len(tables)} tables of coverage; give 1 to {len(OKABE_ITO)}, which colours can tell apart"
         raise ValueError(msg)
     for name, table in tables.items():
-        if lacking := [column for column in _COLUMNS if column not in table]:
-            of = "" if name is None else f" of {name!r}"
-            msg = f"the table{of} has no column {lacking}; give what storm.metrics.coverage_by_depth returns"
-            raise KeyError(msg)
+        of = "" if name is None else f" of {name!r}"
+        check_frame(table, _COLUMNS, name=f"the table{of}", source=source)
     ax = plt.subplots(figsize=(4.6, 3.2), layout="constrained")[1] if ax is None else ax
     lowest = nominal
     for (name, table), colour in zip(tables.items(), OKABE_ITO, strict=False):

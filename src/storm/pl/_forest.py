@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from storm._checks import check_frame
 from storm.pl._arguments import check_axes
 
 if TYPE_CHECKING:
@@ -66,9 +67,8 @@ def forest(
     import matplotlib.pyplot as plt
 
     check_axes(ax)
-    if lacking := [column for column in _COLUMNS if column not in table]:
-        msg = f"the table has no column {lacking}; give what storm.metrics.cox(…).table holds"
-        raise KeyError(msg)
+    source = "report.multivariable.table of storm.prognosis.evaluate, or storm.metrics.cox(…).table"
+    check_frame(table, _COLUMNS, name="the table", source=source)
     if not len(table):
         msg = "the table has no rows"
         raise ValueError(msg)

@@ -58,6 +58,9 @@ def gene_attribution(totals: pd.Series, *, n_genes: int = 10, ax: Axes | None = 
 
     check_axes(ax)
     check_whole(n_genes, name="n_genes")
+    if not hasattr(totals, "isna") or not hasattr(totals, "sort_values") or getattr(totals, "ndim", 0) != 1:
+        msg = f"totals is a {type(totals).__name__}, not a series; give explanation.gene_totals"
+        raise TypeError(msg)
     if not len(totals) or totals.isna().any():
         msg = f"totals has {len(totals)} genes, {int(totals.isna().sum())} of them missing; give a number for each"
         raise ValueError(msg)

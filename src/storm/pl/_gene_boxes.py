@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from storm._checks import check_choice
+from storm._checks import check_choice, check_frame
 from storm._palette import OKABE_ITO
 from storm.pl._arguments import check_axes, check_colours
 
@@ -92,9 +92,8 @@ def gene_boxes(
 
     check_axes(ax)
     check_choice(score, _LABELS, name="score")
-    if lacking := [name for name in ("gene", by, score) if name not in table]:
-        msg = f"the table has no column {lacking}; it has {list(table.columns)}"
-        raise KeyError(msg)
+    source = f"a row per gene, such as of storm.metrics.expression_report, with a column {by!r} of what is compared"
+    check_frame(table, ("gene", by, score), name="the table", source=source)
     if "genes" in table and table["genes"].nunique() > 1:
         msg = f"the table holds several lists of genes, {list(table['genes'].unique())}; give the rows of one of them"
         raise ValueError(msg)

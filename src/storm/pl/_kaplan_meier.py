@@ -84,8 +84,12 @@ def kaplan_meier(
     import matplotlib.pyplot as plt
 
     check_axes(ax)
+    source = "report.curves of storm.prognosis.evaluate, or storm.metrics.kaplan_meier(…) by the name of each group"
+    if not isinstance(curves, Mapping):
+        msg = f"curves is a {type(curves).__name__}, not a dictionary; give {source}"
+        raise TypeError(msg)
     if not curves:
-        msg = "curves is empty; give storm.metrics.kaplan_meier(time, event) by the name of each group"
+        msg = f"curves is empty; give {source}"
         raise ValueError(msg)
     for name, curve in curves.items():
         if not hasattr(curve, "survival"):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from storm._checks import check_choice
+from storm._checks import check_choice, check_frame
 from storm._palette import OKABE_ITO
 from storm.pl._arguments import check_axes, check_colours
 
@@ -100,16 +100,15 @@ def metric_bars(
     import pandas as pd
 
     check_axes(ax)
+    source = (
+        "what storm.benchmark.domains returns, or storm.benchmark.by_section of what storm.benchmark.expression returns"
+    )
+    check_frame(table, name="the table", source=source)
     of_genes = "n_genes" in table
     metric = metric or ("r" if of_genes else "ari")
     check_choice(metric, _LABELS, name="metric")
     needed = ("method", "section", metric, *(("encoder", "split", "genes") if of_genes else ("n_domains",)))
-    if lacking := [name for name in needed if name not in table]:
-        msg = (
-            f"the table has no column {lacking}; give what storm.benchmark.domains returns, or "
-            f"storm.benchmark.by_section of what storm.benchmark.expression returns"
-        )
-        raise KeyError(msg)
+    check_frame(table, needed, name="the table", source=source)
     available = list(dict.fromkeys(table["method"]))
     for name in available if methods is None else methods:
         check_choice(name, available, name="methods")

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from storm import _keys
-from storm._checks import check_whole
+from storm._checks import check_frame, check_whole
 from storm._palette import OKABE_ITO
 from storm.pl._arguments import check_axes
 from storm.pl._genes import measured_on, prediction_table
@@ -129,9 +129,9 @@ def reliability(
 
 def _measured(report: pd.DataFrame, genes: pd.Index) -> pd.Series:
     """The correlation of each predicted gene in a report, in the order of the genes."""
-    if lacking := [name for name in ("gene", "pearson") if name not in report]:
-        msg = f"the report has no column {lacking}; give what storm.metrics.expression_report returns"
-        raise KeyError(msg)
+    check_frame(
+        report, ("gene", "pearson"), name="the report", source="what storm.metrics.expression_report returns"
+    )  # fmt: skip
     by_gene = report.groupby("gene", observed=True)["pearson"].mean().dropna()
     known = genes[genes.isin(by_gene.index)]
     if not len(known):

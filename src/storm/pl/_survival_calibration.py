@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from storm._checks import check_frame
 from storm.pl._arguments import check_axes
 
 if TYPE_CHECKING:
@@ -56,9 +57,8 @@ def survival_calibration(table: pd.DataFrame, *, ax: Axes | None = None, title: 
     import matplotlib.pyplot as plt
 
     check_axes(ax)
-    if lacking := [column for column in _COLUMNS if column not in table]:
-        msg = f"the table has no column {lacking}; give what storm.metrics.calibration_table returns"
-        raise KeyError(msg)
+    source = "report.calibration of storm.prognosis.evaluate(horizon=…), or storm.metrics.calibration_table(…)"
+    check_frame(table, _COLUMNS, name="the table", source=source)
     ax = plt.subplots(figsize=(3.6, 3.4), layout="constrained")[1] if ax is None else ax
     ax.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--", zorder=0)
     own = table[table["observed"].notna()]

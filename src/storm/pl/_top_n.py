@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from storm._checks import check_choice
+from storm._checks import check_choice, check_frame
 from storm._palette import palette
 from storm.pl._arguments import check_axes, check_colours
 
@@ -82,9 +82,7 @@ def top_n(
 
     check_axes(ax)
     columns = ("method", "encoder", "split", "genes", "n", "r", "ranked_on")
-    if lacking := [name for name in columns if name not in table]:
-        msg = f"the table has no column {lacking}; give what storm.benchmark.top_n returns"
-        raise KeyError(msg)
+    check_frame(table, columns, name="the table", source="what storm.benchmark.top_n returns")
     for column, what in {"split": "splits", "genes": "lists of genes"}.items():
         if table[column].nunique() > 1:
             msg = f"the table holds several {what}, {sorted(set(table[column]))}; give the rows of one of them"

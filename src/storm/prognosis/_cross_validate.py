@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 
-from storm._checks import check_choice
+from storm._bridge.cohort import check_cohort
+from storm._checks import check_choice, check_frame
 from storm._progress import progress
 from storm.model.outcome import NETWORKS
 from storm.prognosis._config import OutcomeFit
@@ -76,6 +77,8 @@ def cross_validate(
     >>> table.shape[0]
     30
     """
+    check_cohort(cohort)
+    check_frame(split, name="split", source="what storm.prognosis.split returns; pandas.read_csv opens one")
     if "fold" not in split or split["fold"].nunique() < 2:
         msg = "split needs a column 'fold' with two folds or more; storm.prognosis.split makes it"
         raise ValueError(msg)

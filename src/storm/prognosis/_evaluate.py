@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from storm._checks import check_choice, check_whole
+from storm._checks import check_choice, check_frame, check_whole
 from storm.metrics.calibration import Subgroups, calibration_table, subgroup_hazards
 from storm.metrics.hazards import CoxModel
 from storm.metrics.survival import KaplanMeier, LogRank, kaplan_meier, log_rank
@@ -133,6 +133,14 @@ def evaluate(
     """
     check_choice(missing, ("error", "drop"), name="missing")
     check_whole(n_boot, name="n_boot")
+    given = {"predictions": predictions} | ({} if baseline is None else {"baseline": baseline})
+    for name, one in given.items():
+        check_frame(one, name=name, source="what OutcomeModel.predict or cross_validate returns (pandas.read_csv)")
+    check_frame(patients, name="patients", source="cohort.patients, or a table with a row for each patient")
+    for name, columns in {"covariates": covariates, "subgroups": subgroups}.items():
+        if isinstance(columns, str):
+            msg = f"{name}={columns!r} is text; give a list of columns: {name}=[{columns!r}]"
+            raise TypeError(msg)
     table = _table(predictions, patients, endpoint)
     rows: Rows = {
         "patients": {"value": len(table)},

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from storm._bridge.cohort import check_cohort
 from storm._checks import check_between, check_choice, check_whole
 from storm._loading.files import read_json, write_json
 from storm._logging import logger, warn
@@ -125,6 +126,7 @@ def fit(
     >>> bool(model.predict(cohort, test)["group"].isin(["high", "low"]).all())
     True
     """
+    check_cohort(cohort)
     check_choice(modality, ("both", "he", "st"), name="modality")
     check_choice(network, NETWORKS, name="network")
     check_choice(loss, LOSSES, name="loss")

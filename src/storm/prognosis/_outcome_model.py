@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from storm._bridge.cohort import check_cohort
 from storm._bridge.cohort_facts import NOTES
 from storm._loading.files import read_fields, read_json, write_json
 from storm._logging import logger
@@ -122,6 +123,7 @@ class OutcomeModel:
         """
         import pandas as pd
 
+        check_cohort(cohort)
         check_same(self.facts, cohort.facts)
         known = {*self.patients["train"], *self.patients["validation"]}
         if patients is not None:

@@ -110,6 +110,21 @@ def check_genes(genes: str | Iterable[str]) -> list[str]:
     return [str(name) for name in names]
 
 
+def domain_names(given: Any, *, name: str) -> list[str]:
+    """Names of domains as a list without repeats, of one or several; a whole number is the name ``"0"``, ``"1"``, ….
+
+    Raises
+    ------
+    TypeError
+        If it is neither.
+    """
+    single = isinstance(given, str | Integral)
+    if not single and not isinstance(given, Iterable):
+        msg = f"{name}={given!r} is a {type(given).__name__}; give the name of a domain as text, or a list of names"
+        raise TypeError(msg)
+    return list(dict.fromkeys(str(one) for one in ([given] if single else given)))
+
+
 def check_gene_lists(given: Mapping[str, Iterable[str]], *, name: str) -> dict[str, list[str]]:
     """Return named lists of genes, such as gene sets or markers by type, as lists.
 

@@ -190,6 +190,7 @@ def test_spots_without_a_place_take_no_part(toy):
     ("options", "error", "match"),
     [
         ({"methods": ["nope"]}, ValueError, "methods='nope'"),
+        ({"methods": ["hvg_pca"], "seeds": 1}, TypeError, "seeds=1 is a int; give several"),
         ({"methods": ["hvg_pca"], "truth": "nope"}, KeyError, "truth='nope' is not in obs, which"),
         ({"methods": []}, ValueError, "nothing to compare"),
         ({"methods": ["hvg_pca"], "seeds": []}, ValueError, "seeds is empty"),

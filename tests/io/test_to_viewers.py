@@ -211,7 +211,7 @@ def test_qupath_colours_and_names(section, tmp_path):
     # rows without a domain are there for their score
     (file,) = io.to_qupath(section, tmp_path / "b.geojson", scores=["score"])
     with pytest.raises(KeyError, match="scores='no_such' is not in obs, which"):
-        io.to_qupath(section, tmp_path / "c.geojson", scores=["no_such"])
+        io.to_qupath(section, tmp_path / "c.geojson", scores="no_such")
     read = features(file)
     assert len(read) == table.n_obs
     assert ["measurements" in one["properties"] for one in read] == table.obs["score"].notna().tolist()

@@ -78,6 +78,27 @@ def test_volcano_draws_the_genes(section):
     assert "unadjusted" in other.get_ylabel()
 
 
+def test_a_domain_may_be_named_by_its_number(section):
+    """Domains are called "0", "1", …, and typed as 0, 1, … in every function that takes one."""
+    section.obs["storm_domain"] = section.obs["storm_domain"].cat.rename_categories(["0", "1", "2"])
+    section.obsm["X_storm"] = np.random.default_rng(0).normal(size=(192, 3))
+    storm.tl.rank_domain_genes(section, groups=1, reference=[0, 2], spatial=False)
+    storm.pl.volcano(section, 1)
+    pd.testing.assert_frame_equal(storm.get.rank_domain_genes(section, 1), storm.get.rank_domain_genes(section, "1"))
+    sets = {"a": [f"gene{i}" for i in range(3)]}
+    storm.tl.enrich(section, sets, groups=1, method="gsea", min_genes=1)
+    pd.testing.assert_frame_equal(storm.get.enrich(section, 1), storm.get.enrich(section, "1"))
+    storm.pl.enrichment(section, 1)
+    storm.tl.signature(section, domain=1, fdr=1, method="zscore")
+    assert section.uns["storm"]["storm_signature"]["domain"] == "1"
+    storm.tl.subcluster(section, 1, 2)
+    assert set(section.obs["storm_domain_sub"]) == {"0", "1.0", "1.1", "2"}
+    with pytest.raises(TypeError, match="groups=None is a NoneType; give the name of a domain"):
+        storm.tl.rank_domain_genes(section, groups=None)
+    with pytest.raises(ValueError, match="domain names '7'"):
+        storm.tl.subcluster(section, 7, 2)
+
+
 def test_volcano_names_what_is_missing(section):
     with pytest.raises(KeyError, match=r"run storm\.tl\.rank_domain_genes first"):
         storm.pl.volcano(section, "middle")

@@ -193,7 +193,7 @@ def test_small_and_lonely_domains_are_named(planted):
         ({"normalise": "maybe"}, ValueError, "normalise='maybe'"),
         ({"groups": pd.NA}, TypeError, "groups=<NA> is a NAType"),
         ({"reference": pd.NA, "spatial": False}, TypeError, "reference=<NA> is a NAType"),
-        ({"reference": 3}, TypeError, "reference=3 is a int"),
+        ({"reference": 3.5}, TypeError, "reference=3.5 is a float"),
         ({"key_added": "storm"}, ValueError, "key_added='storm' is reserved"),
         ({"key_added": "spatial"}, ValueError, "key_added='spatial' is reserved"),
         ({"key_added": "log1p"}, ValueError, "key_added='log1p' is reserved"),

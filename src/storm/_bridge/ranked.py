@@ -53,6 +53,7 @@ def ranked_genes(table: AnnData, key: str, group: str | None = None) -> pd.DataF
         msg = f"uns[{key!r}] holds no ranking of genes; run storm.tl.rank_domain_genes first"
         raise KeyError(msg)
     groups = list(result["names"].dtype.names)
+    group = None if group is None else str(group)
     if group is not None and group not in groups:
         msg = f"{group!r} is not among the domains that were tested: {groups}"
         raise KeyError(msg)

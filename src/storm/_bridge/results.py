@@ -62,6 +62,7 @@ def result_table(
     if group is None:
         return frame.copy()
     groups = list(dict.fromkeys(frame["group"]))
+    group = str(group)
     if group not in groups:
         msg = f"group={group!r} is not among the domains that were tested: {groups}"
         raise KeyError(msg)

@@ -119,6 +119,9 @@ def domains(
     every = (*READ_OUTS, *TILES, *COMPARATORS)
     for name in names:
         check_choice(name, every, name="methods")
+    if not isinstance(seeds, Iterable):
+        msg = f"seeds={seeds!r} is a {type(seeds).__name__}; give several, for example range(5)"
+        raise TypeError(msg)
     wanted_seeds = [check_whole(seed, name="seeds", least=0) for seed in seeds]
     if not wanted_seeds:
         msg = "seeds is empty; give for example range(5)"

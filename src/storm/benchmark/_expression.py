@@ -156,6 +156,9 @@ def expression(
     if not names and not predictions:
         msg = "there is nothing to compare: methods and predictions are empty"
         raise ValueError(msg)
+    if not isinstance(seeds, Iterable):
+        msg = f"seeds={seeds!r} is a {type(seeds).__name__}; give several, for example range(5)"
+        raise TypeError(msg)
     wanted_seeds = [check_whole(seed, name="seeds", least=0) for seed in seeds]
     if not wanted_seeds:
         msg = "seeds is empty; give for example range(3)"

@@ -52,7 +52,7 @@ def to_qupath(
     path: str | Path,
     key: str = _keys.DOMAIN,
     *,
-    scores: Sequence[str] = (),
+    scores: str | Sequence[str] = (),
     object_type: Literal["detection", "annotation", "tile", "cell"] = "detection",
     pixel_um: float | None = None,
     n_classes: int = 5,
@@ -135,10 +135,11 @@ def to_qupath(
     keys = Keys(
         table_key=table_key, shapes_key=shapes_key, coordinate_system=coordinate_system, um_per_px=um_per_px
     )  # fmt: skip
+    wanted = [scores] if isinstance(scores, str) else scores
     sections = sections_of(data, keys, library_key=library_key, image_key=image_key)
 
     def writer(section: Standalone) -> Callable[[Path], None]:
-        read = _read(section, key, scores, object_type=object_type, pixel_um=pixel_um, n_classes=n_classes)
+        read = _read(section, key, wanted, object_type=object_type, pixel_um=pixel_um, n_classes=n_classes)
         return partial(_write, read)
 
     return write_each(sections, path, writer, overwrite=overwrite)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from textwrap import wrap
 from typing import TYPE_CHECKING, Literal
 
@@ -108,7 +109,7 @@ def volcano(
     check_between(min_lfc, name="min_lfc", low=0, high=float("inf"))
     check_whole(n_genes, name="n_genes", least=0)
     _, table = select_table(data, table_key)
-    if not isinstance(group, str):
+    if not isinstance(group, str | Integral):
         msg = f"group={group!r} is a {type(group).__name__}; name one domain as text"
         raise TypeError(msg)
     frame = ranked_genes(table, key_added, group)

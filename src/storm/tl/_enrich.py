@@ -15,7 +15,7 @@ from storm._bridge.keys import Keys
 from storm._bridge.pool import open_pool
 from storm._bridge.ranked import common_ranking
 from storm._bridge.results import default_p
-from storm._checks import check_between, check_choice, check_gene_lists, check_new_key, check_whole
+from storm._checks import check_between, check_choice, check_gene_lists, check_new_key, check_whole, domain_names
 from storm._logging import logger, warn
 from storm.biology.enrichment import over_representation, preranked_enrichment, read_gmt, sets_with_genes
 
@@ -139,7 +139,7 @@ def enrich(
     pool.check_record_added(key_added, made_by="storm.tl.enrich")
     ranking = common_ranking(pool.tables, key)
     names = list(dict.fromkeys(ranking["group"]))
-    wanted = [groups] if isinstance(groups, str) else list(groups)
+    wanted = domain_names(groups, name="groups")
     if wanted == ["all"]:
         wanted = names
     if not wanted:

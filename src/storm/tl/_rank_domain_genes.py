@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -12,7 +12,7 @@ from storm import __version__, _keys
 from storm._bridge.keys import Keys
 from storm._bridge.placed import Labels, Places
 from storm._bridge.pool import open_pool
-from storm._checks import check_between, check_choice, check_extra, check_new_key, check_whole
+from storm._checks import check_between, check_choice, check_extra, check_new_key, check_whole, domain_names
 from storm._logging import warn
 from storm.biology.contacts import count_contacts
 from storm.biology.contrasts import Contrast, contrast
@@ -263,15 +263,12 @@ def _names(given: str | Sequence[str], labels: Labels, *, name: str) -> list[str
     """Names of domains as a list; raise if one is none."""
     if isinstance(given, str) and given == "all" and name == "groups":
         return list(labels.names)
-    if not isinstance(given, Iterable):
-        msg = f"{name}={given!r} is a {type(given).__name__}; give the name of a domain as text, or a list of names"
-        raise TypeError(msg)
-    names = [given] if isinstance(given, str) else [str(one) for one in given]
+    names = domain_names(given, name=name)
     if not names or (unknown := [one for one in names if one not in labels.names]):
         listed = ", ".join(map(repr, unknown)) if names else "nothing"
         msg = f"{name} names {listed}, and the domains are: {', '.join(map(repr, labels.names))}"
         raise ValueError(msg)
-    return list(dict.fromkeys(names))
+    return names
 
 
 def _references(

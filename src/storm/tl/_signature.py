@@ -123,6 +123,7 @@ def signature(
     pool = open_pool(data, Keys(table_key=table_key), copy=copy, keys_added={"obs": [key_added]})
     facts: dict[str, Any] = {"storm_version": __version__, "method": method}
     if domain is not None:
+        domain = str(domain)
         wanted = _of_domain(pool.tables, key, domain, top=top, p=p, fdr=fdr, min_lfc=min_lfc)
         facts |= {"domain": domain, "top": top, "fdr": fdr, "min_lfc": min_lfc}
     else:

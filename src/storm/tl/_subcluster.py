@@ -12,7 +12,7 @@ from storm import __version__, _keys
 from storm._bridge.colours import own_colours
 from storm._bridge.keys import Keys
 from storm._bridge.pool import open_pool
-from storm._checks import check_choice, check_positive, check_whole
+from storm._checks import check_choice, check_positive, check_whole, domain_names
 from storm._inference.clustering import cluster_rows
 from storm._logging import warn
 from storm._palette import kept_colours
@@ -96,7 +96,7 @@ def subcluster(
     key_added = f"{key}_sub" if key_added is None else key_added
     pool = open_pool(data, Keys(table_key=table_key), copy=copy, keys_added={"obs": [key_added]})
     labels = pool.labels(key)
-    wanted = list(dict.fromkeys([domain] if isinstance(domain, str) else domain))
+    wanted = domain_names(domain, name="domain")
     if not wanted or (unknown := [name for name in wanted if name not in labels.names]):
         listed = ", ".join(map(repr, unknown)) if wanted else "nothing"
         msg = f"domain names {listed}, and obs[{key!r}] holds {', '.join(map(repr, labels.names))}"

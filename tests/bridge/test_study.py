@@ -25,7 +25,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:zarr v3 autosharding:UserWarning
 def part(seed: int, n: int = 80) -> ad.AnnData:
     table = storm.datasets.toy("visium", n=n, seed=seed).tables["table"].copy()
     del table.uns["spatialdata_attrs"]
-    del table.obsm["cells"]
     return table
 
 
@@ -50,7 +49,6 @@ def regions() -> spatialdata.SpatialData:
     whole = {}
     for name, seed in (("A", 0), ("B", 1)):
         whole[name] = storm.datasets.toy("visium", n=60, seed=seed)
-        del whole[name].tables["table"].obsm["cells"]
     return spatialdata.concatenate(whole, concatenate_tables=True)
 
 

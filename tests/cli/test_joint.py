@@ -214,8 +214,6 @@ def test_where_nothing_can_be_written_beside_the_stores(study, tmp_path, monkeyp
 def test_regions_of_a_store_are_sections_of_the_study(study, capsys) -> None:
     """Whose results are written together, into one table."""
     objects = {name: section(seed) for seed, name in enumerate("pq")}
-    for one in objects.values():
-        del one.tables["table"].obsm["cells"]  # a frame, whose index concatenate does not rename
     two = spatialdata.concatenate(objects, concatenate_tables=True)
     two.write("two.zarr")
     options = ["--modality", "st", "--um-per-px", "1.0", "--batch", "center"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import spatialdata as sd
 from scipy import sparse
@@ -222,7 +223,7 @@ def test_markers_mark_their_domain(visium: sd.SpatialData, domain: str, genes: l
 
 def test_counts_follow_the_cells_that_are_drawn(visium: sd.SpatialData) -> None:
     table = visium["table"]
-    abundance = table.obsm["cells"]
+    abundance = pd.DataFrame(table.obsm["cells"], columns=list(table.uns["toy"]["cell_types"]))
     for cell, gene in {"tumour cell": "FASN", "T cell": "CD3D", "B cell": "MS4A1", "luminal cell": "SCGB2A2"}.items():
         counts = table[:, gene].X.toarray().ravel()
         assert np.corrcoef(np.log1p(counts), np.log1p(abundance[cell]))[0, 1] > 0.5, gene
@@ -231,6 +232,15 @@ def test_counts_follow_the_cells_that_are_drawn(visium: sd.SpatialData) -> None:
     total = np.asarray(table.X.sum(axis=1)).ravel()
     content = abundance.to_numpy() @ CONTENT
     assert np.corrcoef(total[tumour], content[tumour])[0, 1] > 0.4
+
+
+@pytest.mark.parametrize("platform", ["visium", "visium_hd", "xenium", "st"])
+def test_sections_can_be_put_together(platform: str) -> None:
+    parts = {name: storm.datasets.toy(platform, n=40, seed=seed, um_per_px=4.0) for seed, name in enumerate("AB")}
+    both = sd.concatenate(parts, concatenate_tables=True)["table"]
+    assert both.n_obs == sum(one["table"].n_obs for one in parts.values())
+    if platform != "xenium":
+        assert both.obsm["cells"].shape == (both.n_obs, len(parts["A"]["table"].uns["toy"]["cell_types"]))
 
 
 def test_counts_scatter_around_the_rate(visium: sd.SpatialData) -> None:
@@ -251,7 +261,7 @@ def test_hidden_genes_are_not_in_the_image(visium: sd.SpatialData) -> None:
     """Interferon-induced genes vary in space, but not with the cells that are drawn."""
     table = visium["table"]
     rate = np.log(table.layers["rate"][:, table.var_names.get_loc("ISG15")])
-    cells = np.log1p(table.obsm["cells"].to_numpy())
+    cells = np.log1p(table.obsm["cells"])
     design = np.column_stack([cells, np.ones(len(cells))])
     residual = rate - design @ np.linalg.lstsq(design, rate, rcond=None)[0]
     assert residual.std() > 0.25

@@ -29,7 +29,6 @@ def toys() -> dict[str, spatialdata.SpatialData]:
         table = sdata["table"]
         labels = np.array(["x", "y", "z"], dtype=object)[np.arange(table.n_obs) % (2 if name == "A" else 3)]
         labels[5] = None
-        del table.obsm["cells"]  # a frame, whose index concatenate does not rename
         table.obs["mine"] = pd.Categorical(labels, categories=["x", "y", "z"][: 2 if name == "A" else 3])
     return sections
 

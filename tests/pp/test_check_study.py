@@ -24,10 +24,7 @@ def toys_once() -> list[spatialdata.SpatialData]:
 
 @pytest.fixture
 def toys(toys_once) -> list[spatialdata.SpatialData]:
-    copies = [spatialdata.deepcopy(one) for one in toys_once]
-    for one in copies:
-        del one["table"].obsm["cells"]  # a frame, whose index concatenate does not rename
-    return copies
+    return [spatialdata.deepcopy(one) for one in toys_once]
 
 
 @pytest.fixture

@@ -247,7 +247,6 @@ def test_sections_of_one_table_are_those_of_a_list(tiny_model) -> None:
     for name, seed in (("A", 0), ("B", 1)):
         parts[name] = storm.datasets.toy("visium", n=80, seed=seed).tables["table"].copy()
         del parts[name].uns["spatialdata_attrs"]
-        del parts[name].obsm["cells"]
     table = ad.concat(parts, label="library", index_unique="-")
     options = {"model": tiny_model, "epochs": 1, "modality": "st"}
     whole, several = (

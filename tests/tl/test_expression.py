@@ -389,7 +389,6 @@ def test_patients_and_sections_of_a_column() -> None:
     objects = {name: storm.datasets.toy("visium", n=60, seed=seed) for seed, name in enumerate("ABC")}
     for patient, section in zip(("p1", "p1", "p2"), objects.values(), strict=True):
         table = section.tables["table"]
-        del table.obsm["cells"]
         table.obs["patient"] = patient
         table.obs["train"] = np.arange(table.n_obs) % 4 > 0
     genes = list(objects["A"].tables["table"].var_names[:3])

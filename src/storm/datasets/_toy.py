@@ -71,8 +71,8 @@ def toy(
     SpatialData
         ``images["he"]`` multiscale uint8 (c, y, x); ``shapes["spots" | "bins" | "cells"]``; ``tables["table"]`` raw
         counts (CSR, float32). Coordinate systems ``"global"`` (pixels) and ``"um"`` (µm). ``obs["domain"]`` is the
-        planted domain, ``obsm["cells"]`` the number of cells of each type under every spot or bin (cells:
-        ``obs["cell_type"]``), ``obs["array_row"]`` and ``["array_col"]`` the place on the lattice,
+        planted domain, ``obsm["cells"]`` the number of cells of each of ``uns["toy"]["cell_types"]`` under every spot or
+        bin (cells: ``obs["cell_type"]``), ``obs["array_row"]`` and ``["array_col"]`` the place on the lattice,
         ``uns["toy"]`` what was asked for.
 
     Raises
@@ -119,7 +119,7 @@ def toy(
     # in the units of the shapes, as the platform's readers leave it
     table.obsm["spatial"] = layout.centres / (1.0 if platform == "xenium" else um_per_px)
     facts = {"platform": platform, "n": int(n), "seed": int(seed), "um_per_px": float(um_per_px), "synthetic": True}
-    table.uns["toy"] = facts
+    table.uns["toy"] = table.uns.get("toy", {}) | facts
     attrs: dict[str, Any] = {"toy": dict(facts)}
     if store is None:
         return in_memory(painter, table, shapes, spec.shapes, attrs)
@@ -190,7 +190,9 @@ def _make_table(
         obs["cell_type"] = pd.Categorical.from_codes(cells.kind, categories=pd.Index(CELLS))
     table = AnnData(counts, obs=obs, var=pd.DataFrame(index=pd.Index(panel.genes)))
     if cells is None:
-        table.obsm["cells"] = pd.DataFrame(abundance, index=ids, columns=list(CELLS))
+        # An array, because objects with a data frame there cannot be put together by spatialdata.concatenate.
+        table.obsm["cells"] = abundance
+        table.uns["toy"] = {"cell_types": list(CELLS)}
     if truth:
         table.layers["rate"] = np.concatenate(list(expected()))
     return TableModel.parse(table, region=spec.shapes, region_key="region", instance_key=spec.instance_key)

@@ -71,9 +71,9 @@ def toy(
     SpatialData
         ``images["he"]`` multiscale uint8 (c, y, x); ``shapes["spots" | "bins" | "cells"]``; ``tables["table"]`` raw
         counts (CSR, float32). Coordinate systems ``"global"`` (pixels) and ``"um"`` (µm). ``obs["domain"]`` is the
-        planted domain, ``obsm["cells"]`` the number of cells of each of ``uns["toy"]["cell_types"]`` under every spot or
-        bin (cells: ``obs["cell_type"]``), ``obs["array_row"]`` and ``["array_col"]`` the place on the lattice,
-        ``uns["toy"]`` what was asked for.
+        planted domain, ``obsm["cells"]`` the number of cells of each type of ``uns["toy"]["cell_types"]`` under every
+        spot or bin (cells: ``obs["cell_type"]``), ``obs["array_row"]`` and ``["array_col"]`` the place on the lattice,
+        ``uns["toy"]`` also what was asked for.
 
     Raises
     ------

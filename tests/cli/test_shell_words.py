@@ -40,6 +40,7 @@ OPTIONS = (
             "or (2) give the folder of a copy, weights='PATH'; or",
             "or (2) give the folder of a copy, --weights PATH; or",
         ),
+        ("but x; storm.io.visium_hd reads outs", "but x; storm read visium_hd reads outs"),
         # what is Python stays Python
         ("say it with storm.pp.set_scale(data, um_per_px=...)", "say it with storm.pp.set_scale(data, um_per_px=...)"),
         ("storm.tl.adapt(sdata, model=None) fits one", "storm.tl.adapt(sdata, model=None) fits one"),

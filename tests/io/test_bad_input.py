@@ -40,6 +40,21 @@ def test_no_such_folder(tmp_path: Path, reader) -> None:
         reader(tmp_path)
 
 
+def test_the_folder_of_another_platform_is_recognised(tmp_path: Path) -> None:
+    """The error names the reader of what was given, a single folder of bins included."""
+    visium, *_ = vendor.visium_folder(tmp_path / "a")
+    bins, *_ = vendor.visium_hd_folder(tmp_path / "b")
+    with pytest.raises(FileNotFoundError, match=r"; storm\.io\.visium_hd reads .*outs$"):
+        io.visium(bins)
+    with pytest.raises(FileNotFoundError, match=r"; storm\.io\.visium reads .*outs$"):
+        io.xenium(visium)
+    part = bins / "binned_outputs" / "square_008um"
+    with pytest.raises(FileNotFoundError, match=r"is that of bins, which storm\.io\.visium_hd reads"):
+        io.visium(part)
+    with pytest.raises(FileNotFoundError, match=r"; storm\.io\.visium_hd reads .*binned_outputs$"):
+        io.visium_hd(part)
+
+
 @pytest.mark.parametrize(
     "name",
     ["filtered_feature_bc_matrix.h5", "spatial/scalefactors_json.json", "spatial/tissue_positions.csv"],

@@ -204,5 +204,5 @@ def test_cosmx_scale(tmp_path: Path) -> None:
 
 def test_cosmx_image_needs_an_alignment(tmp_path: Path) -> None:
     folder, he, _ = vendor.cosmx_folder(tmp_path, alignment=SHIFT)
-    with pytest.raises(ValueError, match=r"the position of he\.tif on the section is not known"):
+    with pytest.raises(ValueError, match=r"the position of he\.tif .* no healignment\.csv lies"):
         io.cosmx(folder, he)

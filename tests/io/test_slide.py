@@ -212,6 +212,10 @@ def test_without_openslide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     path.write_bytes(b"\0" * 100)
     with pytest.raises(ImportError, match=r"slide\.mrxs.*pip install 'storm-spatial\[slide\]'"):
         io.slide(path)
+    path = tmp_path / "slide.dcm"  # which nothing else can read, so that nothing else was tried
+    path.write_bytes(b"\0" * 128 + b"DICM")
+    with pytest.raises(ImportError, match=r"^reading .*slide\.dcm needs the package 'openslide'"):
+        io.slide(path)
 
 
 # ------------------------------------------------------------------------------------------------ µm per pixel, errors

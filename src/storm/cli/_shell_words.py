@@ -19,6 +19,8 @@ _COMMANDS = {
     "storm.tl.predict_expression": "storm predict",
     "storm.tl.adapt": "storm adapt",
     "storm.pp.check": "storm check",
+    **{f"storm.io.{name}": f"storm read {name}" for name in ("visium", "visium_hd", "xenium", "cosmx", "st", "slide")},
+    "storm.io.from_anndata": "storm read h5ad",
     "storm.prognosis.add_slides": "storm cohort add",
     "storm.prognosis.fit": "storm prognosis fit",
     "storm.prognosis.predict": "storm prognosis predict",

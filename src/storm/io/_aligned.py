@@ -24,7 +24,7 @@ def find_alignment(image: Path, folder: Path, alignment: str | Path | np.ndarray
     """
     if alignment is not None:
         return alignment
-    name = image.name.removesuffix(".ome.tif") + "alignment.csv"
+    name = image.name.removesuffix(image.suffix).removesuffix(".ome") + "alignment.csv"
     for place in (image.parent, folder):
         if (place / name).is_file():
             return place / name

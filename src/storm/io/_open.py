@@ -133,9 +133,9 @@ def _first_that_reads(path: Path, readers: dict[str, Callable[[Path], Read]]) ->
                 messages.append(f"as {name}: its header is damaged ({type(error).__name__}: {error})")
             if name == "TIFF" and _starts(path, _TIFF):
                 break  # OpenSlide would take a plain TIFF as it is stored, whatever its damaged tags mean
-    msg = f"{path} cannot be read as an image; tried {'; '.join(messages)}"
+    msg = f"{path} cannot be read as an image" + (f"; tried {'; '.join(messages)}" if messages else "")
     if missing is not None:
-        msg = f"{msg}. If it is a slide of another format: {missing}"
+        msg = f"{msg}. If it is a slide of another format: {missing}" if messages else str(missing)
         raise ImportError(msg)
     msg = f"{msg}. Is it complete, and an 8-bit colour image?"
     raise ValueError(msg)

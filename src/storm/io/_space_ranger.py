@@ -37,6 +37,10 @@ _REDUCTION = (1e-4, 10.0)
 _XY = ["pxl_col_in_fullres", "pxl_row_in_fullres"]
 
 
+#: The table of positions of Visium HD.
+_OF_BINS = "tissue_positions.parquet"
+
+
 def read_positions(spatial: Path, *names: str) -> tuple[Path, pd.DataFrame]:
     """The table of positions, indexed by barcode, of any version of Space Ranger (the first wrote no header).
 
@@ -57,6 +61,8 @@ def read_positions(spatial: Path, *names: str) -> tuple[Path, pd.DataFrame]:
     files = [spatial / name for name in names if (spatial / name).is_file()]
     if not files:
         msg = f"the table of positions is missing: {spatial} holds no {' or '.join(names)}, but {listed(spatial)}"
+        if (spatial / _OF_BINS).is_file():
+            msg = f"{msg}; {_OF_BINS} is that of bins, which storm.io.visium_hd reads"
         raise FileNotFoundError(msg)
     first, *others = [(file, _positions(file)) for file in files]
     for file, frame in others:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from storm._keys import READ
 from storm._logging import logger, warn
-from storm.io._recognise import BELOW, holds
+from storm.io._recognise import BELOW, holds, recognise
 from storm.io._scale import POSSIBLE_UM
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ def find_folder(path: str | Path, *, platform: str, signs: Iterable[str]) -> Pat
         if holds(folder, signs):
             return folder
     msg = f"{path} is not a {platform} folder: it holds none of {signs}, but {listed(path)}"
+    if known := recognise(path):
+        msg = f"{msg}; storm.io.{known[0]} reads {known[1]}"
     raise FileNotFoundError(msg)
 
 

@@ -99,6 +99,28 @@ def test_a_domain_may_be_named_by_its_number(section):
         storm.tl.subcluster(section, 7, 2)
 
 
+def test_symbols_in_another_column_are_found(section):
+    """Of a table whose var_names are ids, what takes symbols says where they are, and what is told works."""
+    section.var["symbol"] = [f"SYM{i}" for i in range(12)]
+    storm.tl.rank_domain_genes(section, spatial=False, reference="rest")
+    genes = ["SYM0", "SYM1"]
+    told = r"var\['symbol'\] names them: first table\.var_names = table\.var\['symbol'\]"
+    with pytest.raises(ValueError, match=told):
+        storm.tl.signature(section, genes)
+    with pytest.raises(ValueError, match=told + r".*, then rank the genes again"):
+        storm.tl.enrich(section, {"a": genes}, min_genes=1)
+    with pytest.raises(ValueError, match=told):
+        storm.tl.composition(section, {"a": genes}, method="markers")
+    with pytest.raises(KeyError, match=told):
+        storm.pl.expression(section, "SYM0")
+    with pytest.raises(ValueError, match=r"it names genes like \['gene0', 'gene1', 'gene2'\]$"):
+        storm.tl.signature(section, ["OTHER"])
+    section.var_names = section.var["symbol"].astype(str)
+    section.var_names_make_unique()
+    storm.tl.signature(section, genes, method="zscore")
+    storm.pl.expression(section, "SYM0")
+
+
 def test_volcano_names_what_is_missing(section):
     with pytest.raises(KeyError, match=r"run storm\.tl\.rank_domain_genes first"):
         storm.pl.volcano(section, "middle")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -117,6 +117,31 @@ def gene_names(table: AnnData, vocabulary: Vocabulary) -> np.ndarray:
         Text, shape (n_vars,); see :func:`storm.data.genes.best_names`.
     """
     return _names(table.var.to_memory() if hasattr(table.var, "to_memory") else table.var, vocabulary)
+
+
+def named_elsewhere(table: AnnData, genes: Iterable[str]) -> str:
+    """Words to add to an error about unknown genes: the column of ``var`` that names them, and what to do.
+
+    Parameters
+    ----------
+    table
+        The table.
+    genes
+        Names that ``var_names`` lack.
+
+    Returns
+    -------
+    str
+        Empty if no column holds one of them.
+    """
+    wanted = {str(gene) for gene in genes}
+    for name in _NAME_COLUMNS:
+        if name in table.var and wanted.intersection(table.var[name].astype(str)):
+            return (
+                f". var[{name!r}] names them: first table.var_names = table.var[{name!r}].astype(str) and "
+                f"table.var_names_make_unique()"
+            )
+    return ""
 
 
 def _names(var: pd.DataFrame, vocabulary: Vocabulary) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 
 from storm import _keys
 from storm._bridge import select_table
-from storm._bridge.counts import named_layers
+from storm._bridge.counts import named_elsewhere, named_layers
 from storm._checks import check_key
 from storm.data.normalise import TARGET_SUM
 
@@ -109,7 +109,7 @@ def read_gene(
         under = keys[0] if len(keys) == 1 else list(keys)
         msg = (
             f"gene {name!r} is neither among the {table.n_vars} genes of the table nor predicted under {under!r}; "
-            f"predict it with storm.tl.predict_expression(data, [{name!r}])"
+            f"predict it with storm.tl.predict_expression(data, [{name!r}]){named_elsewhere(table, [name])}"
         )
         raise KeyError(msg)
     return Gene(name, measured, unit, predictions)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from storm import __version__, _keys
+from storm._bridge.counts import named_elsewhere
 from storm._bridge.keys import Keys
 from storm._bridge.placed import Labels, Places
 from storm._bridge.pool import open_pool
@@ -158,7 +159,7 @@ def composition(
     places = pool.places() if key is not None and spatial else None
     counts = pool.counts_to_thin(layer, normalise=normalise)[0] if match_depth else None
     values, genes, normalised = pool.log_values(layer, normalise=normalise)
-    columns, frame, facts = _match(frame, genes)
+    columns, frame, facts = _match(frame, genes, pool.tables[0])
     facts |= {
         "storm_version": __version__,
         "method": method,
@@ -229,7 +230,7 @@ def _check_replaced(table: AnnData, method: str, key_added: str, residual_key: s
         raise ValueError(msg)
 
 
-def _match(frame: pd.DataFrame, genes: np.ndarray) -> tuple[np.ndarray, pd.DataFrame, dict[str, Any]]:
+def _match(frame: pd.DataFrame, genes: np.ndarray, table: AnnData) -> tuple[np.ndarray, pd.DataFrame, dict[str, Any]]:
     """Columns of the table that the signature names, the signature of these genes, and how many there are."""
     place = {gene: at for at, gene in enumerate(genes)}
     found = [gene for gene in frame.index if gene in place]
@@ -237,6 +238,7 @@ def _match(frame: pd.DataFrame, genes: np.ndarray) -> tuple[np.ndarray, pd.DataF
         msg = (
             f"none of the signature's {len(frame)} genes is in the table: it names genes like {list(frame.index[:3])}, "
             f"the table like {list(map(str, genes[:3]))}; both need symbols of the same species"
+            f"{named_elsewhere(table, frame.index)}"
         )
         raise ValueError(msg)
     if len(found) < _HALF * len(frame):

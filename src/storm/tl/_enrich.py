@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from storm import __version__, _keys
+from storm._bridge.counts import named_elsewhere
 from storm._bridge.keys import Keys
 from storm._bridge.pool import open_pool
 from storm._bridge.ranked import common_ranking
@@ -157,7 +158,7 @@ def enrich(
         tested = genes["names"].astype(str).tolist()
         kept, reasons = sets_with_genes(given, tested, min_genes=min_genes, max_genes=most)
         if not kept:
-            _refuse(given, tested, min_genes, max_genes)
+            _refuse(given, tested, min_genes, max_genes, pool.tables[0])
         left_out = max(left_out, Counter(reasons.values()), key=Counter.total)
         if method == "gsea":
             frame = preranked_enrichment(dict(zip(tested, genes["scores"], strict=True)), kept, seed=seed)
@@ -196,7 +197,9 @@ def enrich(
     return pool.copies(data) if copy else None
 
 
-def _refuse(sets: Mapping[str, Iterable[str]], tested: list[str], min_genes: int, max_genes: int | None) -> None:
+def _refuse(
+    sets: Mapping[str, Iterable[str]], tested: list[str], min_genes: int, max_genes: int | None, table: AnnData
+) -> None:
     """Raise: no set has the right number of tested genes."""
     size = f"min_genes={min_genes}" if max_genes is None else f"from min_genes={min_genes} to max_genes={max_genes}"
     known = set(tested)
@@ -207,4 +210,6 @@ def _refuse(sets: Mapping[str, Iterable[str]], tested: list[str], min_genes: int
         f"{len(of_sets)} genes are among the {len(known)} tested. The sets name genes like {sorted(of_sets)[:3]}, the "
         f"table like {tested[:3]}: both need symbols of the same species"
     )
+    if not shared and (elsewhere := named_elsewhere(table, of_sets)):
+        msg = f"{msg}{elsewhere}, then rank the genes again"
     raise ValueError(msg)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from storm import __version__, _keys
+from storm._bridge.counts import named_elsewhere
 from storm._bridge.keys import Keys
 from storm._bridge.pool import open_pool
 from storm._bridge.ranked import common_ranking
@@ -134,7 +135,7 @@ def signature(
     if not found:
         msg = (
             f"none of the {len(wanted)} genes is in the table, e.g. {wanted[:3]}; it names genes like "
-            f"{list(map(str, names[:3]))}"
+            f"{list(map(str, names[:3]))}{named_elsewhere(pool.tables[0], wanted)}"
         )
         raise ValueError(msg)
     if len(found) < len(wanted):

@@ -41,6 +41,20 @@ def joined(sections) -> ad.AnnData:
     return ad.concat({f"data[{k}]": one for k, one in enumerate(sections)}, label="slide", index_unique="-")
 
 
+def test_what_draws_one_object_says_that_each_holds_the_result(toy) -> None:
+    """Functions over a list write one result into each object; plots and getters of it take any one of them."""
+    toy["table"].obs["storm_domain"] = toy["table"].obs["domain"].astype("category")
+    other = storm.datasets.toy("visium", n=100, seed=1)
+    other["table"].obs["storm_domain"] = other["table"].obs["domain"].astype("category")
+    storm.tl.adjacent_domains([toy, other])
+    for run in (storm.pl.contact, storm.get.adjacent_domains):
+        with pytest.raises(TypeError, match=r"got list; give one of them: what was found over a list .* lies in each"):
+            run([toy, other])
+    with pytest.raises(TypeError, match=r"got dict; .* a list of them in place of the dictionary with \['A'\]"):
+        storm.tl.adjacent_domains({"A": toy})
+    pd.testing.assert_frame_equal(storm.get.adjacent_domains(toy), storm.get.adjacent_domains(other))
+
+
 def test_adjacent_domains_of_a_list_are_those_of_one_table(sections, joined):
     storm.tl.adjacent_domains(sections)
     storm.tl.adjacent_domains(joined, library_key="slide")

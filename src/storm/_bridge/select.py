@@ -30,10 +30,13 @@ def check_container(data: Any) -> None:
     from anndata import AnnData
 
     if not is_spatialdata(data) and not isinstance(data, AnnData):
-        msg = (
-            f"expected a SpatialData or an AnnData, got {type(data).__name__}; "
-            f"open a stored object with spatialdata.read_zarr(path) or anndata.read_h5ad(path)"
-        )
+        if isinstance(data, list | tuple):
+            todo = "give one of them: what was found over a list of sections lies in each of its objects"
+        elif isinstance(data, Mapping):
+            todo = f"give an object, or a list of them in place of the dictionary with {list(data)[:5]}"
+        else:
+            todo = "open a stored object with spatialdata.read_zarr(path) or anndata.read_h5ad(path)"
+        msg = f"expected a SpatialData or an AnnData, got {type(data).__name__}; {todo}"
         raise TypeError(msg)
 
 

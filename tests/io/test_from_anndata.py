@@ -363,8 +363,11 @@ def test_a_library_without_an_entry() -> None:
     """It has no picture, which is said, and its scale is asked for and not that of another library."""
     adata = study("A", "B")
     del adata.uns["spatial"]["B"]
-    with pytest.raises(ValueError, match="no µm scale is known for library 'B': its scale factors hold nothing"):
+    with pytest.raises(ValueError, match="no µm scale is known for library 'B': its scale factors hold nothing") as bad:
         from_anndata(adata, library_key="sample")
+    assert "; and spot_um= (diameter of its spots" in str(bad.value)  # all that is missing is asked for at once
+    with pytest.raises(ValueError, match=r"um_per_px=\{'B': …\}\)$"):
+        from_anndata(adata, library_key="sample", spot_um=55)
     with pytest.warns(UserWarning, match=r"no picture of \['B'\]"):
         sdata = from_anndata(adata, library_key="sample", um_per_px={"B": 2 * UM}, spot_um=55)
     assert list(sdata.images) == ["A_he"]

@@ -135,6 +135,7 @@ def from_anndata(
             entry=entries.get(name, {}),
             image=image.get(name) if isinstance(image, Mapping) else image,
             um_per_px=um_per_px.get(name) if isinstance(um_per_px, Mapping) else um_per_px,
+            spot_um=spot_um,
         )
         key, systems = storable(name), ("global", "um")
         if len(order) > 1:
@@ -142,7 +143,7 @@ def from_anndata(
         element, about = library.image(systems=systems)
         if element is not None:
             images[f"{key}_he"] = element
-        shapes[key] = library.circles(instances[rows], spot_um=spot_um, systems=systems)
+        shapes[key] = library.circles(instances[rows], systems=systems)
         facts[key] = about
     _warn_without_image(order, images, asked=image)
 

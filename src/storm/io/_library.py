@@ -67,8 +67,8 @@ class Library:
         Its entry in ``uns["spatial"]``; empty where there is none.
     image
         What the user gave as its image.
-    um_per_px
-        What the user gave.
+    um_per_px, spot_um
+        What the user gave as the scale, and as the diameter of a spot in µm.
 
     Raises
     ------
@@ -86,8 +86,9 @@ class Library:
         entry: Mapping[str, Any],
         image: ImageSource,
         um_per_px: float | None,
+        spot_um: float | None,
     ) -> None:
-        self.name, self.centres, self._wanted = name, centres, image
+        self.name, self.centres, self._wanted, self._spot_um = name, centres, image, spot_um
         factors, pictures = entry.get("scalefactors"), entry.get("images")
         self._factors: Mapping[str, Any] = factors if isinstance(factors, Mapping) else {}
         self._pictures: Mapping[str, Any] = pictures if isinstance(pictures, Mapping) else {}
@@ -109,10 +110,13 @@ class Library:
             self.um_per_px, self.source = self._opened.um_per_px, self._opened.source
         else:
             silent = "" if self._opened is None else f", and {self._opened.path.name} does not tell"
+            sized = spot_um is not None or number(self._factors.get("spot_diameter_fullres")) is not None
+            missing = not sized and self._platform != "visium"
+            also = "; and spot_um= (diameter of its spots in µm), not known either" if missing else ""
             msg = (
                 f"no µm scale is known for library {name!r}: its scale factors hold {list(self._factors) or 'nothing'}"
                 f"{silent}; pass um_per_px= (µm per pixel of the full-resolution image; where libraries differ, "
-                f"um_per_px={{{name!r}: …}})"
+                f"um_per_px={{{name!r}: …}}){also}"
             )
             raise ValueError(msg)
         if sources.array is not None:
@@ -147,15 +151,13 @@ class Library:
         if not 1 / TOLERANCE < ratio < TOLERANCE:
             warn(f"{text}, which is used; correct it if the pitch is right")
 
-    def circles(self, instances: np.ndarray, *, spot_um: float | None, systems: tuple[str, str]) -> GeoDataFrame:
+    def circles(self, instances: np.ndarray, *, systems: tuple[str, str]) -> GeoDataFrame:
         """The spots as circles in pixels.
 
         Parameters
         ----------
         instances
             Their ids.
-        spot_um
-            Diameter in µm; by default that of the scale factors.
         systems
             Names of the coordinate systems in pixels and in µm.
         """
@@ -163,6 +165,7 @@ class Library:
         import shapely
         from spatialdata.models import ShapesModel
 
+        spot_um = self._spot_um
         if spot_um is not None:
             check_positive(spot_um, name="spot_um", unit="µm")
         diameter = number(self._factors.get("spot_diameter_fullres"))

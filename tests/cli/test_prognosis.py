@@ -36,7 +36,9 @@ def test_everybody_by_folds_and_a_report(work: Path, capsys) -> None:
     risks = pd.read_csv(work / "cv" / "risks.csv")
     assert sorted(risks["network"].unique()) == ["abmil", "mean"]
     assert (risks["network"] == "mean").sum() == 45
-    assert "45 patients in 3 folds" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "45 patients in 3 folds" in said
+    assert "judge it with storm prognosis evaluate --network mean" in said
     judge = ["prognosis", "evaluate", str(work / "cv" / "risks.csv"), "--cohort", str(work / "c"), "--endpoint", "DSS"]
     more = ["--network", "mean", "--baseline", "abmil", "--covariates", "age", "--subgroups", "<b>sex</b>"]
     assert main([*judge, *more, "--n-boot", "20", "--out", str(work / "report.html"), "--quiet"]) == 0
@@ -48,6 +50,8 @@ def test_everybody_by_folds_and_a_report(work: Path, capsys) -> None:
     assert not re.search(r"(src|href)=\"(?!data:)", page)  # nothing is fetched
     assert main([*judge, "--network", "none", "--out", str(work / "x.html"), "--quiet"]) == 2
     assert "has ['abmil', 'mean']" in capsys.readouterr().err
+    assert main([*judge, "--out", str(work / "x.html"), "--quiet"]) == 2
+    assert "several networks, ['abmil', 'mean']; choose one: --network abmil" in capsys.readouterr().err
 
 
 def test_a_model_is_applied_and_explained(work: Path, capsys) -> None:

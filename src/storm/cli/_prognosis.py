@@ -60,7 +60,7 @@ def _fit(
         _write(risks, out / "risks.csv", index=False)
         for name, own in risks.groupby("network", sort=False):
             print(f"{name}: {len(own)} patients in {own['fold'].nunique()} folds")
-        print(f"{out / 'risks.csv'}: judge it with storm prognosis evaluate")
+        print(f"{out / 'risks.csv'}: judge it with storm prognosis evaluate --network {networks[0]}")
         return
     patients = None
     if folds is not None:
@@ -128,6 +128,9 @@ def _evaluate(
         if name is not None and name not in names:
             msg = f"{option} {name}: {risks} has {names or 'no column network'}"
             raise ValueError(msg)
+    if network is None and len(names) > 1:
+        msg = f"{risks} holds the risks of several networks, {names}; choose one: --network {names[0]}"
+        raise ValueError(msg)
     own = table if network is None else table[table["network"] == network]
     other = None if baseline is None else table[table["network"] == baseline]
     report = storm.prognosis.evaluate(own, patients, endpoint=endpoint, baseline=other, **how)

@@ -57,6 +57,50 @@ def test_blocks_of_single_channels() -> None:
     np.testing.assert_array_equal(source.read_chunk(1, 0), np.moveaxis(image[:, 32:, :32], 0, 2))
 
 
+def test_a_block_that_is_one_task_needs_no_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, read = noise(64, 64), []
+
+    def block(y: int, x: int, shape: tuple[int, int]) -> np.ndarray:
+        read.append((y, x))
+        if x:
+            msg = "a damaged tile"
+            raise ValueError(msg)
+        return image[:, y : y + shape[0], x : x + shape[1]]
+
+    blocks = {("lazy", 0, i, j): (block, 32 * i, 32 * j, (32, 32)) for i in (0, 1) for j in (0, 1)}
+    lazy = da.Array(blocks, "lazy", ((3,), (32, 32), (32, 32)), dtype=np.uint8)
+    several, one = as_source(lazy + 1 - 1), as_source(lazy)
+    for source in (several, one):
+        assert isinstance(source, DaskSource)
+        for i in (0, 1):
+            np.testing.assert_array_equal(
+                source.read_chunk(i, 0), np.moveaxis(image[:, 32 * i : 32 * i + 32, :32], 0, 2)
+            )
+        monkeypatch.setattr("dask.get", None)
+    assert read == [(0, 0), (32, 0)] * 2
+    with pytest.raises(
+        ValueError, match=r"the image cannot be read: its chunk in row 1, column 1 .*\(a damaged tile\)"
+    ):
+        one.read_chunk(1, 1)
+
+
+@pytest.mark.parametrize("graph", ["array", "task", "another", "concatenated"])
+def test_a_block_of_any_graph(graph: str) -> None:
+    image, key = noise(40, 40), ("lazy", 0, 0, 0)
+    blocks = {
+        "array": {key: image},
+        "task": {key: (np.asarray, image)},
+        "another": {key: ("held", 0), ("held", 0): image},
+        "concatenated": {
+            key: (np.concatenate, [("held", 0), ("held", 1)]),
+            ("held", 0): image[:2],
+            ("held", 1): image[2:],
+        },
+    }[graph]
+    source = as_source(da.Array(blocks, "lazy", ((3,), (40,), (40,)), dtype=np.uint8))
+    np.testing.assert_array_equal(source.read_chunk(0, 0), np.moveaxis(image, 0, 2))
+
+
 def test_sharded_zarr_is_read_by_its_inner_chunks(tmp_path: Path) -> None:
     image = noise(128, 128)
     array = zarr.create_array(

@@ -11,6 +11,7 @@ from storm.data import resample
 from storm.data.crop import crop_patches
 from storm.data.patches import ImageLevel, PatchReader
 from storm.data.sources import ArraySource
+from storm.data.sweep import Sweep
 
 AXES = {
     "upright": np.array([[1.0, 0, 0.3], [0, 1, 0.7]]),
@@ -90,6 +91,35 @@ def test_canvases_are_small_and_hold_a_batch() -> None:
         assert (canvas.boxes[:, 2:] <= (width, height)).all()
     assert sum(canvas.pixels[0].size for canvas in canvases) < 3 * 900 * 700  # little is sent twice
     assert sorted(np.concatenate([canvas.index for canvas in canvases])) == list(range(3000))
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_canvases_lie_in_memory_as_the_chunks_do(channels_last: bool) -> None:
+    """Which is faster to copy; the compiled filter gets planes."""
+    image = noise(300, 260)
+    stored = np.ascontiguousarray(image.transpose(1, 2, 0)).transpose(2, 0, 1) if channels_last else image
+    source = ArraySource(stored, chunks_yx=(64, 48))
+    centres = np.random.default_rng(0).uniform((-9, -9), (269, 309), (70, 2))
+    reader = PatchReader([ImageLevel(source, IDENTITY)])
+    canvases = list(reader.iter_canvases(centres, field_um=20, out_px=20, batch_size=16))
+    planes = Sweep(source, rects=rects_of(reader, centres), max_px=16_000_000, max_rows=16)
+    for canvas, plane in zip(canvases, planes, strict=True):
+        assert canvas.pixels.transpose(1, 2, 0).flags.c_contiguous == channels_last
+        assert plane.pixels.flags.c_contiguous
+        np.testing.assert_array_equal(canvas.index, np.flatnonzero(reader.inside(centres))[plane.rows])
+        for x0, y0, x1, y1 in np.rint(canvas.boxes).astype(int):
+            np.testing.assert_array_equal(canvas.pixels[:, y0:y1, x0:x1], plane.pixels[:, y0:y1, x0:x1])
+            wanted = np.full((3, y1 - y0, x1 - x0), 255)
+            top, left = y0 + plane.y0, x0 + plane.x0
+            here = image[:, max(top, 0) : top + y1 - y0, max(left, 0) : left + x1 - x0]
+            wanted[:, max(-top, 0) :, max(-left, 0) :][:, : here.shape[1], : here.shape[2]] = here
+            np.testing.assert_array_equal(plane.pixels[:, y0:y1, x0:x1], wanted)
+
+
+def rects_of(reader: PatchReader, centres: np.ndarray) -> np.ndarray:
+    """Whole pixels that fields of 20 µm need at 1 µm per pixel."""
+    resampler = resample.Resampler(IDENTITY, field_um=20, out_px=20)
+    return resampler.rects(resampler.boxes(centres[reader.inside(centres)]))
 
 
 def test_the_level_is_the_reader_s() -> None:

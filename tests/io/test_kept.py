@@ -55,6 +55,14 @@ def test_what_is_kept_is_what_the_file_holds(path, decoded):
     assert len(decoded) == 6 * 8
 
 
+def test_tiles_are_copied_line_by_line(path):
+    """Channels lie side by side in a block, as decoders return them, whatever the tiles are that it is made of."""
+    level = TiffLevel(path, 0, 0)
+    block = level.read(128, 256, (300, 200))
+    assert block.transpose(1, 2, 0).flags.c_contiguous
+    np.testing.assert_array_equal(np.moveaxis(block, 0, 2), tifffile.imread(path)[128:428, 256:456])
+
+
 def test_a_large_level_is_not_kept(path, decoded, monkeypatch):
     monkeypatch.setattr(_kept, "_MOST_BYTES", 1000)
     level = TiffLevel(path, 0, 0)

@@ -277,7 +277,9 @@ class PatchReader:
         job = self._job(centres_um, field_um, out_px)
 
         def canvases() -> Iterator[PatchCanvas]:
-            sweep = Sweep(job.source, rects=job.rects, fill=self.fill, max_px=max_px, max_rows=size, threads=threads)
+            sweep = Sweep(
+                job.source, rects=job.rects, fill=self.fill, max_px=max_px, max_rows=size, threads=threads, order="K"
+            )
             for canvas in sweep:
                 boxes = job.boxes[canvas.rows] - np.array([canvas.x0, canvas.y0] * 2)
                 yield PatchCanvas(job.index[canvas.rows], canvas.pixels, boxes, **job.resample.turn)
@@ -332,7 +334,8 @@ class PatchCanvas:
     index
         Rows of the centres, int64 (b,).
     pixels
-        uint8, shape (3, h, w); pixels beyond the image are filled, and pixels that no patch needs are arbitrary.
+        uint8, shape (3, h, w), in memory as the chunks of the image are: planes, or channels side by side. Pixels
+        beyond the image are filled, and pixels that no patch needs are arbitrary.
     boxes
         x0, y0, x1, y1 of each patch in pixels of the canvas, float64, shape (b, 4), within the canvas.
     flip_x, flip_y, turned

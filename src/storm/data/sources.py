@@ -218,7 +218,8 @@ class DaskSource(Source):
     """Any dask graph, computed block by block in the calling thread.
 
     The synchronous scheduler is slower than dask's threads, but a thread pool that was started before a process forks
-    is dead in the child, which then waits for it forever.
+    is dead in the child, which then waits for it forever. A block that is one task, such as a block of a slide in its
+    file, is computed without a scheduler, which takes time itself and holds the block for longer than it is needed.
 
     Parameters
     ----------
@@ -236,11 +237,16 @@ class DaskSource(Source):
 
     def _decode(self, i: int, j: int, box: tuple[slice, slice]) -> np.ndarray:
         import dask
+        from dask._task_spec import convert_legacy_graph
         from dask.optimization import cull
 
         if self._graph is None:
             self._graph = dict(self._array.__dask_graph__())
         keys = [(self._array.name, c, i, j) for c in range(self._array.numblocks[0])]
+        if len(keys) == 1:
+            (block,) = convert_legacy_graph({keys[0]: self._graph[keys[0]]}, self._graph).values()
+            if not block.dependencies:
+                return np.asarray(block())
         # The part of the graph that this block needs; array.blocks[...].compute() would walk all of it each time.
         needed, _ = cull(self._graph, keys)
         blocks = dask.get(needed, keys)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 
@@ -34,7 +35,7 @@ class Canvas:
     x0, y0
         Upper left corner of the canvas in pixels of the image; the canvas may reach beyond the image.
     pixels
-        uint8 (3, h, w), contiguous. Pixels that no rectangle needs are arbitrary.
+        uint8 (3, h, w), in the order in memory that was asked for. Pixels that no rectangle needs are arbitrary.
     """
 
     rows: np.ndarray
@@ -47,7 +48,7 @@ class Sweep:
     """Canvases of an image around rectangles, such that each chunk is decoded once and dropped as soon as possible.
 
     The image is visited in bands along its longer side, and each band from end to end. At a time there are in memory
-    the chunks of one canvas and the row of chunks that the next band needs again.
+    one canvas and the chunks that later ones need again, about a row of them.
 
     Parameters
     ----------
@@ -64,6 +65,9 @@ class Sweep:
         Largest number of rectangles on a canvas.
     threads
         Number of threads that decode chunks; with one it is the calling thread. Canvases and their order are the same.
+    order
+        ``"C"``: canvases are contiguous planes. ``"K"``: they lie in memory as the source's chunks do, planes or
+        channels side by side, which is faster.
     """
 
     def __init__(
@@ -75,8 +79,10 @@ class Sweep:
         max_px: int = 4_000_000,
         max_rows: int | None = None,
         threads: int = 1,
+        order: Literal["C", "K"] = "C",
     ) -> None:
         self.source, self.rects, self.fill = source, rects, fill
+        self._layout = order
         self._threads = 1 if source.in_memory else threads
         # First and last pixel of each rectangle, and the chunks in which these lie.
         size = np.array([source.width, source.height] * 2)
@@ -156,19 +162,16 @@ class Sweep:
         # Of each chunk that is used: its first pair, and its last, found in the reversed list.
         used, first = np.unique(chunk, return_index=True)
         last = len(chunk) - 1 - np.unique(chunk[::-1], return_index=True)[1]
-        bounds = np.arange(len(self._stops) + 1)
-        # Pairs are sorted by canvas: cut between canvases they are the lists of chunks.
-        self._needs = np.split(chunk, np.searchsorted(step, bounds[1:-1])) if len(bounds) > 1 else []
+        over = np.zeros(len(chunk), dtype=bool)
+        over[last] = True
+        # Pairs are sorted by canvas: cut between canvases they are its chunks, and whether it is the last to need them.
+        cuts = np.searchsorted(step, np.arange(1, len(self._stops)))
+        self._needs = list(zip(np.split(chunk, cuts), np.split(over, cuts), strict=True))
         # The chunks in the order in which they are first needed.
         self._reads = used[np.argsort(first)].tolist()
-        # The same lists for the chunks that are dropped, sorted by the last canvas that needs them.
-        by_end = np.argsort(step[last], kind="stable")
-        self._drops = (
-            np.split(used[by_end], np.searchsorted(step[last][by_end], bounds[1:-1])) if len(bounds) > 1 else []
-        )
-        # Bytes that each canvas adds, less those that the canvas before it has dropped.
+        # Bytes that are decoded for each pair, less those that were dropped after the pair before.
         sizes = 3 * np.outer(np.diff(self.source.y_edges), np.diff(self.source.x_edges)).ravel()[used]
-        change = np.bincount(step[first], sizes, len(bounds)) - np.bincount(step[last] + 1, sizes, len(bounds) + 1)[:-1]
+        change = np.bincount(first, sizes, len(chunk)) - np.bincount(last + 1, sizes, len(chunk) + 1)[:-1]
         #: Largest number of bytes of decoded chunks that are in memory at a time, without those decoded ahead.
         self.held_bytes = int(np.cumsum(change).max(initial=0))
 
@@ -181,31 +184,38 @@ class Sweep:
             lambda chunk: self.source.read_chunk(*divmod(chunk, n_x)), self._reads, threads=self._threads, ahead=ahead
         )
         with closing(decoded):
-            for k, stop in enumerate(self._stops):
-                needs, rows = self._needs[k].tolist(), self.order[begin:stop]
-                held |= {chunk: next(decoded) for chunk in needs if chunk not in held}
-                box = self._boxes[k]
-                yield Canvas(rows, box[0], box[1], self._assemble(box, {chunk: held[chunk] for chunk in needs}))
-                for chunk in self._drops[k].tolist():
-                    del held[chunk]
+            for box, stop, (needs, over) in zip(self._boxes, self._stops, self._needs, strict=False):
+                for k, (chunk, done) in enumerate(zip(needs.tolist(), over.tolist(), strict=True)):
+                    # Copied at once, while it is in the processor's cache, and held only if it is needed again, so that
+                    # the next one is decoded into the same memory.
+                    pixels = held.pop(chunk) if chunk in held else next(decoded)
+                    if k == 0:
+                        canvas = self._blank(box, self.order[begin:stop], like=pixels)
+                    self._paste(pixels, divmod(chunk, n_x), canvas)
+                    if not done:
+                        held[chunk] = pixels
+                    del pixels
+                yield canvas
+                del canvas  # the consumer may drop it before the next is begun
                 begin = stop
 
-    def _assemble(self, box: list[int], chunks: dict[int, np.ndarray]) -> np.ndarray:
+    def _blank(self, box: list[int], rows: np.ndarray, *, like: np.ndarray) -> Canvas:
+        """A canvas without its chunks, laid out like one of them; what lies beyond the image is filled."""
         x0, y0, x1, y1 = box
-        pixels = np.empty((3, y1 - y0, x1 - x0), dtype=np.uint8)
-        # Margins beyond the image, then the part of each chunk that lies on the canvas.
+        pixels = np.empty_like(like.transpose(2, 0, 1), order=self._layout, shape=(3, y1 - y0, x1 - x0))
         pixels[:, : max(-y0, 0)] = self.fill
         pixels[:, max(self.source.height - y0, 0) :] = self.fill
         pixels[:, :, : max(-x0, 0)] = self.fill
         pixels[:, :, max(self.source.width - x0, 0) :] = self.fill
-        for chunk, decoded in chunks.items():
-            i, j = divmod(chunk, self.source.grid[1])
-            top, left = int(self.source.y_edges[i]) - y0, int(self.source.x_edges[j]) - x0
-            a, b = max(top, 0), min(top + decoded.shape[0], y1 - y0)
-            c, d = max(left, 0), min(left + decoded.shape[1], x1 - x0)
-            if a < b and c < d:
-                pixels[:, a:b, c:d] = np.moveaxis(decoded[a - top : b - top, c - left : d - left], 2, 0)
-        return pixels
+        return Canvas(rows, x0, y0, pixels)
+
+    def _paste(self, chunk: np.ndarray, at: tuple[int, int], canvas: Canvas) -> None:
+        """Copy the part of the chunk ``at`` a place of the grid that lies on a canvas."""
+        top, left = int(self.source.y_edges[at[0]]) - canvas.y0, int(self.source.x_edges[at[1]]) - canvas.x0
+        a, b = max(top, 0), min(top + chunk.shape[0], canvas.pixels.shape[1])
+        c, d = max(left, 0), min(left + chunk.shape[1], canvas.pixels.shape[2])
+        if a < b and c < d:
+            canvas.pixels[:, a:b, c:d] = chunk[a - top : b - top, c - left : d - left].transpose(2, 0, 1)
 
 
 def _place(edges: np.ndarray, values: np.ndarray) -> np.ndarray:

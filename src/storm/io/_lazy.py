@@ -41,7 +41,7 @@ class Level(ABC):
 
     @abstractmethod
     def read(self, y: int, x: int, shape: tuple[int, int]) -> np.ndarray:
-        """Decode the rectangle with its top left pixel at (y, x): uint8 (3, h, w)."""
+        """Decode the rectangle with its top left pixel at (y, x): uint8 (3, h, w), in any order in memory."""
 
     @property
     def sides(self) -> tuple[list[int], list[int]]:

@@ -113,7 +113,9 @@ class TiffLevel(Level):
             for column in range(x // width, -(-(x + shape[1]) // width))
         ]
         if page.planarconfig == 1 and (page.samplesperpixel > 1 or count == 1):
-            out = np.full((3, *shape), 255, dtype=np.uint8)  # a tile that was not stored is background
+            # A tile that was not stored is background. Channels lie side by side, as decoders return them: tiles are
+            # then copied line by line.
+            out = np.full((*shape, 3), 255, dtype=np.uint8).transpose(2, 0, 1)
             for row, column in boxes:
                 tile = self._decode(self._pages[0], row * across + column)
                 if tile is not None:

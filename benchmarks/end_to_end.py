@@ -2,20 +2,21 @@
 
 A painted section (``storm.datasets.toy``, 0.5 µm per pixel, written as zarr with a pyramid) is embedded with fields of
 112 µm, resized to 224 px, around hexagonal spots 100 µm apart, random cells and bins of 8 µm. Two networks with random
-weights: a fast ConvNet (timm's ``mobilenetv3_small_050``) and a transformer (ViT-Ti, patches of 16 px).
+weights: a fast ConvNet (timm's ``mobilenetv3_small_050``) and a transformer (ViT-Ti, patches of 16 px). Of several
+numbers of ``--spots`` the ConvNet embeds a section each: what is done once for a section weighs less in a larger one.
 
 ``forward``
     The network alone on the very batches that ``encode_tiles`` gave it, copies of them held in memory. Their memory
     layout is the one that they came in, channels last (N, H, W, C in memory); beside it the same batches copied to
-    contiguous NCHW.
+    contiguous NCHW. Of a large section, the first 1,600 tiles.
 ``storm``
     ``storm.tl.encode_tiles`` from call to result, with its own default of tiles per batch unless ``--batch`` says
     otherwise. Its share is the forward passes' time divided by its own.
 ``ImageTilesDataset``, ``LazySlide``
     Where installed: the same fields read by spatialdata's torch dataset, resized by torch and passed through the same
     network in batches of 32; and LazySlide's ``feature_extraction``, whose default that is, on the same pixels as a
-    tiled TIFF.
-    They embed fewer tiles (``--limit``), and their time is divided by the number of tiles too.
+    tiled TIFF. LazySlide embeds the same tiles as storm; ``ImageTilesDataset``, which takes longest, fewer of them
+    (``--limit``), and its time is divided by their number.
 ``device``
     Two runs against a simulated device of ``--device-rate`` patches a second, which sleeps n / rate seconds for n
     patches: once as an encoder, with patches that are resized on the processor, and once fed with canvases, which is
@@ -28,7 +29,7 @@ times in turn with the others, and the fastest counts. Ratios hold within one ru
 
     python benchmarks/end_to_end.py                 # about ten minutes on a busy core
     python benchmarks/end_to_end.py --quick         # about two minutes
-    python benchmarks/end_to_end.py --store he.zarr # keep the section for the next run, or for another version of storm
+    python benchmarks/end_to_end.py --store kept    # keep the sections for the next run or another version of storm
 """
 
 from __future__ import annotations
@@ -65,8 +66,11 @@ FIELD_UM = 112.0
 TILE_PX = 224
 #: LazySlide's default, for the other packages.
 BATCH = 32
+#: Tiles on which the network alone is timed, at most; those of a large section do not fit into memory.
+FORWARD_TILES = 1600
 #: What ``encode_tiles`` gives a network without a transformer, and an accelerator, at a time.
 DEVICE_BATCH = 256
+SPOTS = "Visium, 100 µm apart"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NETWORKS = {"ConvNet": "mobilenetv3_small_050", "ViT-Ti": "vit_tiny_patch16_224"}
 
@@ -74,36 +78,45 @@ NETWORKS = {"ConvNet": "mobilenetv3_small_050", "ViT-Ti": "vit_tiny_patch16_224"
 def main() -> None:
     """Run the comparison from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--spots", type=int, default=400, help="Visium spots; they decide about the size of the image")
+    spots = "Visium spots of each section, which decide about its size; the first has the other cases, too"
+    parser.add_argument("--spots", type=int, nargs="+", default=[400, 4000], help=spots)
     parser.add_argument("--convnet-tiles", type=int, default=1500, help="cells and bins that the ConvNet embeds")
     parser.add_argument("--vit-tiles", type=int, default=200, help="cells and bins that the transformer embeds")
     parser.add_argument("--device-tiles", type=int, default=8000, help="cells and bins for the simulated device")
     parser.add_argument("--batch", type=int, help="tiles per batch of storm; its own default otherwise")
-    parser.add_argument("--limit", type=int, default=64, help="tiles that the other packages embed")
+    parser.add_argument("--limit", type=int, default=64, help="tiles that ImageTilesDataset embeds")
     parser.add_argument("--device-rate", type=float, default=8000.0, help="patches a second of the simulated device")
     parser.add_argument("--repeat", type=int, default=2)
     parser.add_argument("--only-storm", action="store_true", help="leave the other packages out")
     parser.add_argument("--no-dataset", action="store_true", help="leave ImageTilesDataset out, which takes longest")
+    parser.add_argument("--no-device", action="store_true", help="leave the simulated device out")
     parser.add_argument("--quick", action="store_true", help="fewer tiles, once")
-    parser.add_argument("--store", type=Path, help="where to keep the section, or where it is already")
+    parser.add_argument("--store", type=Path, help="folder in which sections are kept, or are already")
     parser.add_argument("--json", type=Path, help="where to write the numbers")
     options = parser.parse_args()
     if options.quick:
-        options.spots, options.convnet_tiles, options.vit_tiles = 150, 300, 48
+        options.spots, options.convnet_tiles, options.vit_tiles = [150], 300, 48
         options.device_tiles, options.limit, options.repeat = 2000, 16, 1
     warnings.simplefilter("ignore")
     storm.settings.verbosity = 0
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        store = options.store or Path(folder) / "section.zarr"
-        if not store.exists():
-            storm.datasets.toy("visium", n=options.spots, um_per_px=UM_PER_PX, path=store)
-        section = read_zarr(store)
-        tiff = None if options.only_storm or not installed("lazyslide") else write_tiff(section, Path(folder))
-        report = measure(section, tiff, options)
+    with tempfile.TemporaryDirectory() as scratch:
+        sections = [painted(n, options.store or Path(scratch)) for n in options.spots]
+        tiffs: list[Path | None] = [None] * len(sections)
+        if not options.only_storm and installed("lazyslide"):
+            tiffs = [write_tiff(section, Path(scratch) / f"{k}.tif") for k, section in enumerate(sections)]
+        report = measure(sections, tiffs, options)
     show(report)
     if options.json:
         options.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def painted(n: int, folder: Path) -> SpatialData:
+    """A section with n spots, stored in a folder."""
+    store = folder / f"section-{n}.zarr"
+    if not store.exists():
+        storm.datasets.toy("visium", n=n, um_per_px=UM_PER_PX, path=store)
+    return read_zarr(store)
 
 
 def installed(package: str) -> bool:
@@ -111,19 +124,24 @@ def installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
+def spots_of(section: SpatialData) -> np.ndarray:
+    """Centres of the spots in µm."""
+    to_um = get_transformation(section["spots"], to_coordinate_system="um")
+    points = np.column_stack([section["spots"].geometry.x, section["spots"].geometry.y])
+    return points @ to_um.to_affine_matrix(("x", "y"), ("x", "y"))[:2, :2].T
+
+
 def make_cases(section: SpatialData, options: argparse.Namespace) -> dict[str, np.ndarray]:
     """Centres in µm of each spacing; the dense ones fill a square around the middle of the spots."""
     rng = np.random.default_rng(0)
-    to_um = get_transformation(section["spots"], to_coordinate_system="um")
-    points = np.column_stack([section["spots"].geometry.x, section["spots"].geometry.y])
-    spots = points @ to_um.to_affine_matrix(("x", "y"), ("x", "y"))[:2, :2].T
+    spots = spots_of(section)
     middle = np.median(spots, axis=0)
     n = max(options.convnet_tiles, options.device_tiles)
     half = np.sqrt(n) * 11 / 2
     line = (np.arange(np.ceil(np.sqrt(n))) - np.sqrt(n) / 2) * 8 + 0.137
     bins = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
     return {
-        "Visium, 100 µm apart": spots,
+        SPOTS: spots,
         "cells, 11 µm apart": nearest(middle + rng.uniform(-half, half, (n, 2)), n),
         "bins, 8 µm apart": nearest(middle + bins, n),
     }
@@ -161,7 +179,7 @@ class Recorder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The network's output."""
-        if self.batches is not None:
+        if self.batches is not None and sum(map(len, self.batches)) < FORWARD_TILES:
             self.batches.append(x.clone())  # the same memory holds the next batch
         return self.network(x)
 
@@ -187,8 +205,9 @@ class SimulatedDevice(nn.Module):
         return x[:, :, 0, 0]
 
 
-def measure(section: SpatialData, tiff: Path | None, options: argparse.Namespace) -> dict[str, Any]:
+def measure(sections: list[SpatialData], tiffs: list[Path | None], options: argparse.Namespace) -> dict[str, Any]:
     """All networks at all spacings, and the device."""
+    section = sections[0]
     warm_up(section)
     cases = make_cases(section, options)
     rows = []
@@ -197,12 +216,15 @@ def measure(section: SpatialData, tiff: Path | None, options: argparse.Namespace
         network = Recorder(timm.create_model(timm_name, num_classes=0).eval().requires_grad_(False))
         encoder = wrap(network, timm_name)
         n = options.vit_tiles if name == "ViT-Ti" else options.convnet_tiles
-        for case, centres in cases.items():
-            row = measure_network(section, tiff, network, encoder, nearest_to_middle(centres, n), options)
+        places = [(0, case, nearest_to_middle(centres, n)) for case, centres in cases.items()]
+        if name == "ConvNet":
+            places[:1] = [(k, SPOTS, spots_of(one)) for k, one in enumerate(sections)]
+        for k, case, centres in places:
+            row = measure_network(sections[k], tiffs[k], network, encoder, centres, options)
             rows.append({"network": name, "case": case} | row)
-            print("measured:", name, case, flush=True)
+            print("measured:", name, case, len(centres), flush=True)
     devices = []
-    for case, centres in cases.items():
+    for case, centres in {} if options.no_device else cases.items():
         devices.append({"case": case} | measure_device(section, centres, options))
         print("measured: device,", case, flush=True)
     return {
@@ -285,28 +307,29 @@ def measure_network(
     network.batches = []
     embedding = embed(sdata, encoder, batch_size=options.batch)
     batches, network.batches = network.batches, None
-    assert sum(len(x) for x in batches) == n
+    n_forward = sum(map(len, batches))
+    assert n_forward == n or n_forward >= FORWARD_TILES
     assert np.isfinite(embedding).all()
     layout = "channels last" if batches[0].is_contiguous(memory_format=torch.channels_last) else "contiguous NCHW"
     ways: dict[str, tuple[int, Callable[[], Any]]] = {
         "storm": (n, lambda: embed(sdata, encoder, batch_size=options.batch)),
-        "forward": (n, lambda: forward(network, batches)),
+        "forward": (n_forward, lambda: forward(network, batches)),
     }
     if not (options.only_storm or options.no_dataset):
         ways["ImageTilesDataset"] = (len(few), lambda: by_dataset(annotated(section, few), network))
     if tiff is not None:
-        ways["LazySlide"] = (len(few), lambda: by_lazyslide(tiff, network, few))
+        ways["LazySlide"] = (n, lambda: by_lazyslide(tiff, network, centres))
     seconds: dict[str, list[float]] = {name: [] for name in (*ways, "forward, contiguous")}
     for _ in range(options.repeat):
         for name, (count, work) in ways.items():
             seconds[name].append(timed(work) / count)
         contiguous = [x.contiguous() for x in batches]
-        seconds["forward, contiguous"].append(timed(lambda c=contiguous: forward(network, c)) / n)
+        seconds["forward, contiguous"].append(timed(lambda c=contiguous: forward(network, c)) / n_forward)
         del contiguous
     best = {name: min(values) for name, values in seconds.items()}
     return {
         "tiles": n,
-        "tiles_of_others": len(few),
+        "tiles_of_dataset": len(few),
         "layout": layout,
         "batch": len(batches[0]),
         "tiles_per_core_second": {name: round(1 / value, 1) for name, value in best.items()},
@@ -358,11 +381,10 @@ def pixels(element: Any) -> Tensor:
     return torch.from_numpy(np.asarray(get_pyramid_levels(element, n=0) if array is None else array))
 
 
-def write_tiff(section: SpatialData, folder: Path) -> Path:
+def write_tiff(section: SpatialData, path: Path) -> Path:
     """The same pixels as a tiled TIFF with a pyramid, which LazySlide opens."""
     import tifffile
 
-    path = folder / "section.tif"
     levels = [np.moveaxis(np.asarray(level), 0, 2) for level in get_pyramid_levels(section["he"])]
     tags = {"photometric": "rgb", "tile": (256, 256), "compression": "zlib", "resolutionunit": "CENTIMETER"}
     with tifffile.TiffWriter(path) as file:
@@ -452,6 +474,13 @@ def show(report: dict[str, Any]) -> None:
         print("| " + " | ".join(cells) + " |")
     first = report["networks"][0]
     print(f"\nforward and storm: batches of {first['batch']} in the layout {first['layout']!r}; others: of {BATCH}")
+    if report["device"]:
+        show_device(report)
+    print(f"\n{report['storm']}, load average {report['load_average']}, {report['versions']}")
+
+
+def show_device(report: dict[str, Any]) -> None:
+    """Print the table of the simulated device."""
     print(f"\na simulated device of {report['device_rate']:,.0f} patches a second: share of its time that it is busy")
     columns = ["places", "tiles", "fed with", "by the clock", "by one core's time", "tiles per core-second"]
     print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
@@ -460,7 +489,6 @@ def show(report: dict[str, Any]) -> None:
             part = row[name]
             shares = f"{part['share_by_the_clock']:.0%} | {part['share_by_the_processor']:.0%}"
             print(f"| {row['case']} | {row['tiles']:,} | {name} | {shares} | {part['tiles_per_core_second']:,.0f} |")
-    print(f"\n{report['storm']}, load average {report['load_average']}, {report['versions']}")
 
 
 if __name__ == "__main__":

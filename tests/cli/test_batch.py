@@ -113,6 +113,17 @@ def test_what_changed_since_is_not_skipped(here, capsys):
         assert line in err
         assert statuses(capsys, *EMBED)[0] == {"A": "skipped", "B": "skipped"}
 
+    def raw(table: AnnData) -> None:
+        before = table if table.raw is None else table.raw
+        table.raw = AnnData(before.X.copy(), var=before.var, obs=table.obs)
+        table.raw.X.data[0] += 1
+
+    for _ in range(2):
+        rewritten("A.zarr", raw)
+        for status in ("ok", "skipped"):
+            assert statuses(capsys, *EMBED[:2], *EMBED[3:], "--layer", "raw")[0] == {"A": status}
+    statuses(capsys, *EMBED)
+
     # What is not read may change, and a copy of a store has other dates.
     rewritten("A.zarr", notes)
     shutil.move("B.zarr", "old")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from storm import _keys
+from storm._bridge.counts import RAW
 from storm.cli._stores import attributes_of, is_store
 
 #: Bytes that are read at a time.
@@ -73,7 +74,8 @@ def _read_by(command: str, options: Mapping[str, Any]) -> dict[str, list[Path]]:
             read[f"genes {of}"] = [table / "var" / str(attributes_of(table / "var").get("_index", "_index"))]
         if command == "embed" and modality != "he":
             layer = options.get("layer")
-            read[f"counts {of}"] = [table / "X" if layer is None else table / "layers" / layer]
+            places = [table / "X"] if layer is None else [table / "layers" / layer, *([table / RAW] * (layer == RAW))]
+            read[f"counts {of}"] = places
         if options.get("um_per_px") is None:
             read[f"scale {of}"] = [table / "obs" / _keys.UM_PER_UNIT]
         read[f"what was told {of}"] = [remembered / name for name in _REMEMBERED if options.get(name) is None]

@@ -354,6 +354,17 @@ def test_expression_of_genes_beside_the_table(visium):
     assert both[0, 1].texts[0].get_text() == "not measured"
 
 
+def test_expression_of_a_table_that_holds_ids(visium):
+    """What was measured is not left out without a word."""
+    table = visium["table"]
+    visium["table_storm"] = table[:, ["EPCAM"]].copy()
+    del table.layers["storm"]
+    table.var["gene_symbols"] = table.var_names
+    table.var_names = [f"ENSG{i:011d}" for i in range(table.n_vars)]
+    with pytest.warns(UserWarning, match=r"'EPCAM' is drawn without.*var\['gene_symbols'\] names them: first table"):
+        storm.pl.expression(visium, "EPCAM")
+
+
 def test_expression_of_an_anndata_and_into_given_axes(visium):
     adata = visium["table"].copy()
     axes = storm.pl.expression(adata, "EPCAM")

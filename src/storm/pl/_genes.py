@@ -13,6 +13,7 @@ from storm import _keys
 from storm._bridge import select_table
 from storm._bridge.counts import named_elsewhere, named_layers
 from storm._checks import check_key
+from storm._logging import warn
 from storm.data.normalise import TARGET_SUM
 
 if TYPE_CHECKING:
@@ -112,6 +113,8 @@ def read_gene(
             f"predict it with storm.tl.predict_expression(data, [{name!r}]){named_elsewhere(table, [name])}"
         )
         raise KeyError(msg)
+    if measured is None and (told := named_elsewhere(table, [name])):
+        warn(f"gene {name!r} is drawn without what was measured, since var_names hold other names{told}")
     return Gene(name, measured, unit, predictions)
 
 

@@ -141,6 +141,13 @@ def test_what_changed_since_is_not_skipped(here, capsys):
     assert tree(here / "new") == before
 
 
+def test_what_was_read_keeps_its_dates(here, monkeypatch, capsys):
+    """A result that is stored leaves them, so that looking for changes opens no file of the data."""
+    statuses(capsys, *EMBED)
+    monkeypatch.setattr("storm.cli._inputs._of_content", lambda paths: pytest.fail(f"{paths} are read"))
+    assert statuses(capsys, *EMBED)[0] == {"A": "skipped", "B": "skipped"}
+
+
 def test_another_image_is_not_skipped(toy, tiny_model, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     tiny_model.save("model")

@@ -213,7 +213,8 @@ def _scratch_folders(store: Path) -> tuple[Path, Path]:
 def clone(folder: Path, copy: Path) -> None:
     """Copy a part of a store without copying its chunks: those are shared as hard links, where that is possible.
 
-    Sharing is safe, because chunks are never changed in place: a new one is written beside the old one and renamed.
+    Sharing is safe, because chunks are never changed in place: a new one is written beside the old one and renamed. What
+    is copied keeps its date, by which others see that it has not changed.
 
     Parameters
     ----------
@@ -223,17 +224,17 @@ def clone(folder: Path, copy: Path) -> None:
         Path of the copy, on the same file system.
     """
     share = not folder.is_symlink()  # what lies in somebody else's store is copied, not shared
-    shutil.copytree(folder, copy, symlinks=False, copy_function=_link if share else shutil.copy)
+    shutil.copytree(folder, copy, symlinks=False, copy_function=_link if share else shutil.copy2)
 
 
 def _link(source: str, target: str) -> None:
     if os.path.basename(source) in _METADATA or os.path.islink(source):
-        shutil.copy(source, target)
+        shutil.copy2(source, target)
         return
     try:
         os.link(source, target)
     except OSError:  # a file system without hard links, or files of another user
-        shutil.copy(source, target)
+        shutil.copy2(source, target)
 
 
 def is_consolidated(group: Path) -> bool:

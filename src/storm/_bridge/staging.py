@@ -213,8 +213,8 @@ def _scratch_folders(store: Path) -> tuple[Path, Path]:
 def clone(folder: Path, copy: Path) -> None:
     """Copy a part of a store without copying its chunks: those are shared as hard links, where that is possible.
 
-    Sharing is safe, because chunks are never changed in place: a new one is written beside the old one and renamed. What
-    is copied keeps its date, by which others see that it has not changed.
+    Sharing is safe, because chunks are never changed in place: a new one is written beside the old one and renamed.
+    What is copied keeps its date, by which others see that it has not changed.
 
     Parameters
     ----------

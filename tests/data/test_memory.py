@@ -41,6 +41,8 @@ def test_a_large_array_does_not_come_on_top_of_what_was_freed():
         [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True, timeout=120
     )
     held, small, after = map(float, done.stdout.split())
+    if held < 150:
+        pytest.skip("this C library gave back what was freed, at once")
     assert abs(small - held) < 10  # nothing is given back for a small one, which would be taken again at once
     assert after < held - 100  # 200 MB less, 40 MB more
 

@@ -91,7 +91,7 @@ def test_agrees_with_gseapy():
     )
     np.testing.assert_allclose(ours["es"], theirs["ES"].astype(float), atol=1e-9)
     np.testing.assert_allclose(ours["nes"], theirs["NES"].astype(float), rtol=0.06)
-    np.testing.assert_allclose(ours["pvals"], theirs["NOM p-val"].astype(float), atol=0.03)
+    np.testing.assert_allclose(ours["pvals"], theirs["NOM p-val"].astype(float), atol=0.05)
 
 
 def test_seed_decides_and_p_is_never_zero():

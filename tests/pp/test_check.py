@@ -383,7 +383,9 @@ def xenium_he(folder: Path, *, columns: list[str]) -> spatialdata.SpatialData:
         pixels = np.asarray(picture.convert("RGB")).transpose(2, 0, 1)
     um = {"um": Scale([2.125, 2.125], axes=("x", "y"))}
     cells = gpd.GeoDataFrame(
-        {"radius": np.full(table.n_obs, 5.0)}, geometry=shapely.points(table.obs[columns]), index=table.obs_names
+        {"radius": np.full(table.n_obs, 5.0)},
+        geometry=shapely.points(table.obs[columns].to_numpy()),
+        index=table.obs_names,
     )
     table.obs["region"], table.obs["cell"] = pd.Categorical(["cells"] * table.n_obs), table.obs_names
     table.uns = {}

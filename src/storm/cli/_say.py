@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
-from storm._logging import StormWarning, logger
+from storm._logging import is_ours, logger
 from storm.cli._shell_words import in_shell_words
 
 #: Names of the options of the command that runs; ``None`` where none does, and messages speak Python.
@@ -79,13 +79,13 @@ def quiet_neighbours(report: Callable[[str], None] = print_warning) -> Iterator[
     """Pass each of STORM's warnings to ``report`` as one line, and hide the warnings of other packages."""
 
     def show(message: Warning | str, *_: object, **__: object) -> None:
-        report(one_line(message))
+        if is_ours(message):
+            report(one_line(message))
 
     neighbour = logging.getLogger("spatialdata")
     level, handlers = neighbour.level, logger.handlers
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.filterwarnings("default", category=StormWarning)
+        warnings.simplefilter("default")
         warnings.showwarning = show
         neighbour.setLevel(logging.ERROR)
         logger.handlers = [_Handler(report)]

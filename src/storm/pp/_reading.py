@@ -19,7 +19,7 @@ from storm._bridge.selection import Selection, select
 from storm._bridge.workspace import is_slide, open_workspace
 from storm._checks import check_key
 from storm._keys import TILES
-from storm._logging import StormWarning
+from storm._logging import is_ours
 from storm.pp._report import Row
 
 if TYPE_CHECKING:
@@ -88,8 +88,7 @@ def read_section(data: SpatialData | AnnData, keys: Keys, *, field_um: float) ->
     selection = select(data, keys)
     _check_call(selection)
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("ignore")
-        warnings.filterwarnings("always", category=StormWarning)
+        warnings.simplefilter("always")
         tiled = is_slide(data)
         problems: list[Row] = []
         spots = None
@@ -101,7 +100,7 @@ def read_section(data: SpatialData | AnnData, keys: Keys, *, field_um: float) ->
         else:
             selection, spots = _read(selection, problems)
     tiled = tiled or _holds_tiles(selection)
-    warned = tuple(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning)))
+    warned = tuple(dict.fromkeys(str(w.message) for w in caught if is_ours(w.message)))
     return Reading(selection=selection, content=spots, problems=tuple(problems), warned=warned, tiled=tiled)
 
 

@@ -267,6 +267,7 @@ def test_warnings_name_the_line_of_the_user() -> None:
     with pytest.warns(UserWarning, match="3 without counts") as caught:
         storm.tl.embed(table, modality="st")
     assert {one.filename for one in caught} == {__file__}
+    assert {one.category for one in caught} == {UserWarning}  # as the docstrings say, and not a class of its own
     with pytest.warns(UserWarning, match="match_depth") as caught:
         storm.tl.rank_domain_genes(table, "domain")
     assert {one.filename for one in caught} == {__file__}
